@@ -1,0 +1,122 @@
+"""Stage 2: linear fine-tuning, a Lipschitz head on the frozen source network's target features.
+
+    python3 finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --TAU 0.2
+    python3 finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --PROCEDURE published
+    python3 finetune_source_model_on_target_task.py --SRC MNIST --TRG MNIST --DATA embedded
+    python3 finetune_source_model_on_target_task.py --SRC features:A.npz --TRG features:B.npz
+
+Needs the network of stage 1, except when the source is a feature file.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from small_scale.settings import PROCEDURES, settings_for
+from utils.device import choose_device
+from utils.features import check_task_name, load_task, standardise, task_label
+from utils.linear_head import evaluate_head, fit_linear_head
+from utils.options import HEAD_FLAGS, add_setting_flags, override, stage_entry, stage_parser
+from utils.report import print_fine_tuning
+from utils.source_network import load_source_network
+from utils.storage import (
+    ResumePoint,
+    changed_settings,
+    digest,
+    environment,
+    read_result,
+    require_writable,
+    run_folder,
+    save_tensors,
+    write_result,
+)
+
+
+def parse_options(argv: Sequence[str] | None):
+    parser = stage_parser(__doc__, with_target=True)
+    defaults = {name: settings.target_head for name, settings in PROCEDURES.items()}
+    add_setting_flags(parser, "target head [default of each procedure]", HEAD_FLAGS, defaults)
+    return parser.parse_args(argv)
+
+
+@stage_entry
+def main(argv: Sequence[str] | None = None) -> None:
+    # ------------------------------------------------------------------------------------- options
+    options = parse_options(argv)
+    options.SRC = check_task_name(options.SRC, "source")
+    options.TRG = check_task_name(options.TRG, "target")
+    scale = settings_for(options.PROCEDURE, options.SRC, options.TRG)
+    head_settings = override(scale.target_head, HEAD_FLAGS, options)
+    device = choose_device(options.DEVICE)
+    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
+        require_writable(getattr(options, flag), f"--{flag}")
+
+    # --------------------------------------------------------------------- source network, target data
+    network = load_source_network(
+        options.SRC,
+        scale.model,
+        checkpoints=options.CHECKPOINT_DIR,
+        origin=options.DATA,
+        procedure=options.PROCEDURE,
+        seed=options.SEED,
+        device=device,
+    )
+    target = load_task(
+        options.TRG,
+        network.backbone,
+        origin=options.DATA,
+        data_dir=options.DATA_DIR,
+        cache_dir=options.CHECKPOINT_DIR / "features",
+        role="target",
+        seed=options.SEED,
+    )
+
+    # ------------------------------------------------------------------------ a result that is there?
+    config = {
+        "procedure": options.PROCEDURE,
+        "head": asdict(head_settings),
+        "network": network.weights_digest,
+    }
+    data = {"target": target.provenance}
+    folder = run_folder(
+        options.RESULTS_DIR, "finetune", task_label(options.SRC), target.name, network.model, None,
+        options.SEED, options.PROCEDURE,
+    )  # fmt: skip
+    stored = read_result(folder)
+    if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
+        print_fine_tuning(stored, folder, reused=True)
+        return
+
+    # ----------------------------------------------------------------------------------------- fit
+    train, test = standardise(target, device)
+    resume = ResumePoint(folder / "resume.pt", digest(config, data, options.SEED))
+    start = time.perf_counter()
+    head = fit_linear_head(
+        train, target.num_classes, head_settings.tau, head_settings.method,
+        settings=head_settings, seed=options.SEED, resume=resume, progress="target head",
+    )  # fmt: skip
+    seconds = {"head": time.perf_counter() - start}
+
+    # ---------------------------------------------------------------------------- report and save
+    record = {
+        "stage": "finetune",
+        "source": task_label(options.SRC),
+        "target": target.name,
+        "model": network.model,
+        "setting": None,
+        "seed": options.SEED,
+        **evaluate_head(head, train, test),
+        "config": config,
+        "data": data,
+        "environment": environment(device),
+        "seconds": seconds,
+    }
+    about = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
+    save_tensors(folder / "head.safetensors", {"weight": head.weight, "bias": head.bias}, about)
+    write_result(folder, options.RESULTS_DIR, record)
+    resume.clear()
+    print_fine_tuning(record, folder)
+
+
+if __name__ == "__main__":
+    main()

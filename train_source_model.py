@@ -1,0 +1,120 @@
+"""Stage 1: train the source network of the small scale.
+
+    python3 train_source_model.py --SRC MNIST
+    python3 train_source_model.py --SRC MNIST --PROCEDURE published
+    python3 train_source_model.py --SRC MNIST --DATA embedded --EPOCHS 1          # seconds on a CPU
+
+The network is left in checkpoints/networks/, where stages 2 and 3 find it.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+
+from small_scale.settings import PROCEDURES, settings_for
+from utils.backbones import LeNet
+from utils.datasets import check_dataset_name, load_dataset
+from utils.device import choose_device
+from utils.errors import InputError
+from utils.options import TRAINING_FLAGS, add_setting_flags, override, stage_entry, stage_parser
+from utils.report import print_training
+from utils.storage import (
+    ResumePoint,
+    changed_settings,
+    digest,
+    environment,
+    network_path,
+    read_result,
+    require_writable,
+    run_folder,
+    save_checkpoint,
+    state_digest,
+    write_result,
+)
+from utils.training import evaluate_network, train_network
+
+
+def parse_options(argv: Sequence[str] | None):
+    parser = stage_parser(__doc__, with_target=False)
+    defaults = {name: settings.training for name, settings in PROCEDURES.items()}
+    add_setting_flags(parser, "training [default of each procedure]", TRAINING_FLAGS, defaults)
+    return parser.parse_args(argv)
+
+
+@stage_entry
+def main(argv: Sequence[str] | None = None) -> None:
+    # ------------------------------------------------------------------------------------- options
+    options = parse_options(argv)
+    options.SRC = check_dataset_name(options.SRC, "source")
+    scale = settings_for(options.PROCEDURE, options.SRC)
+    training = override(scale.training, TRAINING_FLAGS, options)
+    device = choose_device(options.DEVICE)
+    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
+        require_writable(getattr(options, flag), f"--{flag}")
+
+    # ---------------------------------------------------------------------------------------- data
+    dataset = load_dataset(options.SRC, options.DATA, options.DATA_DIR, "source", options.SEED)
+    if training.batch_size > len(dataset.train.labels):
+        raise InputError(
+            f"--BATCH_SIZE {training.batch_size} is larger than the {len(dataset.train.labels)} "
+            f"training images of {dataset.name}"
+        )
+
+    # ------------------------------------------------------------------------ a result that is there?
+    config = {"procedure": options.PROCEDURE, "training": asdict(training)}
+    data = {"source": dataset.provenance}
+    path = network_path(
+        options.CHECKPOINT_DIR, scale.model, dataset.name, dataset.provenance["origin"],
+        options.PROCEDURE, options.SEED,
+    )  # fmt: skip
+    folder = run_folder(
+        options.RESULTS_DIR,
+        "train",
+        dataset.name,
+        None,
+        scale.model,
+        None,
+        options.SEED,
+        options.PROCEDURE,
+    )
+    stored = read_result(folder)
+    if stored and path.exists() and not options.OVERWRITE and not changed_settings(stored, config, data):
+        print_training(stored, path, reused=True)
+        return
+
+    # --------------------------------------------------------------------------------- model and fit
+    torch.manual_seed(options.SEED)
+    network = LeNet(dataset.num_classes).to(device)
+    resume = ResumePoint(path.with_suffix(".resume.pt"), digest(config, data, options.SEED))
+    start = time.perf_counter()
+    train_network(network, dataset.train, training, options.SEED, resume)
+    seconds = {"training": time.perf_counter() - start}
+
+    # ---------------------------------------------------------------------------- report and save
+    accuracy, loss = evaluate_network(network, dataset.test)
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    record = {
+        "stage": "train",
+        "source": dataset.name,
+        "target": None,
+        "model": scale.model,
+        "setting": None,
+        "seed": options.SEED,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "weights_digest": state_digest(weights),
+        "config": config,
+        "data": data,
+        "environment": environment(device),
+        "seconds": seconds,
+    }
+    save_checkpoint(path, {"network": weights, "result": record})
+    write_result(folder, options.RESULTS_DIR, record)
+    resume.clear()
+    print_training(record, path)
+
+
+if __name__ == "__main__":
+    main()

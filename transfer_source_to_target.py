@@ -1,0 +1,187 @@
+"""Stage 3: learn the task transform from source to target and report the bound on the target loss.
+
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SETTING LearnedA
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --PROCEDURE published
+    python3 transfer_source_to_target.py --SRC features:A.npz --TRG features:B.npz
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ITERATIONS 20
+
+Needs the network of stage 1 (not for feature files); shows stage 2's result when there is one.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from small_scale.settings import PROCEDURES, settings_for
+from utils.bound import transfer_bound
+from utils.device import choose_device
+from utils.errors import InputError
+from utils.features import check_task_name, load_task, standardise
+from utils.linear_head import fit_linear_head
+from utils.options import (
+    SOURCE_HEAD_FLAGS,
+    TRANSFORM_FLAGS,
+    add_flag,
+    add_setting_flags,
+    one_of,
+    override,
+    stage_entry,
+    stage_parser,
+)
+from utils.report import draw_bound, draw_figures, print_transfer
+from utils.source_network import load_source_network
+from utils.storage import (
+    ResumePoint,
+    changed_settings,
+    digest,
+    environment,
+    read_result,
+    require_writable,
+    run_folder,
+    save_tensors,
+    write_result,
+)
+from utils.task_transform import SETTINGS, check_batch_size, check_setting, learn_task_transform
+
+
+def parse_options(argv: Sequence[str] | None):
+    parser = stage_parser(__doc__, with_target=True)
+    group = parser.add_argument_group("what is learned")
+    add_flag(
+        group, "--SETTING", type=one_of(SETTINGS), default="LearnedAll", metavar="NAME",
+        help="LearnedAll (default): A, b, its inverse, B, D; LearnedA: B a random permutation; "
+        "FixedAll: B a random permutation and nothing learned",
+    )  # fmt: skip
+    heads = {name: settings.source_head for name, settings in PROCEDURES.items()}
+    transforms = {name: settings.transform for name, settings in PROCEDURES.items()}
+    add_setting_flags(parser, "source head [default of each procedure]", SOURCE_HEAD_FLAGS, heads)
+    add_setting_flags(parser, "transform [default of each procedure]", TRANSFORM_FLAGS, transforms)
+    return parser.parse_args(argv)
+
+
+@stage_entry
+def main(argv: Sequence[str] | None = None) -> None:
+    # ------------------------------------------------------------------------------------- options
+    options = parse_options(argv)
+    options.SRC = check_task_name(options.SRC, "source")
+    options.TRG = check_task_name(options.TRG, "target")
+    scale = settings_for(options.PROCEDURE, options.SRC, options.TRG)
+    head_settings = override(scale.source_head, SOURCE_HEAD_FLAGS, options)
+    transform_settings = replace(
+        override(scale.transform, TRANSFORM_FLAGS, options), setting=options.SETTING
+    )
+    device = choose_device(options.DEVICE)
+    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
+        require_writable(getattr(options, flag), f"--{flag}")
+
+    # -------------------------------------------------------------------- source network, both tasks
+    network = load_source_network(
+        options.SRC,
+        scale.model,
+        checkpoints=options.CHECKPOINT_DIR,
+        origin=options.DATA,
+        procedure=options.PROCEDURE,
+        seed=options.SEED,
+        device=device,
+    )
+    places = {"data_dir": options.DATA_DIR, "cache_dir": options.CHECKPOINT_DIR / "features"}
+    source = load_task(
+        options.SRC, network.backbone, origin=network.origin, role="source", seed=options.SEED, **places
+    )
+    target = load_task(
+        options.TRG, network.backbone, origin=options.DATA, role="target", seed=options.SEED, **places
+    )
+    if source.feature_dim != target.feature_dim:
+        raise InputError(
+            f"{source.name} has {source.feature_dim} features and {target.name} "
+            f"{target.feature_dim}: both must come from the same backbone"
+        )
+    check_setting(options.SETTING, source.num_classes, target.num_classes)
+    if options.SETTING != "FixedAll":  # which draws no batch
+        check_batch_size(
+            transform_settings.batch_size,
+            source.train,
+            target.train,
+            source.num_classes,
+            target.num_classes,
+        )
+
+    # ------------------------------------------------------------------------ a result that is there?
+    config = {
+        "procedure": options.PROCEDURE,
+        "head": asdict(head_settings),
+        "transform": asdict(transform_settings),
+        "tau_measure": scale.tau_measure,
+        "network": network.weights_digest,
+    }
+    data = {"source": source.provenance, "target": target.provenance}
+    model, seed, procedure = network.model, options.SEED, options.PROCEDURE
+    pair = (source.name, target.name, model)
+    folder = run_folder(options.RESULTS_DIR, "transfer", *pair, options.SETTING, seed, procedure)
+    fine_tuned = read_result(run_folder(options.RESULTS_DIR, "finetune", *pair, None, seed, procedure))
+    if fine_tuned and (
+        fine_tuned["config"]["network"] != network.weights_digest
+        or fine_tuned["data"]["target"] != target.provenance
+    ):
+        fine_tuned = None  # made with another network or on other data: not comparable
+    stored = read_result(folder)
+    if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
+        draw_bound(stored, fine_tuned, folder)
+        print_transfer(stored, fine_tuned, folder, reused=True)
+        return
+
+    # ------------------------------------------------------------------------ source head, transform
+    source_train, source_test = standardise(source, device)
+    target_train, target_test = standardise(target, device)
+    fingerprint = digest(config, data, seed)
+    seconds, start = {}, time.perf_counter()
+    resume = ResumePoint(folder / "resume_head.pt", fingerprint)
+    head = fit_linear_head(
+        source_train, source.num_classes, head_settings.tau, head_settings.method,
+        settings=head_settings, seed=seed, resume=resume, progress="source head",
+    )  # fmt: skip
+    seconds["source_head"] = time.perf_counter() - start
+
+    start = time.perf_counter()
+    resume_transform = ResumePoint(folder / "resume_transform.pt", fingerprint)
+    transform = learn_task_transform(
+        source_train, target_train, head, transform_settings, seed=seed, resume=resume_transform
+    )
+    seconds["transform"] = time.perf_counter() - start
+
+    # --------------------------------------------------------------------------------------- bound
+    start = time.perf_counter()
+    bound = transfer_bound(
+        transform, head, source_test, target_test, tau_measure=scale.tau_measure, seed=seed
+    )
+    seconds["bound"] = time.perf_counter() - start
+
+    # ---------------------------------------------------------------------------- report and save
+    record = {
+        "stage": "transfer",
+        "source": source.name,
+        "target": target.name,
+        "model": model,
+        "setting": options.SETTING,
+        "seed": seed,
+        **bound.quantities(),
+        "config": config,
+        "data": data,
+        "environment": environment(device),
+        "seconds": seconds,
+    }
+    tensors = {**transform.tensors(), "weight": head.weight, "bias": head.bias}
+    save_tensors(
+        folder / "transform.safetensors", tensors, {"source": options.SRC, "target": options.TRG}
+    )
+    names = (source.class_names, target.class_names)
+    draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
+    write_result(folder, options.RESULTS_DIR, record)
+    resume.clear()
+    resume_transform.clear()
+    print_transfer(record, fine_tuned, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The shared parts of the task-transfer analysis; docs/design.md says which room holds what."""

@@ -1,0 +1,226 @@
+"""Features: what the analysis works on. Extraction (cached on disk), standardising, tasks.
+
+`load_task` turns a name into a `Task`: the features of a data set seen through a backbone, or
+features made elsewhere and read from `features:PATH.npz`.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.backbones import Backbone
+from utils.datasets import Dataset, Split, check_dataset_name, load_dataset
+from utils.errors import InputError
+from utils.storage import digest, load_tensors, save_tensors
+
+FEATURE_FILE_PREFIX = "features:"
+FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True)
+class Features:
+    """x (n, d) float32 and labels y (n,) int64 in 0..K−1."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Features":
+        return Features(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task as the analysis sees it: features of both splits and their classes."""
+
+    name: str
+    train: Features
+    test: Features
+    num_classes: int
+    class_names: tuple[str, ...]
+    provenance: dict
+
+    @property
+    def feature_dim(self) -> int:
+        return self.train.x.shape[1]
+
+
+def is_feature_file(name: str) -> bool:
+    return name.startswith(FEATURE_FILE_PREFIX)
+
+
+def check_task_name(name: str, role: str) -> str:
+    """`features:PATH` as it is, or the registered spelling of a data set; InputError otherwise."""
+    return name if is_feature_file(name) else check_dataset_name(name, role)
+
+
+def task_label(name: str) -> str:
+    """A task's name as it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
+    return f"features-{_feature_path(name).stem}" if is_feature_file(name) else name
+
+
+def load_task(
+    name: str,
+    backbone: Backbone | None,
+    *,
+    origin: str,
+    data_dir: Path,
+    cache_dir: Path,
+    role: str,
+    seed: int,
+) -> Task:
+    """A feature file's task, or a data set seen through the backbone (which it then needs)."""
+    if is_feature_file(name):
+        return task_of_feature_file(name)
+    if backbone is None:
+        raise InputError(
+            f"{name} needs the network that made the source's features: with a features: source "
+            "give the target as features:PATH.npz too"
+        )
+    dataset = load_dataset(name, origin, data_dir, role, seed)
+    return task_of_dataset(dataset, backbone, cache_dir)
+
+
+# --------------------------------------------------------------------------------------- extraction
+@torch.inference_mode()
+def extract_features(backbone: Backbone, split: Split, batch_size: int = 1000) -> Features:
+    """One pass of every image through the frozen backbone. The result lies on the CPU."""
+    device = next(backbone.network.parameters()).device
+    batches = tqdm(
+        split.images.split(batch_size), desc="features", unit="batch", disable=None, leave=False
+    )
+    x = [backbone.network(backbone.preprocess(images.to(device))).float().cpu() for images in batches]
+    return Features(torch.cat(x), split.labels)
+
+
+def task_of_dataset(dataset: Dataset, backbone: Backbone, cache_dir: Path) -> Task:
+    """A data set's features, read from the cache when this content was seen by these weights."""
+    key = digest(backbone.weights_digest, dataset.provenance["sha256"])
+    cached = cache_dir / f"{backbone.name}_{dataset.name}_{key}.safetensors"
+    tensors = _read_cache(cached)
+    if tensors is None:
+        train, test = (extract_features(backbone, split) for split in (dataset.train, dataset.test))
+        tensors = {"x_train": train.x, "y_train": train.y, "x_test": test.x, "y_test": test.y}
+        save_tensors(cached, tensors, {"backbone": backbone.name, "dataset": dataset.name})
+    task = Task(
+        dataset.name,
+        Features(tensors["x_train"], tensors["y_train"]),
+        Features(tensors["x_test"], tensors["y_test"]),
+        dataset.num_classes,
+        dataset.class_names,
+        dataset.provenance,
+    )
+    _require_finite(task, f"features of {dataset.name} through {backbone.name}")
+    return task
+
+
+def _read_cache(path: Path) -> dict[str, Tensor] | None:
+    """The cached tensors; None where there are none or the file is damaged (it is made again)."""
+    try:
+        return load_tensors(path) if path.exists() else None
+    except InputError:
+        return None
+
+
+def task_of_feature_file(name: str) -> Task:
+    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; labels are integers 0..K−1."""
+    path = _feature_path(name)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in FEATURE_FILE_KEYS if key not in archive]
+            if missing:
+                raise InputError(f"{path}: the arrays {', '.join(missing)} are missing")
+            arrays = {key: archive[key] for key in FEATURE_FILE_KEYS}
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise InputError(
+            f"{path} is not a readable .npz of {', '.join(FEATURE_FILE_KEYS)}: {reason}"
+        ) from error
+    splits = [_checked_split(path, arrays, split) for split in ("train", "test")]
+    train, test = splits
+    if train.x.shape[1] != test.x.shape[1]:
+        raise InputError(f"{path}: x_train has {train.x.shape[1]} features and x_test {test.x.shape[1]}")
+    num_classes = int(train.y.max()) + 1
+    for split_name, split in zip(("y_train", "y_test"), splits, strict=True):
+        counts = torch.bincount(split.y, minlength=num_classes)
+        if len(counts) > num_classes or counts.min() == 0:
+            raise InputError(
+                f"{path}: {split_name} must hold every class 0..{num_classes - 1}; samples per class "
+                f"{counts.tolist()}"
+            )
+    provenance = {
+        "origin": "features",
+        "train": len(train),
+        "test": len(test),
+        "sha256": digest(train.x, train.y, test.x, test.y),
+    }
+    task = Task(
+        task_label(name), train, test, num_classes,
+        tuple(str(k) for k in range(num_classes)), provenance,
+    )  # fmt: skip
+    _require_finite(task, str(path))
+    return task
+
+
+def _feature_path(name: str) -> Path:
+    return Path(name.removeprefix(FEATURE_FILE_PREFIX)).expanduser()
+
+
+def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Features:
+    x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+    if x.ndim != 2 or y.shape != (len(x),) or len(x) == 0 or x.shape[1] == 0:
+        raise InputError(
+            f"{path}: x_{split} must be (n, d) and y_{split} (n,), not {x.shape} and {y.shape}"
+        )
+    if not np.issubdtype(x.dtype, np.floating) and not np.issubdtype(x.dtype, np.integer):
+        raise InputError(f"{path}: x_{split} must be numbers, not {x.dtype}")
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise InputError(f"{path}: y_{split} must be integers from 0 on, not {y.dtype}")
+    return Features(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
+
+
+def _require_finite(task: Task, what: str) -> None:
+    for split_name, split in (("training", task.train), ("test", task.test)):
+        bad = ~torch.isfinite(split.x).all(1)
+        if bad.any():
+            raise InputError(
+                f"{what}: {int(bad.sum())} of {len(split)} {split_name} samples have NaN or infinite "
+                f"features (first: sample {int(bad.nonzero()[0])})"
+            )
+
+
+# ------------------------------------------------------------------------------------- standardising
+@dataclass(frozen=True)
+class Standardiser:
+    """x ↦ (x − mean) / scale per coordinate, fitted on a training split; a coordinate without
+    variance is centred and left unscaled.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def fit(x: Tensor) -> "Standardiser":
+        deviation, mean = torch.std_mean(x.double(), dim=0, correction=0)
+        # A constant float32 coordinate has a deviation of rounding size, not exactly zero.
+        constant = deviation <= 1e-7 * mean.abs()
+        deviation[constant] = 1.0
+        return Standardiser(mean.float(), deviation.float())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.scale
+
+
+def standardise(task: Task, device: torch.device) -> tuple[Features, Features]:
+    """(train, test) of a task, standardised by its own training split, on the device."""
+    scaler = Standardiser.fit(task.train.x)
+    return tuple(Features(scaler(s.x), s.y).to(device) for s in (task.train, task.test))

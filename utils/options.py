@@ -1,0 +1,226 @@
+"""The flags that several scripts share, each once, and how every script meets bad input.
+
+Flags are upper case as in the published commands; lower case is accepted too. Flags that override
+a setting default to what the procedure says, and `--help` shows that value for each procedure.
+"""
+
+import argparse
+import functools
+import math
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.datasets import ORIGINS
+from utils.device import DEVICES
+from utils.errors import InputError
+from utils.storage import REPOSITORY
+
+PROCEDURES = ("improved", "published")
+
+
+# ---------------------------------------------------------------------------------- values of flags
+def positive_number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0 or math.isinf(value):
+        raise argparse.ArgumentTypeError(f"must be a positive, finite number, not {text!r}")
+    return value
+
+
+def positive_integer(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^31 - 1, not {text!r}")
+    return int(text)
+
+
+def truth_value(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
+    return values[text.lower()]
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """Reads one of the names, in any case, as the registered spelling."""
+
+    def read(text: str) -> str:
+        for choice in choices:
+            if choice.lower() == text.lower():
+                return choice
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, not {text!r}")
+
+    return read
+
+
+# ------------------------------------------------------------------------------------------ the parser
+class StageParser(argparse.ArgumentParser):
+    """Reports an error in one line; takes each flag in upper and in lower case."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        raise InputError(message)
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's, except that unknown arguments are named together in one line."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown arguments: {' '.join(unknown)} (see --help)")
+        return options
+
+
+def add_flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
+    group.add_argument(name, name.lower(), dest=name.removeprefix("--"), **options)
+
+
+def stage_parser(description: str, with_target: bool) -> StageParser:
+    """A parser with the flags that every stage shares."""
+    parser = StageParser(description)
+    task = parser.add_argument_group("what is analysed")
+    add_flag(task, "--SRC", required=True, metavar="NAME", help="source data set")
+    if with_target:
+        add_flag(task, "--TRG", required=True, metavar="NAME", help="target data set")
+    add_flag(
+        task, "--PROCEDURE", type=one_of(PROCEDURES), default="improved", metavar="NAME",
+        help="improved (default) or published: the released procedure in every hyper-parameter",
+    )  # fmt: skip
+    add_flag(task, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
+
+    where = parser.add_argument_group("data, files and device")
+    add_flag(
+        where, "--DATA", type=one_of(ORIGINS), default="auto", metavar="ORIGIN",
+        help="full, embedded (the committed samples) or auto (default): full where it can be had",
+    )  # fmt: skip
+    for flag, folder, what in (
+        ("--DATA_DIR", "data", "full data sets"),
+        ("--CHECKPOINT_DIR", "checkpoints", "networks and cached features"),
+        ("--RESULTS_DIR", "results", "results"),
+    ):
+        add_flag(
+            where, flag, type=Path, default=REPOSITORY / folder, metavar="DIR",
+            help=f"folder of {what} (default: {folder}/ of the repository)",
+        )  # fmt: skip
+    add_flag(
+        where, "--DEVICE", type=one_of(DEVICES), default="auto", metavar="NAME",
+        help="cpu, cuda or auto (default): CUDA where there is one",
+    )  # fmt: skip
+    add_flag(
+        where, "--OVERWRITE", type=truth_value, nargs="?", const=True, default=False, metavar="BOOL",
+        help="compute again although the result is there (default False)",
+    )  # fmt: skip
+    return parser
+
+
+# ------------------------------------------------------------------------- flags that override settings
+@dataclass(frozen=True)
+class SettingFlag:
+    """A flag that overrides one field of a settings dataclass."""
+
+    name: str
+    field: str
+    read: Callable[[str], Any]
+    help: str
+
+
+TRAINING_FLAGS = (
+    SettingFlag("--EPOCHS", "epochs", positive_integer, "passes over the training images"),
+    SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "images a step"),
+    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
+)
+HEAD_FLAGS = (
+    SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the head's loss"),
+    SettingFlag("--EPOCHS", "epochs", positive_integer, "passes over the features"),
+    SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "features a step"),
+    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
+    SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
+)
+SOURCE_HEAD_FLAGS = (
+    SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the source head's loss"),
+    SettingFlag("--HEAD_EPOCHS", "epochs", positive_integer, "passes over the source features"),
+)
+TRANSFORM_FLAGS = (
+    SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "N, points of each task an iteration"),
+    SettingFlag("--ITERATIONS", "iterations", positive_integer, "steps of Adam"),
+    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of A, b, its inverse and B"),
+    SettingFlag("--PRIOR_LEARNING_RATE", "prior_learning_rate", positive_number, "of D"),
+    SettingFlag("--LABEL_WEIGHT", "label_weight", positive_number, "Λ, of label against feature cost"),
+    SettingFlag("--WASSERSTEIN_WEIGHT", "wasserstein_weight", positive_number, "λ_WD"),
+    SettingFlag("--PRIOR_WEIGHT", "prior_weight", positive_number, "λ_PM"),
+    SettingFlag("--INVERSE_WEIGHT", "inverse_weight", positive_number, "λ_IC"),
+)
+
+
+def add_setting_flags(
+    parser: StageParser, title: str, flags: Sequence[SettingFlag], defaults: Mapping[str, Any]
+) -> None:
+    """One flag a field; `defaults` maps each procedure to its settings, shown by --help."""
+    group = parser.add_argument_group(title)
+    for flag in flags:
+        shown = ", ".join(
+            f"{name} {'—' if not applies(value, flag) else f'{getattr(value, flag.field):g}'}"
+            for name, value in defaults.items()
+        )
+        add_flag(group, flag.name, type=flag.read, metavar="X", help=f"{flag.help} [{shown}]")
+
+
+def applies(settings: Any, flag: SettingFlag) -> bool:
+    """Whether a setting has an effect: the exactly constrained head knows τ alone."""
+    return getattr(settings, "method", None) != "lipschitz" or flag.field == "tau"
+
+
+def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Namespace) -> Any:
+    """The settings with the fields replaced whose flags were given."""
+    given = {}
+    for flag in flags:
+        value = getattr(options, flag.name.removeprefix("--"))
+        if value is None:
+            continue
+        if not applies(settings, flag):
+            raise InputError(
+                f"{flag.name} has no effect on this procedure's head; use --PROCEDURE published"
+            )
+        given[flag.field] = value
+    return replace(settings, **given)
+
+
+# -------------------------------------------------------------------------------------- bad input, Ctrl-C
+def stage_entry(main: Callable[[Sequence[str] | None], None]) -> Callable:
+    """Wraps a script's main: bad input becomes one line on stderr and exit status 2, a warning one
+    line on stderr, Ctrl-C exit status 130.
+    """
+
+    @functools.wraps(main)
+    def run(argv: Sequence[str] | None = None) -> None:
+        with warnings.catch_warnings():
+            warnings.showwarning = _print_warning
+            try:
+                main(argv)
+            except InputError as error:
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+                raise SystemExit(2) from error
+            except KeyboardInterrupt:
+                print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+                raise SystemExit(130) from None
+
+    return run
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

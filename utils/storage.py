@@ -1,0 +1,235 @@
+"""Atomic writes, checkpoints, run folders, result records and checksums.
+
+Everything is written under a temporary name in the same folder and renamed, so a reader sees the
+old file or the new one and never half of either. Checkpoints are read with `weights_only=True`:
+a file can hold tensors, numbers, strings and containers of them, and runs no code.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from utils.device import describe_device
+from utils.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+# ---------------------------------------------------------------------------------- atomic writes
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def append_record(path: Path, record: Mapping) -> None:
+    """Appends one JSON line in a single write, so that concurrent runs do not mix their lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(record, allow_nan=False) + "\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def require_writable(folder: Path, flag: str) -> None:
+    """Raises InputError unless files can be made in `folder` or in its nearest existing parent."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{flag} {folder}: cannot be written ({existing} is not a writable folder)")
+
+
+# -------------------------------------------------------------------------------------- checksums
+def digest(*parts) -> str:
+    """SHA-256 (first 16 hex digits) over tensors, arrays, bytes and JSON-like values, in order."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            part = part.detach().cpu().contiguous().numpy()
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.dtype}{part.shape}".encode())
+            total.update(np.ascontiguousarray(part).data)
+        elif isinstance(part, bytes):
+            total.update(part)
+        else:
+            total.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return total.hexdigest()[:16]
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Digest of a state dict, names included, independent of the order of its entries."""
+    return digest(*(part for name in sorted(state) for part in (name, state[name])))
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+def save_checkpoint(path: Path, state: Mapping) -> None:
+    with atomic_write(path) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Reads a checkpoint without running code in it. Raises InputError that names the file."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{path} is truncated or is not a checkpoint: {reason[:200]}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
+    return state
+
+
+@dataclass
+class ResumePoint:
+    """Where a long computation leaves its state so that the next run goes on from there.
+
+    `fingerprint` identifies the computation (settings and inputs): a state left by another one is
+    ignored. States are saved at most every `seconds`; 0 saves each time.
+    """
+
+    path: Path
+    fingerprint: str
+    seconds: float = 5.0
+    _last_save: float = field(default_factory=time.monotonic)
+
+    def load(self) -> dict | None:
+        """The saved state of this computation, or None where there is none that can be used."""
+        try:
+            saved = load_checkpoint(self.path) if self.path.exists() else {}
+        except InputError:
+            return None
+        return saved.get("state") if saved.get("fingerprint") == self.fingerprint else None
+
+    def due(self) -> bool:
+        """Whether it is time to save again: asked first, since building a state costs copies."""
+        return time.monotonic() - self._last_save >= self.seconds
+
+    def save(self, state: Mapping) -> None:
+        save_checkpoint(self.path, {"fingerprint": self.fingerprint, "state": dict(state)})
+        self._last_save = time.monotonic()
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
+    """Writes tensors as safetensors (no pickle) with string metadata."""
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_write(path) as temporary:
+        save_file(contiguous, temporary, metadata=dict(about))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Reads a safetensors file. Raises InputError that names it when it is damaged."""
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise InputError(f"{path} is truncated or is not a safetensors file: {error}") from error
+
+
+# ------------------------------------------------------------------------- run folders and results
+def run_folder(
+    results: Path,
+    stage: str,
+    source: str,
+    target: str | None,
+    model: str,
+    setting: str | None,
+    seed: int,
+    procedure: str,
+) -> Path:
+    """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_seed{seed}; `published` adds its name.
+
+    Stage 1 has neither target nor setting, stage 2 no setting: those parts fall away.
+    """
+    pair = source if target is None else f"{source}_to_{target}"
+    parts = [model, setting, f"seed{seed}", "published" if procedure == "published" else None]
+    return results / stage / pair / "_".join(part for part in parts if part)
+
+
+def network_path(
+    checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
+) -> Path:
+    """Where stage 1 leaves a network trained on `source` data of this origin (full, embedded)."""
+    return checkpoints / "networks" / f"{model}_{source}_{origin}_{procedure}_seed{seed}.pt"
+
+
+def find_network(
+    checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
+) -> tuple[Path, str] | None:
+    """(path, origin of its training data) of a trained network; `auto` prefers full data."""
+    for candidate in ("full", "embedded") if origin == "auto" else (origin,):
+        path = network_path(checkpoints, model, source, candidate, procedure, seed)
+        if path.exists():
+            return path, candidate
+    return None
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result.json of a run folder, or None where there is none or it cannot be read."""
+    try:
+        return json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def write_result(folder: Path, results: Path, record: Mapping) -> None:
+    """result.json of the run folder, and the same content as one more line of results.jsonl."""
+    write_json(folder / "result.json", record)
+    append_record(results / "results.jsonl", record)
+
+
+def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
+    """Names of the entries in which a stored result differs from a configuration; [] if none."""
+    wanted = json.loads(json.dumps({**config, "data": data}))
+    stored = {**result.get("config", {}), "data": result.get("data")}
+    return sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and machine, for the record of a result."""
+    packages = ("torch", "torchvision", "numpy", "scipy", "POT")
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "platform": f"{sys.platform} {platform.machine()}",
+        "device": describe_device(device),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,375 @@
+"""The task transform: class prior D, label map B, feature map x ↦ Ax + b with its inverse Ā.
+
+`learn_task_transform` minimises (paper, section 4.1), with D and the columns of B on the simplex,
+    Σ_k D_k · mean_{i∈k} ℓ(h_S(x_i), k)                                re-weighted source loss
+  − Σ_s D_s Σ_t B_ts log B_ts                                          label mismatch
+  + λ_WD · Σ_ij P_ij (‖Ax_i + b − z_j‖² + Λ ‖B e_{y_i} − e_{t_j}‖²)    distribution mismatch   (1)
+  + λ_PM · ‖π_T − B D‖²                                                prior mismatch
+  + λ_IC · (‖AĀ − I‖_F² + ‖ĀA − I‖_F²)                                 inverse mismatch
+by Adam; P is the optimal plan of a fresh batch, held fixed while gradients are taken. The plan is
+optimal for the un-squared cost ‖Ax_i + b − z_j‖ + Λ‖B e_{y_i} − e_{t_j}‖ while (1) has squares: a
+quirk of the released code, kept so that results can be compared with the paper's line of work.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.features import Features
+from utils.linear_head import LinearHead
+from utils.storage import ResumePoint
+from utils.transport import solve_transport
+
+SETTINGS = ("LearnedAll", "LearnedA", "FixedAll")
+TERMS = (
+    "weighted_source_loss",
+    "label_mismatch",
+    "feature_distance",
+    "label_distance",
+    "prior_mismatch",
+    "inverse_mismatch",
+)
+
+
+@dataclass(frozen=True)
+class TaskTransform:
+    """A (d, d), b (d,), A_inverse (d, d), B (K_T, K_S) with columns on the simplex, D (K_S,).
+
+    `history` holds each term of (1) without its weight, one value an iteration; empty if nothing
+    was learned.
+    """
+
+    A: Tensor
+    b: Tensor
+    A_inverse: Tensor
+    B: Tensor
+    D: Tensor
+    history: Mapping[str, Tensor]
+
+    def features(self, x: Tensor) -> Tensor:
+        """Source features (n, d) ↦ Ax + b."""
+        return x @ self.A.T + self.b
+
+    def inverse_features(self, z: Tensor) -> Tensor:
+        """Target features (n, d) ↦ Ā(z − b), where the source head reads them."""
+        return (z - self.b) @ self.A_inverse.T
+
+    def log_probabilities(self, head: LinearHead, z: Tensor) -> Tensor:
+        """Log h(z) with h(z) = B softmax(W Ā(z − b) + c): (n, K_T)."""
+        p = torch.softmax(head.logits(self.inverse_features(z)), dim=1)
+        return (p @ self.B.T).log()
+
+    def target_class(self) -> Tensor:
+        """argmax_t B_ts for every source class s: (K_S,)."""
+        return self.B.argmax(0)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters by name, as they are saved."""
+        return {name: getattr(self, name) for name in ("A", "b", "A_inverse", "B", "D")}
+
+    def to(self, target: torch.device | torch.dtype) -> "TaskTransform":
+        moved = {name: value.to(target) for name, value in self.tensors().items()}
+        return TaskTransform(**moved, history=self.history)
+
+
+@dataclass(frozen=True)
+class TransformSettings:
+    """How a transform is learned; the defaults are the released small-scale values.
+
+    `sampler` `truncated` draws int(N · prior) points a class as the released code does, `exact`
+    rounds by largest remainder so that both sides have N points. `source_loss` `batch` estimates
+    the first term of (1) on a batch, `split` takes the class means of the whole training split.
+    """
+
+    setting: str = "LearnedAll"
+    iterations: int = 1001
+    batch_size: int = 500
+    learning_rate: float = 1e-2
+    prior_learning_rate: float = 1e-4
+    label_weight: float = 1e8
+    wasserstein_weight: float = 2.0
+    prior_weight: float = 1.0
+    inverse_weight: float = 1.0
+    sampler: str = "exact"
+    source_loss: str = "split"
+    transport: str = "exact"
+
+
+# ---------------------------------------------------------------------------------------- the learner
+def learn_task_transform(
+    source: Features,
+    target: Features,
+    head: LinearHead,
+    settings: TransformSettings,
+    *,
+    seed: int = 0,
+    resume: ResumePoint | None = None,
+) -> TaskTransform:
+    """Learns the transform from standardised training features of both tasks and the source head.
+
+    LearnedAll learns A, b, Ā, B, D. LearnedA keeps B at a random permutation and D at the source
+    prior, with no softmax on either. FixedAll learns nothing: A = Ā = I, b = 0.
+    """
+    num_targets = int(target.y.max()) + 1
+    check_setting(settings.setting, head.num_classes, num_targets)
+    generator = torch.Generator().manual_seed(seed)
+    variables = _initial_variables(source, head.num_classes, num_targets, settings.setting, generator)
+    if settings.setting == "FixedAll":
+        return _as_transform(variables, settings.setting, {})
+    check_batch_size(settings.batch_size, source, target, head.num_classes, num_targets)
+
+    problem = _Problem(source, target, head, settings, num_targets)
+    learned = ("A", "b", "A_inverse") + (("B", "D") if settings.setting == "LearnedAll" else ())
+    rates = {"D": settings.prior_learning_rate}
+    optimiser = torch.optim.Adam(
+        [
+            {"params": [variables[name].requires_grad_()], "lr": rates.get(name, settings.learning_rate)}
+            for name in learned
+        ]
+    )
+    history: list[Tensor] = []
+    if resume and (state := resume.load()):
+        with torch.no_grad():
+            for name, value in state["variables"].items():
+                variables[name].copy_(value)
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        history = list(state["history"])
+
+    iterations = tqdm(
+        range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
+        desc="transform", unit="iteration", disable=None, leave=False,
+    )  # fmt: skip
+    for _ in iterations:
+        terms = problem.terms(_as_transform(variables, settings.setting, {}), generator)
+        optimiser.zero_grad()
+        (problem.weights @ terms).backward()
+        optimiser.step()
+        history.append(terms.detach())
+        if resume and resume.due():
+            resume.save(
+                {
+                    "variables": {name: value.detach() for name, value in variables.items()},
+                    "optimiser": optimiser.state_dict(),
+                    "generator": generator.get_state(),
+                    "history": torch.stack(history),
+                }
+            )
+    curves = torch.stack(history).cpu().T
+    detached = {name: value.detach() for name, value in variables.items()}
+    return _as_transform(detached, settings.setting, dict(zip(TERMS, curves, strict=True)))
+
+
+def check_setting(setting: str, source_classes: int, target_classes: int) -> None:
+    """Raises InputError for an unknown setting or a permutation between unequal class counts."""
+    if setting not in SETTINGS:
+        raise InputError(f"setting must be one of {', '.join(SETTINGS)}, not {setting}")
+    if setting != "LearnedAll" and source_classes != target_classes:
+        raise InputError(
+            f"{setting} takes B as a permutation and needs as many source as target classes, not "
+            f"{source_classes} and {target_classes}; use LearnedAll"
+        )
+
+
+def check_batch_size(
+    batch_size: int, source: Features, target: Features, source_classes: int, target_classes: int
+) -> None:
+    """Raises InputError for a batch that is larger than the data or smaller than the class count."""
+    smallest, largest = max(source_classes, target_classes), min(len(source), len(target))
+    if not smallest <= batch_size <= largest:
+        raise InputError(
+            f"the batch size must lie between the number of classes ({smallest}) and the number of "
+            f"training samples ({largest}), not {batch_size}"
+        )
+
+
+def _initial_variables(
+    source: Features, num_sources: int, num_targets: int, setting: str, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A = Ā = I, b = 0; LearnedAll: B̃ uniform on [0, 1], d̃ = π_S; else a permutation and π_S.
+
+    B and D are float64: near a permutation Λ multiplies differences that float32 cannot hold.
+    """
+    device, dim = source.x.device, source.x.shape[1]
+    if setting == "LearnedAll":
+        B = torch.rand(num_targets, num_sources, generator=generator, dtype=torch.float64)
+    else:
+        B = torch.eye(num_targets, dtype=torch.float64)[torch.randperm(num_targets, generator=generator)]
+    eye = torch.eye(dim, device=device)
+    return {
+        "A": eye.clone(),
+        "b": torch.zeros(dim, device=device),
+        "A_inverse": eye,
+        "B": B.to(device),
+        "D": class_prior(source.y, num_sources),
+    }
+
+
+def _as_transform(
+    variables: Mapping[str, Tensor], setting: str, history: Mapping[str, Tensor]
+) -> TaskTransform:
+    """The constraints of the paper's equation 3: softmax for the learned B (by columns) and D."""
+    B, D = variables["B"], variables["D"]
+    if setting == "LearnedAll":
+        B, D = torch.softmax(B, dim=0), torch.softmax(D, dim=0)
+    return TaskTransform(variables["A"], variables["b"], variables["A_inverse"], B, D, history)
+
+
+# --------------------------------------------------------------------------------------- the objective
+class _Problem:
+    """The terms of (1) on fresh batches of one pair of tasks."""
+
+    def __init__(
+        self,
+        source: Features,
+        target: Features,
+        head: LinearHead,
+        settings: TransformSettings,
+        num_targets: int,
+    ):
+        self.source, self.target, self.settings = source, target, settings
+        self.num_sources = head.num_classes
+        self.source_index = _index_by_class(source.y, head.num_classes)
+        self.target_index = _index_by_class(target.y, num_targets)
+        self.source_prior = class_prior(source.y, head.num_classes)
+        self.target_prior = class_prior(target.y, num_targets)
+        with torch.no_grad():  # W and c are fixed: every sample's loss is known once and for all
+            losses = functional.cross_entropy(head.logits(source.x), source.y, reduction="none")
+        self.losses = losses.double()
+        self.split_loss = class_means(self.losses, source.y, head.num_classes)
+        distance = settings.wasserstein_weight
+        self.weights = torch.tensor(
+            [1, 1, distance, distance * settings.label_weight, settings.prior_weight, settings.inverse_weight],
+            dtype=torch.float64,
+            device=source.x.device,
+        )  # fmt: skip
+
+    def terms(self, transform: TaskTransform, generator: torch.Generator) -> Tensor:
+        """The six TERMS on one batch, float64, differentiable in the transform's parameters."""
+        size, sampler = self.settings.batch_size, self.settings.sampler
+        i = draw_stratified(self.source_index, transform.D.detach(), size, sampler, generator)
+        j = draw_stratified(self.target_index, self.target_prior, size, sampler, generator)
+        feature_distance, label_distance = distribution_mismatch(
+            transform,
+            Features(self.source.x[i], self.source.y[i]),
+            Features(self.target.x[j], self.target.y[j]),
+            self.settings.label_weight,
+            self.settings.transport,
+        )
+        return torch.stack(
+            [
+                transform.D @ self._class_losses(generator),
+                label_mismatch(transform),
+                feature_distance.double(),
+                label_distance,
+                (self.target_prior - transform.B @ transform.D).square().sum(),
+                inverse_mismatch(transform).double(),
+            ]
+        )
+
+    def _class_losses(self, generator: torch.Generator) -> Tensor:
+        """Mean source loss per class: of the whole split, or of a batch drawn by the source's prior
+        and cut to equally many points a class (released small-scale code).
+        """
+        if self.settings.source_loss == "split":
+            return self.split_loss
+        counts = class_counts(self.source_prior, self.settings.batch_size, "truncated")
+        least = torch.full_like(counts, max(1, int(counts.min())))
+        index = _draw(self.source_index, least, generator)
+        return class_means(self.losses[index], self.source.y[index], self.num_sources)
+
+
+def distribution_mismatch(
+    transform: TaskTransform, source: Features, target: Features, label_weight: float, method: str
+) -> tuple[Tensor, Tensor]:
+    """(Σ P_ij ‖Ax_i + b − z_j‖², Σ P_ij ‖B e_{y_i} − e_{t_j}‖²) for the batch's optimal plan P.
+
+    The plan enters as a sparse list and through its class masses M (K_S, K_T) alone.
+    """
+    moved = transform.features(source.x)
+    squared = label_distances_squared(transform.B)
+    with torch.no_grad():
+        plan = solve_transport(
+            torch.cdist(moved, target.x), label_weight * squared.sqrt(), source.y, target.y, method
+        )
+    difference = moved[plan.rows] - target.x[plan.columns]
+    feature_distance = plan.mass @ difference.square().sum(1)
+    masses = torch.zeros_like(squared)
+    masses.index_put_((source.y[plan.rows], target.y[plan.columns]), plan.mass.double(), accumulate=True)
+    return feature_distance, (masses * squared).sum()
+
+
+def label_distances_squared(B: Tensor) -> Tensor:
+    """‖B e_s − e_t‖² for all pairs, (K_S, K_T) from B (K_T, K_S): Σ_k B_ks² − B_ts² + (1 − B_ts)²."""
+    rest = (B.square().sum(0) - B.square()).clamp_min(0)
+    return (rest + (1 - B).square()).T
+
+
+def label_mismatch(transform: TaskTransform) -> Tensor:
+    """−Σ_s D_s Σ_t B_ts log B_ts, with 0 log 0 = 0."""
+    return -transform.D @ torch.xlogy(transform.B, transform.B).sum(0)
+
+
+def inverse_mismatch(transform: TaskTransform) -> Tensor:
+    """‖AĀ − I‖_F² + ‖ĀA − I‖_F²."""
+    eye = torch.eye(len(transform.b), device=transform.b.device, dtype=transform.b.dtype)
+    products = (transform.A @ transform.A_inverse, transform.A_inverse @ transform.A)
+    return sum((product - eye).square().sum() for product in products)
+
+
+# ------------------------------------------------------------------------------------ classes, batches
+def class_prior(labels: Tensor, num_classes: int) -> Tensor:
+    """Relative frequencies (K,), float64."""
+    return torch.bincount(labels, minlength=num_classes).double() / len(labels)
+
+
+def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Mean of `values` (n,) over each class: (K,)."""
+    sums = torch.zeros(num_classes, dtype=values.dtype, device=values.device)
+    return sums.index_add(0, labels, values) / torch.bincount(labels, minlength=num_classes)
+
+
+def class_counts(prior: Tensor, size: int, sampler: str) -> Tensor:
+    """How many of `size` points each class gets: int(size · prior), and with `exact` the points that
+    are left over go to the largest remainders.
+    """
+    share = prior.cpu() * size
+    counts = share.floor().long()
+    if sampler == "exact":
+        left = size - int(counts.sum())
+        counts[(share - counts).argsort(descending=True, stable=True)[:left]] += 1
+    elif sampler != "truncated":
+        raise ValueError(f"sampler must be exact or truncated, not {sampler!r}")
+    return counts
+
+
+def draw_stratified(
+    index: list[Tensor], prior: Tensor, size: int, sampler: str, generator: torch.Generator
+) -> Tensor:
+    """Indices of a batch stratified by `prior`. Without replacement inside a class; a class with
+    fewer points than its share is capped (`truncated`) or repeated (`exact`, to keep the prior).
+    """
+    counts = class_counts(prior, size, sampler)
+    if sampler == "truncated":
+        counts = torch.minimum(counts, torch.tensor([len(points) for points in index]))
+    return _draw(index, counts, generator)
+
+
+def _draw(index: list[Tensor], counts: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = []
+    for points, count in zip(index, counts.tolist(), strict=True):
+        rounds = -(-count // len(points))
+        for _ in range(rounds):
+            taken = torch.randperm(len(points), generator=generator)[:count]
+            drawn.append(points[taken.to(points.device)])
+            count -= len(taken)
+    return torch.cat(drawn)
+
+
+def _index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
+    return [(labels == k).nonzero().flatten() for k in range(num_classes)]
