@@ -39,7 +39,7 @@ def parse_options(argv: Sequence[str] | None):
     return parser.parse_args(argv)
 
 
-@stage_entry
+@stage_entry("stage 2 (finetune)")
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)

@@ -43,7 +43,7 @@ def parse_options(argv: Sequence[str] | None):
     return parser.parse_args(argv)
 
 
-@stage_entry
+@stage_entry("stage 1 (train)")
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # --------------------------------------------------------------------------------- model and fit
     torch.manual_seed(options.SEED)
-    network = LeNet(dataset.num_classes).to(device)
+    network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)
     resume = ResumePoint(path.with_suffix(".resume.pt"), digest(config, data, options.SEED))
     start = time.perf_counter()
     train_network(network, dataset.train, training, options.SEED, resume)

@@ -60,7 +60,7 @@ def parse_options(argv: Sequence[str] | None):
     return parser.parse_args(argv)
 
 
-@stage_entry
+@stage_entry("stage 3 (transfer)")
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)

@@ -64,7 +64,14 @@ PUBLISHED = ScaleSettings(
 IMPROVED = ScaleSettings(
     model="lenet",
     training=TrainingSettings(
-        epochs=12, batch_size=64, learning_rate=3e-3, beta1=0.9, schedule="one_cycle"
+        epochs=10,
+        batch_size=64,
+        learning_rate=4e-3,
+        beta1=0.9,
+        schedule="one_cycle",
+        weight_decay=0.05,
+        shift=1,
+        convolution_dropout=0.3,
     ),
     target_head=HeadSettings(method="lipschitz", tau=0.2),
     source_head=HeadSettings(method="lipschitz", tau=0.2),

@@ -26,20 +26,23 @@ class Backbone:
 
 
 def grey_to_unit(images: Tensor) -> Tensor:
-    """uint8 (n, 1, 28, 28) → float32 in [0, 1]."""
-    return images.float() / 255
+    """uint8 (n, 1, 28, 28) → float32 in [0, 1], laid out as the network's weights are."""
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 class LeNet(nn.Module):
-    """The released code's small network: two 5×5 convolutions, 200 features, K logits."""
+    """The released code's small network: two 5×5 convolutions, 200 features, K logits.
+
+    Pooling stands before ReLU: the two commute, and a quarter of the values is left to rectify.
+    """
 
     FEATURE_DIM = 200
 
-    def __init__(self, num_classes: int):
+    def __init__(self, num_classes: int, convolution_dropout: float = 0.5):
         super().__init__()
         self.penultimate = nn.Sequential(
-            nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.5),
+            nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(),
+            nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Dropout(convolution_dropout),
             nn.Flatten(), nn.Linear(50 * 4 * 4, self.FEATURE_DIM), nn.ReLU(),
         )  # fmt: skip
         self.dropout = nn.Dropout(0.5)
@@ -48,6 +51,7 @@ class LeNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
+        self.to(memory_format=torch.channels_last)  # half the time of the default on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 1, 28, 28) → logits (n, K)."""

@@ -140,6 +140,8 @@ def _read_full(entry: DatasetEntry, data_dir: Path) -> tuple[Split, Split]:
         return entry.read(data_dir, False)
     except (OSError, RuntimeError):
         require_writable(data_dir, "--DATA_DIR")
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{entry.name}: damaged files in {data_dir}: {error}; delete them") from error
     before = {path for path in data_dir.rglob("*")} if data_dir.exists() else None
@@ -251,7 +253,7 @@ def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
                     torch.from_numpy(np.asarray(labels).astype(np.int64).reshape(-1)),
                 )
             )
-    except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, IndexError) as error:
+    except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{path} is not the USPS pickle: {error}") from error
     return splits[0], splits[1]
 

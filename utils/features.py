@@ -90,7 +90,7 @@ def load_task(
 
 # --------------------------------------------------------------------------------------- extraction
 @torch.inference_mode()
-def extract_features(backbone: Backbone, split: Split, batch_size: int = 1000) -> Features:
+def extract_features(backbone: Backbone, split: Split, batch_size: int = 500) -> Features:
     """One pass of every image through the frozen backbone. The result lies on the CPU."""
     device = next(backbone.network.parameters()).device
     batches = tqdm(

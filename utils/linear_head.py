@@ -137,49 +137,52 @@ def fit_linear_head(
 
 
 def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: str) -> LinearHead:
-    """Min over W, c of mean ℓ(softmax(Wx + c), y) subject to ‖w_i − w_j‖ ≤ τ: a convex problem.
+    """Minimises mean ℓ(softmax(Wx + c), y) subject to ‖w_i − w_j‖ ≤ τ: a convex problem.
 
-    Solved by an augmented Lagrangian on the pairwise constraints, with W = τV:
-        f(V, c) + 1/(2ρ) Σ_{i<j} max(0, λ_ij + ρ(‖v_i − v_j‖² − 1)/2)²,                         (2)
-    each round by L-BFGS. The penalty's gradient is Laplacian(λ⁺) V, so a K×K array is all the
-    pairs need. One last scaling makes the constraint exact.
+    Solved by an augmented Lagrangian on g_ij = (‖w_i − w_j‖²/τ² − 1)/2 ≤ 0,
+        f(W, c) + 1/(2ρ) Σ_{i<j} max(0, λ_ij + ρ g_ij)²,                                        (2)
+    each round by L-BFGS. With λ⁺ = max(0, λ + ρ g) the gradient of the second part is
+    Laplacian(λ⁺) W / τ², so a K×K array is all the pairs need. One last scaling makes the
+    constraint exact. Deterministic: it starts from zero and sees all samples at once.
     """
     x, y = features.x, features.y
-    dim = x.shape[1]
+    shape, count = (num_classes, x.shape[1]), num_classes * x.shape[1]
+    scale = min(tau, 1.0)  # the solver's variable is W / scale, of order one
     pairs = np.triu(np.ones((num_classes, num_classes), dtype=bool), k=1)
     multipliers, rho = np.zeros((num_classes, num_classes)), 1.0
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        v = flat[:-num_classes].reshape(num_classes, dim)
-        c = flat[-num_classes:]
+        w, c = scale * flat[:count].reshape(shape), flat[count:]
         loss, gradient_logits = _cross_entropy(
-            x, y, torch.from_numpy(tau * v).to(x), torch.from_numpy(c).to(x)
+            x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x)
         )
-        gradient_v = tau * (gradient_logits.T @ x).double().cpu().numpy()
-        gradient_c = gradient_logits.sum(0).double().cpu().numpy()
-        active = np.where(pairs, np.maximum(0, multipliers + rho * _violations(v)), 0)
+        active = np.where(pairs, np.maximum(0, multipliers + rho * _violations(w, tau)), 0)
         symmetric = active + active.T
-        gradient_v += symmetric.sum(1)[:, None] * v - symmetric @ v
+        gradient_w = (gradient_logits.T @ x).double().cpu().numpy()
+        gradient_w += (symmetric.sum(1)[:, None] * w - symmetric @ w) / tau**2
+        gradient_c = gradient_logits.sum(0).double().cpu().numpy()
         value = loss + (active**2).sum() / (2 * rho)
-        return value, np.concatenate([gradient_v.ravel(), gradient_c])
+        return value, np.concatenate([scale * gradient_w.ravel(), gradient_c])
 
-    flat = np.zeros(num_classes * dim + num_classes)
+    flat = np.zeros(count + num_classes)
     with tqdm(total=OUTER_ROUNDS, desc=progress, unit="round", disable=None, leave=False) as bar:
         for _ in range(OUTER_ROUNDS):
-            flat = minimize(objective, flat, jac=True, method="L-BFGS-B", options=INNER_OPTIONS).x
-            violations = _violations(flat[:-num_classes].reshape(num_classes, dim))
-            multipliers = np.where(pairs, np.maximum(0, multipliers + rho * violations), 0)
+            solved = minimize(objective, flat, jac=True, method="L-BFGS-B", options=INNER_OPTIONS)
+            flat = solved.x
             bar.update()
-            if violations[pairs].max(initial=0) < FEASIBLE:
+            violations = _violations(scale * flat[:count].reshape(shape), tau)
+            multipliers = np.where(pairs, np.maximum(0, multipliers + rho * violations), 0)
+            if violations[pairs].max(initial=0) > FEASIBLE:
+                rho *= 4
+            elif solved.success:  # neither cut off nor infeasible
                 break
-            rho *= 4
-    weight = torch.from_numpy(tau * flat[:-num_classes].reshape(num_classes, dim)).to(x)
-    return LinearHead(_scaled_into(weight, tau), torch.from_numpy(flat[-num_classes:]).to(x))
+    weight = torch.from_numpy(scale * flat[:count].reshape(shape)).to(x)
+    return LinearHead(_scaled_into(weight, tau), torch.from_numpy(flat[count:]).to(x))
 
 
 # Rounds of the augmented Lagrangian; each ends at the inner tolerance of L-BFGS. A relative excess
-# of FEASIBLE in the squared distance costs less than 1e-4 of the loss when it is scaled away.
-OUTER_ROUNDS = 12
+# of FEASIBLE in the squared distance costs less than 1e-3 of the loss when it is scaled away.
+OUTER_ROUNDS = 30
 INNER_OPTIONS = {"maxiter": 100, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-6}
 FEASIBLE = 1e-3
 
@@ -201,9 +204,9 @@ def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[
     return loss, gradient / len(y)
 
 
-def _violations(v: np.ndarray) -> np.ndarray:
-    """(‖v_i − v_j‖² − 1)/2 for all pairs, (K, K)."""
-    gram = v @ v.T
+def _violations(w: np.ndarray, tau: float) -> np.ndarray:
+    """g_ij = (‖w_i − w_j‖²/τ² − 1)/2 for all pairs, (K, K)."""
+    gram = (w / tau) @ (w / tau).T
     squared = gram.diagonal()
     return (squared[:, None] + squared[None, :] - 2 * gram - 1) / 2
 

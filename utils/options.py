@@ -200,26 +200,29 @@ def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Name
     return replace(settings, **given)
 
 
-# -------------------------------------------------------------------------------------- bad input, Ctrl-C
-def stage_entry(main: Callable[[Sequence[str] | None], None]) -> Callable:
-    """Wraps a script's main: bad input becomes one line on stderr and exit status 2, a warning one
-    line on stderr, Ctrl-C exit status 130.
+# ---------------------------------------------------------------------------- bad input and Ctrl-C
+def stage_entry(stage: str) -> Callable:
+    """Wraps a script's main: bad input becomes one line on stderr, which names the stage, and exit
+    status 2; a warning becomes one line on stderr; Ctrl-C gives exit status 130.
     """
 
-    @functools.wraps(main)
-    def run(argv: Sequence[str] | None = None) -> None:
-        with warnings.catch_warnings():
-            warnings.showwarning = _print_warning
-            try:
-                main(argv)
-            except InputError as error:
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-                raise SystemExit(2) from error
-            except KeyboardInterrupt:
-                print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-                raise SystemExit(130) from None
+    def wrap(main: Callable[[Sequence[str] | None], None]) -> Callable:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None) -> None:
+            with warnings.catch_warnings():
+                warnings.showwarning = _print_warning
+                try:
+                    main(argv)
+                except InputError as error:
+                    print(f"error: {stage}: {' '.join(str(error).split())}", file=sys.stderr)
+                    raise SystemExit(2) from error
+                except KeyboardInterrupt:
+                    print(f"{stage} interrupted: the same command goes on from there", file=sys.stderr)
+                    raise SystemExit(130) from None
 
-    return run
+        return run
+
+    return wrap
 
 
 def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -116,7 +116,7 @@ def _short(path: Path) -> str:
 # ----------------------------------------------------------------------------------------- the figures
 COLOURS = {"source": "#4477aa", "label": "#ddaa33", "distribution": "#bb5566", "actual": "#555555"}
 MAP_COLOURS = "viridis"
-POINTS_PER_CLASS = 60
+POINTS = 600  # of each cloud, shared evenly by its classes
 
 
 def draw_figures(
@@ -229,7 +229,7 @@ def draw_features(
     source, target = (_some_of_each_class(split) for split in (source_test, target_test))
     moved = transform.features(source.x)
     centre = target.x.mean(0)
-    _, _, axes_2d = torch.pca_lowrank((target.x - centre).double(), q=2, niter=8)
+    axes_2d = torch.linalg.svd((target.x - centre).double(), full_matrices=False).Vh[:2].T
     # The sign of a principal axis is arbitrary: fix it, so that the same run draws the same figure.
     axes_2d = axes_2d * axes_2d.sum(0).sign()
     clouds = (
@@ -254,16 +254,16 @@ def draw_features(
 
 
 def _some_of_each_class(split: Features) -> Features:
-    index = [
-        (split.y == k).nonzero().flatten()[:POINTS_PER_CLASS] for k in range(int(split.y.max()) + 1)
-    ]
+    num_classes = int(split.y.max()) + 1
+    each = max(1, POINTS // num_classes)
+    index = [(split.y == k).nonzero().flatten()[:each] for k in range(num_classes)]
     chosen = torch.cat(index)
     return Features(split.x[chosen], split.y[chosen])
 
 
 def _title(record: Mapping) -> str:
-    procedure = record["config"]["procedure"]
-    return f"{record['source']} → {record['target']} · {record['model']} · {record['setting']} · {procedure}"
+    about = (record["model"], record["setting"], record["config"]["procedure"])
+    return " · ".join((f"{record['source']} → {record['target']}", *about))
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

@@ -242,12 +242,14 @@ class _Problem:
             losses = functional.cross_entropy(head.logits(source.x), source.y, reduction="none")
         self.losses = losses.double()
         self.split_loss = class_means(self.losses, source.y, head.num_classes)
-        distance = settings.wasserstein_weight
-        self.weights = torch.tensor(
-            [1, 1, distance, distance * settings.label_weight, settings.prior_weight, settings.inverse_weight],
-            dtype=torch.float64,
-            device=source.x.device,
-        )  # fmt: skip
+        weights = {
+            "feature_distance": settings.wasserstein_weight,
+            "label_distance": settings.wasserstein_weight * settings.label_weight,
+            "prior_mismatch": settings.prior_weight,
+            "inverse_mismatch": settings.inverse_weight,
+        }
+        self.weights = torch.tensor([weights.get(term, 1.0) for term in TERMS], dtype=torch.float64)
+        self.weights = self.weights.to(source.x.device)  # fmt: skip
 
     def terms(self, transform: TaskTransform, generator: torch.Generator) -> Tensor:
         """The six TERMS on one batch, float64, differentiable in the transform's parameters."""

@@ -6,7 +6,7 @@ A room of its own beside the linear heads: it is the only place where a backbone
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
@@ -19,8 +19,11 @@ SCHEDULES = ("inverse_time", "one_cycle")
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Adam on cross-entropy. `inverse_time` divides the rate by 1 + decay · step (released code);
-    `one_cycle` rises to `learning_rate` and falls to nearly zero over the whole run.
+    """Adam on cross-entropy; the defaults are the released values.
+
+    `inverse_time` divides the rate by 1 + decay · step (released code); `one_cycle` rises to
+    `learning_rate` and falls to nearly zero over the whole run. `weight_decay` is decoupled (AdamW).
+    `shift`: every image moves by up to so many pixels each way, anew in each epoch.
     """
 
     epochs: int = 31
@@ -29,6 +32,9 @@ class TrainingSettings:
     beta1: float = 0.5
     decay: float = 5e-4
     schedule: str = "inverse_time"
+    weight_decay: float = 0.0
+    shift: int = 0
+    convolution_dropout: float = 0.5
 
 
 def train_network(
@@ -43,8 +49,11 @@ def train_network(
     """
     device = next(network.parameters()).device
     steps = settings.epochs * -(-len(train.labels) // settings.batch_size)
-    optimiser = torch.optim.Adam(
-        network.parameters(), lr=settings.learning_rate, betas=(settings.beta1, 0.999)
+    optimiser = torch.optim.AdamW(
+        network.parameters(),
+        lr=settings.learning_rate,
+        betas=(settings.beta1, 0.999),
+        weight_decay=settings.weight_decay,
     )
     schedule = _schedule(optimiser, settings, steps)
     first = 0
@@ -64,7 +73,8 @@ def train_network(
                 unit="batch", disable=None, leave=False,
             )  # fmt: skip
             for index in batches:
-                images = grey_to_unit(train.images[index].to(device))
+                images = random_shift(train.images[index], settings.shift)
+                images = grey_to_unit(images.to(device))
                 loss = functional.cross_entropy(network(images), train.labels[index].to(device))
                 optimiser.zero_grad()
                 loss.backward()
@@ -80,6 +90,18 @@ def train_network(
                     }
                 )
     network.eval()
+
+
+def random_shift(images: Tensor, pixels: int) -> Tensor:
+    """Moves each image (n, 1, h, w) by −pixels..pixels along both axes; zeros come in at the edge."""
+    if pixels == 0:
+        return images
+    count, _, height, width = images.shape
+    padded = functional.pad(images, (pixels,) * 4)[:, 0]
+    down, right = torch.randint(2 * pixels + 1, (2, count, 1))
+    rows = (down + torch.arange(height))[:, :, None]
+    columns = (right + torch.arange(width))[:, None, :]
+    return padded[torch.arange(count)[:, None, None], rows, columns].unsqueeze(1)
 
 
 def _schedule(

@@ -1,0 +1,37 @@
+# make run   the three stages for MNIST -> FMNIST on the embedded data
+# make test  the whole test suite
+# make lint  ruff, as .ci/run calls it
+# make clean removes the environment; data, checkpoints and results stay
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: run test test-fast lint clean
+run: $(VENV)/requirements.stamp
+	$(PY) train_source_model.py --SRC MNIST --DATA embedded
+	$(PY) finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --TAU 0.2 --DATA embedded
+	$(PY) transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2 --DATA embedded
+
+test: $(VENV)/requirements-test.stamp
+	$(PY) -m pytest
+
+test-fast: $(VENV)/requirements-test.stamp
+	$(PY) -m pytest -m "not slow"
+
+lint: $(VENV)/requirements-test.stamp
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV)
+
+# A stamp is younger than its list of packages when they are installed: later calls start at once.
+$(VENV)/requirements.stamp: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements.txt
+	touch $@
+
+$(VENV)/requirements-test.stamp: requirements-test.txt $(VENV)/requirements.stamp
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements-test.txt
+	touch $@

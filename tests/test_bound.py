@@ -1,0 +1,175 @@
+import math
+
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from tests.random_tasks import random_features, random_head, random_transform
+from utils.bound import logit_spread, transfer_bound, wasserstein_1
+from utils.features import Features
+from utils.linear_head import LinearHead, lipschitz_constant
+from utils.task_transform import TransformSettings, learn_task_transform
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    sources=st.integers(2, 6),
+    targets=st.integers(2, 6),
+    dim=st.integers(1, 5),
+    scale=st.sampled_from([0.01, 0.3, 3.0]),
+    sharpness=st.sampled_from([3.0, 30.0]),
+)
+def test_the_certified_bound_is_never_below_the_target_loss(
+    seed, sources, targets, dim, scale, sharpness
+):
+    """Random tasks, heads and transforms: A and A_inverse unrelated, priors unequal."""
+    generator = torch.Generator().manual_seed(seed)
+    sources = max(sources, targets)  # every target class is the image of some source class
+    transform = random_transform(dim, sources, targets, sharpness, generator)
+    head = random_head(sources, dim, scale, generator)
+    source = random_features(30, dim, sources, generator)
+    target = random_features(25, dim, targets, generator)
+    bound = transfer_bound(transform, head, source, target)
+    if bound.unreached_classes:
+        assert bound.bound_certified is None
+        return
+    assert bound.bound_certified >= bound.target_loss - 1e-9 * max(1, bound.target_loss)
+    assert bound.tau_certified >= 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_loss_moves_no_faster_than_the_logit_spread(seed):
+    """Equation (1) of bound.py, and d_h ≤ tau_certified · ‖z − z'‖."""
+    generator = torch.Generator().manual_seed(seed)
+    transform = random_transform(3, 4, 3, 2.0, generator).to(torch.float64)
+    head = random_head(4, 3, 1.0, generator).to(torch.float64)
+    z = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    losses = -transform.log_probabilities(head, z)
+    logits = transform.inverse_features(z) @ head.weight.T
+    spread = logit_spread(logits, logits)
+    difference = (losses[:, None] - losses[None]).abs()  # (20, 20, K_T)
+    assert (difference <= spread[..., None] + 1e-9).all()
+    tau = lipschitz_constant(head.weight @ transform.A_inverse)
+    assert (spread <= tau * torch.cdist(z, z) + 1e-6).all()
+
+
+def test_logit_spread_by_hand():
+    u = torch.tensor([[0.0, 1.0, 5.0]])
+    v = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 5.0]])
+    assert logit_spread(u, v).tolist() == [[5.0, 1.0]]
+
+
+@pytest.mark.parametrize("n, m", [(30, 30), (20, 60), (17, 40)])
+def test_wasserstein_against_pot(n, m):
+    rng = np.random.default_rng(0)
+    cost = ot.dist(rng.normal(size=(n, 4)), rng.normal(size=(m, 4)), "euclidean")
+    assert wasserstein_1(torch.from_numpy(cost)) == pytest.approx(ot.emd2([], [], cost))
+
+
+def fixed_all(source: Features, target: Features, head: LinearHead):
+    return learn_task_transform(source, target, head, TransformSettings(setting="FixedAll"), seed=1)
+
+
+def test_fixed_all_reduces_to_the_closed_form(generator):
+    """Nothing learned, B a permutation: every quantity in plain PyTorch and POT."""
+    source, target = random_features(60, 3, 4, generator), random_features(70, 3, 4, generator)
+    head = random_head(4, 3, 0.5, generator)
+    transform = fixed_all(source, target, head)
+    bound = transfer_bound(transform, head, source, target)
+
+    permutation = transform.B.argmax(0)
+    x, z = source.x.double(), target.x.double()
+    logits = {"x": head.logits(source.x).double(), "z": head.logits(target.x).double()}
+    source_loss = functional.cross_entropy(logits["x"], source.y)
+    # Logit s becomes target logit permutation[s].
+    target_logits = logits["z"][:, permutation.argsort()]
+    assert bound.target_loss == pytest.approx(
+        functional.cross_entropy(target_logits, target.y).item(), rel=1e-5
+    )
+    assert bound.target_accuracy == (target_logits.argmax(1) == target.y).double().mean()
+    assert bound.weighted_source_loss == pytest.approx(source_loss.item(), rel=1e-5)
+    assert bound.transformed_source_loss == pytest.approx(source_loss.item(), rel=1e-5)
+    assert bound.transformed_source_accuracy == (logits["x"].argmax(1) == source.y).double().mean()
+    assert bound.label_mismatch == 0
+    assert bound.inverse_error == 0
+    distances = [
+        ot.emd2(
+            [], [], ot.dist(x[permutation[source.y] == k].numpy(), z[target.y == k].numpy(), "euclidean")
+        )
+        for k in range(4)
+    ]
+    assert bound.wasserstein_distance == pytest.approx(np.mean(distances))
+    assert bound.class_wasserstein == pytest.approx(distances)
+    assert bound.tau_certified == pytest.approx(lipschitz_constant(head.weight))
+    inputs = z.clone().requires_grad_()
+    steepest = 0.0
+    for label in range(4):
+        losses = functional.cross_entropy(
+            head.to(torch.float64).logits(inputs), torch.full((70,), label), reduction="sum"
+        )
+        steepest = max(steepest, torch.autograd.grad(losses, inputs)[0].norm(dim=1).max().item())
+    assert bound.tau_measured == pytest.approx(steepest)
+    third = bound.tau_measured * bound.wasserstein_distance
+    assert bound.bound_published == pytest.approx(source_loss.item() + third, rel=1e-5)
+    assert bound.bound_transformed == pytest.approx(bound.bound_published, rel=1e-5)
+    assert bound.constant_prediction_loss == math.log(4)
+
+
+def test_a_task_transferred_to_itself_costs_its_own_loss(generator):
+    """Identity map, source = target: W and the certificate's transport vanish."""
+    task = random_features(80, 3, 4, generator)
+    head = random_head(4, 3, 0.5, generator)
+    transform = fixed_all(task, task, head)
+    own = {**transform.tensors(), "B": torch.eye(4, dtype=torch.float64)}
+    bound = transfer_bound(type(transform)(**own, history={}), head, task, task)
+    assert bound.wasserstein_distance == pytest.approx(0, abs=1e-6)
+    assert bound.bound_certified == pytest.approx(bound.target_loss, rel=1e-6)
+    assert bound.bound_published == pytest.approx(bound.target_loss, rel=1e-5)
+
+
+def test_the_prior_reweights_the_source_loss(generator):
+    task = random_features(80, 3, 2, generator)
+    head = random_head(2, 3, 1.0, generator)
+    transform = fixed_all(task, task, head)
+    for k in range(2):
+        prior = {**transform.tensors(), "D": torch.eye(2, dtype=torch.float64)[k]}
+        bound = transfer_bound(type(transform)(**prior, history={}), head, task, task)
+        mine = task.y == k
+        expected = functional.cross_entropy(head.logits(task.x[mine]), task.y[mine]).item()
+        assert bound.weighted_source_loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_class_without_source_points_leaves_the_bounds_undefined(generator):
+    source, target = random_features(40, 3, 3, generator), random_features(40, 3, 3, generator)
+    head = random_head(3, 3, 0.5, generator)
+    transform = random_transform(3, 3, 3, 1.0, generator)
+    everything_to_zero = torch.full((3, 3), 0.1, dtype=torch.float64)
+    everything_to_zero[0] = 0.8
+    changed = {**transform.tensors(), "B": everything_to_zero}
+    bound = transfer_bound(type(transform)(**changed, history={}), head, source, target)
+    assert bound.unreached_classes == (1, 2)
+    for name in ("wasserstein_distance", "bound_published", "bound_transformed", "bound_certified"):
+        assert getattr(bound, name) is None
+    assert math.isfinite(bound.target_loss)
+
+
+def test_the_released_tau_sums_two_gradients(generator):
+    """Where both labels agree the summed norm is twice the single one: at most twice in general."""
+    source, target = random_features(60, 3, 4, generator), random_features(70, 3, 4, generator)
+    head = random_head(4, 3, 0.5, generator)
+    transform = fixed_all(source, target, head)
+    single = transfer_bound(transform, head, source, target).tau_measured
+    summed, again, other = (
+        transfer_bound(transform, head, source, target, tau_measure="summed_pair", seed=s).tau_measured
+        for s in (0, 0, 1)
+    )
+    assert summed == again
+    assert 0 < summed <= 2 * single and 0 < other <= 2 * single
+    with pytest.raises(ValueError, match="tau_measure must be one of"):
+        transfer_bound(transform, head, source, target, tau_measure="median")

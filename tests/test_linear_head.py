@@ -1,0 +1,186 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from tests.random_tasks import random_features, random_head
+from utils.errors import InputError
+from utils.features import Features
+from utils.linear_head import (
+    HeadSettings,
+    LinearHead,
+    evaluate_head,
+    fit_linear_head,
+    lipschitz_constant,
+    loss_gradient_norms,
+    summed_gradient_norms,
+)
+from utils.storage import ResumePoint
+
+
+@pytest.fixture
+def head(generator) -> LinearHead:
+    return random_head(4, 6, 1.0, generator).to(torch.float64)
+
+
+@pytest.fixture
+def blobs(generator) -> Features:
+    """Four overlapping classes in six dimensions."""
+    features = random_features(400, 6, 4, generator)
+    centres = 1.5 * torch.randn(4, 6, generator=generator)
+    return Features(features.x + centres[features.y], features.y)
+
+
+def gradient(head: LinearHead, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """∇_x ℓ by automatic differentiation, one row a sample."""
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(functional.cross_entropy(head.logits(x), y, reduction="sum"), x)[0]
+
+
+def test_gradient_norms_equal_autograd(head, generator):
+    x = 3 * torch.randn(50, 6, dtype=torch.float64, generator=generator)
+    y, other = (torch.randint(4, (50,), generator=generator) for _ in range(2))
+    norms = loss_gradient_norms(head, x)
+    for label in range(4):
+        expected = gradient(head, x, torch.full((50,), label)).norm(dim=1)
+        torch.testing.assert_close(norms[:, label], expected, rtol=1e-10, atol=1e-7)
+    expected = (gradient(head, x, y) + gradient(head, x, other)).norm(dim=1)
+    torch.testing.assert_close(summed_gradient_norms(head, x, y, other), expected)
+
+
+def test_lipschitz_constant_is_the_largest_difference(head):
+    differences = [head.weight[i] - head.weight[j] for i, j in itertools.combinations(range(4), 2)]
+    assert lipschitz_constant(head.weight) == pytest.approx(max(d.norm().item() for d in differences))
+    assert lipschitz_constant(head.weight[:1]) == 0
+
+
+def test_no_input_is_steeper_than_the_constant_and_some_reach_it(head):
+    """Adversarial inputs: gradient ascent on ‖∇ℓ‖ from many starts, for every label."""
+    constant = lipschitz_constant(head.weight)
+    steepest = 0.0
+    for label in range(4):
+        x = (10 * torch.randn(200, 6, generator=torch.Generator().manual_seed(label))).double()
+        x.requires_grad_()
+        optimiser = torch.optim.Adam([x], lr=0.3)
+        for _ in range(300):
+            norms = loss_gradient_norms(head, x)[:, label]
+            assert norms.max() <= constant * (1 + 1e-9)
+            optimiser.zero_grad()
+            (-norms.sum()).backward()
+            optimiser.step()
+        steepest = max(steepest, norms.max().item())
+    assert steepest > 0.999 * constant
+
+
+@pytest.mark.parametrize("tau", [0.05, 0.5, 2.0])
+def test_the_constrained_head_is_optimal(blobs, tau):
+    """Against SciPy's SLSQP on the same convex problem, written down densely."""
+    head = fit_linear_head(blobs, 4, tau)
+    assert 0.999 * tau < lipschitz_constant(head.weight) <= tau  # met, and binding
+    loss = evaluate_head(head, blobs, blobs)["train_loss"]
+
+    pairs = np.array(list(itertools.combinations(range(4), 2)))
+
+    def objective(flat):
+        variables = torch.from_numpy(flat).requires_grad_()
+        logits = blobs.x.double() @ variables[:24].reshape(4, 6).T + variables[24:]
+        value = functional.cross_entropy(logits, blobs.y)
+        return value.item(), torch.autograd.grad(value, variables)[0].numpy()
+
+    def squared_distances(flat):
+        w = flat[:24].reshape(4, 6)
+        return ((w[pairs[:, 0]] - w[pairs[:, 1]]) ** 2).sum(1)
+
+    def jacobian(flat):
+        w, rows = flat[:24].reshape(4, 6), np.zeros((6, 4, 6))
+        for row, (i, j) in zip(rows, pairs, strict=True):
+            row[i], row[j] = 2 * (w[i] - w[j]), 2 * (w[j] - w[i])
+        return np.hstack([rows.reshape(6, 24), np.zeros((6, 4))])
+
+    reference = minimize(
+        objective,
+        np.zeros(28),
+        jac=True,
+        method="SLSQP",
+        constraints={
+            "type": "ineq",
+            "fun": lambda v: tau**2 - squared_distances(v),
+            "jac": lambda v: -jacobian(v),
+        },
+        options={"ftol": 1e-12, "maxiter": 1000},
+    )
+    assert reference.success
+    assert loss == pytest.approx(reference.fun, abs=2e-4)
+
+
+def test_without_a_binding_constraint_it_is_logistic_regression(blobs):
+    head = fit_linear_head(blobs, 4, tau=1e3)
+    reference = LogisticRegression(C=np.inf, max_iter=10_000, tol=1e-8).fit(blobs.x, blobs.y)
+    logits = torch.from_numpy(reference.decision_function(blobs.x))
+    expected = functional.cross_entropy(logits, blobs.y).item()
+    assert evaluate_head(head, blobs, blobs)["train_loss"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_constrained_head_is_deterministic_and_follows_its_classes(blobs):
+    first, again = (fit_linear_head(blobs, 4, 0.3) for _ in range(2))
+    assert torch.equal(first.weight, again.weight) and torch.equal(first.bias, again.bias)
+    order = torch.tensor([2, 0, 3, 1])  # class k is renamed to order[k]
+    renamed = fit_linear_head(Features(blobs.x, order[blobs.y]), 4, 0.3)
+    difference = (renamed.logits(blobs.x)[:, order] - first.logits(blobs.x)).abs().max()
+    assert difference < 0.02
+
+
+def test_the_penalty_head_obeys_its_penalty(blobs):
+    settings = HeadSettings(
+        "penalty", epochs=200, batch_size=100, learning_rate=1e-2, penalty_weight=1e4
+    )
+    head = fit_linear_head(blobs, 4, 0.2, "penalty", settings=settings)
+    generator = torch.Generator().manual_seed(1)
+    other = torch.randint(4, (len(blobs),), generator=generator)
+    assert summed_gradient_norms(head, blobs.x, blobs.y, other).max() < 0.25
+    unpenalised = replace(settings, penalty_weight=1e-9)
+    free = fit_linear_head(blobs, 4, 0.2, "penalty", settings=unpenalised)
+    assert lipschitz_constant(free.weight) > 2 * lipschitz_constant(head.weight)
+
+
+def test_resuming_a_penalty_head_equals_not_stopping(tmp_path, blobs, monkeypatch):
+    settings = HeadSettings("penalty", epochs=6, batch_size=64, learning_rate=1e-2)
+    whole = fit_linear_head(blobs, 4, 0.2, "penalty", settings=settings, seed=3)
+    resume = ResumePoint(tmp_path / "head.pt", "", seconds=0)
+
+    def save_third_then_die(state):
+        ResumePoint.save(resume, state)
+        if state["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", save_third_then_die)
+    arguments = {"settings": settings, "seed": 3}
+    with pytest.raises(KeyboardInterrupt):
+        fit_linear_head(blobs, 4, 0.2, "penalty", **arguments, resume=resume)
+    resumed = fit_linear_head(
+        blobs, 4, 0.2, "penalty", **arguments, resume=ResumePoint(tmp_path / "head.pt", "")
+    )
+    assert torch.equal(whole.weight, resumed.weight) and torch.equal(whole.bias, resumed.bias)
+
+
+def test_unusable_arguments_are_named(blobs):
+    for tau in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="tau must be positive and finite"):
+            fit_linear_head(blobs, 4, tau)
+    with pytest.raises(ValueError, match="method must be one of"):
+        fit_linear_head(blobs, 4, 0.2, "ridge")
+    with pytest.raises(InputError, match=r"classes without training samples: \[4\]"):
+        fit_linear_head(blobs, 5, 0.2)
+    with pytest.raises(InputError, match="labels up to 3, 3 classes"):
+        fit_linear_head(blobs, 3, 0.2)
+
+
+def test_evaluation_of_a_constant_head(blobs):
+    quantities = evaluate_head(LinearHead(torch.zeros(4, 6), torch.zeros(4)), blobs, blobs)
+    assert quantities["test_loss"] == pytest.approx(np.log(4))
+    assert quantities["tau_measured"] == quantities["tau_certified"] == 0

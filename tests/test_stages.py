@@ -1,0 +1,349 @@
+"""The stage scripts from the command line: the whole way, bad input, resuming, launchers."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import finetune_source_model_on_target_task as stage_2
+import train_source_model as stage_1
+import transfer_source_to_target as stage_3
+from tests.conftest import places
+from utils.backbones import LeNet
+from utils.storage import REPOSITORY, save_checkpoint
+
+QUANTITIES = {
+    "target_accuracy", "target_loss", "transformed_source_accuracy", "transformed_source_loss",
+    "weighted_source_loss", "label_mismatch", "wasserstein_distance", "tau_measured",
+    "tau_certified", "bound_published", "bound_transformed", "bound_certified",
+}  # fmt: skip
+KEYS = {
+    "stage",
+    "source",
+    "target",
+    "model",
+    "setting",
+    "seed",
+    "config",
+    "data",
+    "environment",
+    "seconds",
+}
+PAIR = ["--SRC", "MNIST", "--TRG", "FMNIST", "--DATA", "embedded"]
+SHORT = ["--ITERATIONS", "5"]
+
+
+@pytest.fixture
+def workplace(tmp_path, trained) -> Path:
+    """A folder of its own with the trained network in it."""
+    shutil.copytree(trained, tmp_path / "work")
+    return tmp_path / "work"
+
+
+def result(folder: Path, stage: str, pair: str, run: str) -> dict:
+    return json.loads((folder / "results" / stage / pair / run / "result.json").read_text())
+
+
+def fails(script, argv: list[str], capsys) -> str:
+    """Runs a stage that must refuse; its one line on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        script.main(argv)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+# ------------------------------------------------------------------------------------- the whole way
+def test_three_stages_leave_what_the_design_says(workplace, capsys):
+    stage_2.main([*PAIR, "--TAU", "0.2", *places(workplace)])
+    stage_3.main(
+        [*PAIR, "--TAU", "0.2", "--BATCH_SIZE", "500", "--ITERATIONS", "150", *places(workplace)]
+    )
+    shown = capsys.readouterr().out
+
+    first = result(workplace, "train", "MNIST", "lenet_seed0")
+    assert set(first) >= KEYS | {"test_accuracy", "test_loss"}
+    assert first["test_accuracy"] > 0.8 and first["data"]["source"]["origin"] == "embedded"
+    second = result(workplace, "finetune", "MNIST_to_FMNIST", "lenet_seed0")
+    assert set(second) >= KEYS | {"test_accuracy", "test_loss"}
+    assert second["tau_certified"] <= 0.2
+
+    third = result(workplace, "transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")
+    assert set(third) >= KEYS | QUANTITIES
+    assert third["bound_certified"] >= third["target_loss"]
+    assert third["bound_published"] == pytest.approx(
+        third["weighted_source_loss"]
+        + third["label_mismatch"]
+        + third["tau_measured"] * third["wasserstein_distance"]
+    )
+    assert f"{second['test_loss']:.4f}" in shown  # the fine-tuned head stands in stage 3's table
+
+    lines = (workplace / "results" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines] == ["train", "finetune", "transfer"]
+    assert json.loads(lines[-1]) == third
+    folder = workplace / "results/transfer/MNIST_to_FMNIST/lenet_LearnedAll_seed0"
+    tensors = load_file(folder / "transform.safetensors")
+    assert tensors["A"].shape == (200, 200) and tensors["B"].shape == (10, 10)
+    assert {path.name for path in folder.iterdir()} == {
+        "result.json", "transform.safetensors",
+        "bound.png", "label_map.png", "curves.png", "features.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", ["LearnedA", "FixedAll"])
+def test_settings_are_a_flag(workplace, setting):
+    stage_3.main([*PAIR, "--SETTING", setting, *SHORT, *places(workplace)])
+    run = f"lenet_{setting}_seed0"
+    assert result(workplace, "transfer", "MNIST_to_FMNIST", run)["label_mismatch"] == 0
+    tensors = load_file(workplace / f"results/transfer/MNIST_to_FMNIST/{run}/transform.safetensors")
+    assert sorted(tensors["B"].flatten().tolist()) == [0.0] * 90 + [1.0] * 10
+    assert torch.equal(tensors["A"], torch.eye(200)) == (setting == "FixedAll")
+
+
+def test_source_and_target_may_be_the_same(workplace):
+    argv = ["--SRC", "MNIST", "--TRG", "MNIST", "--DATA", "embedded", *places(workplace)]
+    stage_2.main(argv)
+    stage_3.main([*argv, *SHORT])
+    assert result(workplace, "finetune", "MNIST_to_MNIST", "lenet_seed0")["test_accuracy"] > 0.8
+
+
+def test_feature_files_need_no_network(tmp_path, feature_files):
+    argv = ["--SRC", feature_files[0], "--TRG", feature_files[1], *places(tmp_path)]
+    stage_2.main(argv)
+    stage_3.main([*argv, "--BATCH_SIZE", "30", "--ITERATIONS", "200", "--TAU", "1"])
+    pair = "features-source_to_features-target"
+    assert result(tmp_path, "finetune", pair, "features_seed0")["test_accuracy"] > 0.9
+    transfer = result(tmp_path, "transfer", pair, "features_LearnedAll_seed0")
+    assert transfer["bound_certified"] >= transfer["target_loss"]
+    assert transfer["data"]["source"]["origin"] == "features"
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_network_against_a_feature_file(workplace, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, dim in (("right", 200), ("wrong", 100)):
+        x, y = rng.normal(size=(600, dim)), np.arange(600) % 10
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x[:100], y_test=y[:100])
+    argv = ["--SRC", "MNIST", "--DATA", "embedded", *SHORT, *places(workplace)]
+    stage_3.main([*argv, "--TRG", f"features:{tmp_path / 'right.npz'}"])
+    capsys.readouterr()
+    line = fails(stage_3, [*argv, "--TRG", f"features:{tmp_path / 'wrong.npz'}"], capsys)
+    assert "MNIST has 200 features and features-wrong 100" in line
+
+
+def test_the_published_procedure_runs(workplace):
+    argv = ["--SRC", "MNIST", "--DATA", "embedded", "--PROCEDURE", "published", *places(workplace)]
+    stage_1.main([*argv, "--EPOCHS", "1"])
+    stage_2.main([*argv, "--TRG", "FMNIST", "--EPOCHS", "2"])
+    stage_3.main([*argv, "--TRG", "FMNIST", "--HEAD_EPOCHS", "2", "--ITERATIONS", "2"])
+    run = result(workplace, "transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0_published")
+    assert run["config"]["head"]["penalty_weight"] == 1e10
+    assert run["config"]["transform"]["sampler"] == "truncated"
+    assert run["config"]["tau_measure"] == "summed_pair"
+    assert (
+        workplace / "results/finetune/MNIST_to_FMNIST/lenet_seed0_published/head.safetensors"
+    ).exists()
+
+
+# --------------------------------------------------------------------- repeating, resuming, overwriting
+def without_seconds(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key != "seconds"}
+
+
+def test_same_seed_same_result_but_for_seconds(workplace):
+    argv = [*PAIR, *SHORT, *places(workplace)]
+    run = ("transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")
+    stage_3.main(argv)
+    first = result(workplace, *run)
+    stage_3.main([*argv, "--OVERWRITE"])
+    second = result(workplace, *run)
+    assert without_seconds(first) == without_seconds(second)
+    assert first["seconds"] != second["seconds"]  # it did run again
+    stage_3.main([*argv, "--SEED", "0", "--OVERWRITE", "True", "--LEARNING_RATE", "0.02"])
+    assert result(workplace, *run)["target_loss"] != first["target_loss"]
+
+
+def test_a_finished_stage_says_so_and_stops(workplace, capsys):
+    argv = [*PAIR, *SHORT, *places(workplace)]
+    stage_1.main(["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *places(workplace)])
+    assert "the result was there" in capsys.readouterr().out
+    for stage, extra in ((stage_2, []), (stage_3, SHORT)):
+        stage.main([*PAIR, *extra, *places(workplace)])
+        assert "the result was there" not in capsys.readouterr().out
+        before = files(workplace)
+        lines = (workplace / "results/results.jsonl").read_text()
+        stage.main([*PAIR, *extra, *places(workplace)])
+        assert "the result was there" in capsys.readouterr().out
+        assert files(workplace) == before
+        assert (workplace / "results/results.jsonl").read_text() == lines
+    stage_3.main([*argv, "--TAU", "0.3"])
+    assert "the result was there" not in capsys.readouterr().out
+
+
+def test_a_retrained_network_makes_old_results_old(workplace, capsys):
+    stage_2.main([*PAIR, *places(workplace)])
+    stage_1.main(
+        [
+            "--SRC",
+            "MNIST",
+            "--DATA",
+            "embedded",
+            "--EPOCHS",
+            "1",
+            "--BATCH_SIZE",
+            "100",
+            *places(workplace),
+        ]
+    )
+    capsys.readouterr()
+    stage_3.main([*PAIR, *SHORT, *places(workplace)])
+    assert "stage 2 has not been run" in capsys.readouterr().out  # its head belongs to another network
+    stage_2.main([*PAIR, *places(workplace)])
+    assert "the result was there" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_killed_processes_go_on_to_the_same_numbers(workplace, tmp_path):
+    """SIGKILL in the middle of learning; the next run must end as one that was never stopped."""
+    command = [
+        sys.executable,
+        str(REPOSITORY / "transfer_source_to_target.py"),
+        *PAIR,
+        "--ITERATIONS",
+        "700",
+    ]
+    whole = tmp_path / "whole"
+    shutil.copytree(workplace, whole)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = ("transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")
+
+    process = subprocess.Popen([*command, *places(workplace)], env=environment)
+    checkpoint = workplace / "results/transfer/MNIST_to_FMNIST" / run[-1] / "resume_transform.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not (checkpoint.parent / "result.json").exists()
+
+    for folder in (workplace, whole):
+        subprocess.run(
+            [*command, *places(folder)], check=True, env=environment, stdout=subprocess.DEVNULL
+        )
+    assert without_seconds(result(workplace, *run)) == without_seconds(result(whole, *run))
+    assert not checkpoint.exists()
+
+
+# -------------------------------------------------------------------------------------------- bad input
+BAD_INPUT = [
+    (stage_1, "--SRC CIFAR", "not a data set; choose from MNIST, KMNIST, FMNIST, USPS, EMNIST"),
+    (stage_1, "--SRC features:x.npz", "is not a data set"),
+    (stage_1, "--SRC MNIST --BATCH_SIZE 4001", "larger than the 4000 training images"),
+    (stage_1, "--SRC MNIST --EPOCHS 0", "--EPOCHS"),
+    (stage_1, "--SRC KMNIST", "KMNIST has no embedded sample"),
+    (stage_2, "--SRC MNIST --TRG EMNIST", "EMNIST is not a target data set"),
+    (stage_2, "--SRC MNIST --TRG FMNIST --TAU -1", "--TAU"),
+    (stage_2, "--SRC FMNIST --TRG MNIST", "train_source_model.py --SRC FMNIST --DATA"),
+    (stage_2, "--SRC MNIST --TRG features:gone.npz", "gone.npz"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --SETTING LearnedB", "LearnedAll, LearnedA, FixedAll"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --BATCH_SIZE 9", "number of classes (10)"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --BATCH_SIZE 4001", "training samples (4000)"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --ITERATIONS 0", "--ITERATIONS"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --LABEL_WEIGHT inf", "--LABEL_WEIGHT"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --INVERSE_WEIGHT 0", "--INVERSE_WEIGHT"),
+    (stage_3, "--SRC MNIST --TRG FMNIST --SEED 7", "--SRC MNIST --DATA embedded --SEED 7"),
+    (stage_3, "--SRC features:a.npz --TRG FMNIST", "a.npz"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage, argv, complaint", BAD_INPUT)
+def test_bad_input_is_one_line_and_leaves_no_trace(workplace, capsys, stage, argv, complaint):
+    results = files(workplace / "results")
+    line = fails(stage, [*argv.split(), "--DATA", "embedded", *places(workplace)], capsys)
+    assert complaint in line
+    assert files(workplace / "results") == results
+    networks = {path for path in files(workplace) if "networks" in path.parts}
+    assert len(networks) == 1
+
+
+def test_damaged_networks_are_named(workplace, capsys):
+    (path,) = (workplace / "checkpoints" / "networks").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert path.name in fails(stage_2, [*PAIR, *places(workplace)], capsys)
+    path.write_text("hello")
+    assert path.name in fails(stage_3, [*PAIR, *places(workplace)], capsys)
+    weights = LeNet(10).state_dict()
+    weights["penultimate.8.weight"] = torch.zeros(100, 800)
+    save_checkpoint(path, {"network": weights})
+    assert "another architecture" in fails(stage_2, [*PAIR, *places(workplace)], capsys)
+
+
+def test_features_gone_bad_name_the_stage(workplace, capsys):
+    (path,) = (workplace / "checkpoints" / "networks").iterdir()
+    weights = {
+        name: torch.full_like(value, float("nan")) for name, value in LeNet(10).state_dict().items()
+    }
+    save_checkpoint(path, {"network": weights})
+    assert "stage 2 (finetune): features of FMNIST" in fails(
+        stage_2, [*PAIR, *places(workplace)], capsys
+    )
+    assert "stage 3 (transfer): features of MNIST" in fails(stage_3, [*PAIR, *places(workplace)], capsys)
+
+
+def test_folders_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for flag in ("--RESULTS_DIR", "--CHECKPOINT_DIR"):
+        argv = [
+            "--SRC",
+            "MNIST",
+            "--DATA",
+            "embedded",
+            *places(tmp_path),
+            flag,
+            str(tmp_path / "file" / "x"),
+        ]
+        assert flag in fails(stage_1, argv, capsys)
+
+
+# ------------------------------------------------------------------------------------------- launchers
+@pytest.mark.parametrize(
+    "script", ["train_source_model", "finetune_source_model_on_target_task", "transfer_source_to_target"]
+)
+def test_launchers_answer_from_their_folder(script):
+    shown = subprocess.run(
+        [sys.executable, f"{script}.py", "--help"],
+        cwd=REPOSITORY / "small_scale",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "--SRC" in shown and f"python3 {script}.py" in shown
+
+
+def test_bad_input_of_a_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train_source_model.py", "--SRC", "CIFAR", *places(tmp_path)],
+        cwd=REPOSITORY / "small_scale",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,147 @@
+import json
+import pickle
+from multiprocessing import get_context
+
+import pytest
+import torch
+
+from utils.errors import InputError
+from utils.storage import (
+    ResumePoint,
+    append_record,
+    atomic_write,
+    changed_settings,
+    digest,
+    find_network,
+    load_checkpoint,
+    load_tensors,
+    network_path,
+    require_writable,
+    run_folder,
+    save_checkpoint,
+    save_tensors,
+    state_digest,
+)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_checkpoints_round_trip(tmp_path):
+    path = tmp_path / "folder" / "state.pt"
+    save_checkpoint(path, {"tensor": torch.arange(3), "nested": {"epoch": 2}})
+    state = load_checkpoint(path)
+    assert state["tensor"].tolist() == [0, 1, 2]
+    assert state["nested"] == {"epoch": 2}
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))]
+)
+def test_code_in_a_checkpoint_is_not_run(tmp_path, write):
+    write({"network": Evil(tmp_path / "proof")}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match=r"evil\.pt"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "proof").exists()
+
+
+def test_damaged_files_are_named(tmp_path):
+    save_checkpoint(tmp_path / "whole.pt", {"tensor": torch.arange(1000)})
+    content = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    torch.save(torch.arange(3), tmp_path / "tensor.pt")
+    for name in ("half.pt", "text.pt", "tensor.pt"):
+        with pytest.raises(InputError, match=name):
+            load_checkpoint(tmp_path / name)
+    save_tensors(tmp_path / "whole.safetensors", {"x": torch.arange(1000)}, {})
+    content = (tmp_path / "whole.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"half\.safetensors"):
+        load_tensors(tmp_path / "half.safetensors")
+
+
+def test_a_resume_point_belongs_to_one_computation(tmp_path):
+    path = tmp_path / "resume.pt"
+    ResumePoint(path, "mine").save({"epoch": 3})
+    assert ResumePoint(path, "mine").load() == {"epoch": 3}
+    assert ResumePoint(path, "another").load() is None
+    path.write_bytes(path.read_bytes()[:40])
+    assert ResumePoint(path, "mine").load() is None
+    ResumePoint(path, "mine").clear()
+    assert not path.exists()
+
+
+def test_digests_depend_on_content_alone():
+    weights = {"a": torch.ones(2), "b": torch.zeros(3)}
+    assert state_digest(weights) == state_digest(dict(reversed(weights.items())))
+    assert state_digest(weights) != state_digest({**weights, "b": torch.ones(3)})
+    assert state_digest(weights) != state_digest({"a": weights["a"], "c": weights["b"]})
+    assert digest(torch.zeros(2, 3)) != digest(torch.zeros(3, 2))
+    assert digest(torch.zeros(2)) != digest(torch.zeros(2, dtype=torch.float64))
+
+
+def _append(path, writer):
+    for number in range(50):
+        append_record(path, {"writer": writer, "number": number, "padding": "x" * 5000})
+
+
+def test_concurrent_records_do_not_mix(tmp_path):
+    path = tmp_path / "results.jsonl"
+    context = get_context("fork")
+    writers = [context.Process(target=_append, args=(path, k)) for k in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted((r["writer"], r["number"]) for r in records) == [
+        (k, n) for k in range(3) for n in range(50)
+    ]
+
+
+def test_changed_settings_are_named():
+    stored = {"config": {"tau": 0.2, "steps": [1, 2]}, "data": {"source": "a"}}
+    assert changed_settings(stored, {"tau": 0.2, "steps": (1, 2)}, {"source": "a"}) == []
+    assert changed_settings(stored, {"tau": 0.3, "steps": (1, 2)}, {"source": "b"}) == ["data", "tau"]
+
+
+def test_run_folders_follow_the_contract(tmp_path):
+    folder = run_folder(tmp_path, "transfer", "MNIST", "FMNIST", "lenet", "LearnedAll", 3, "improved")
+    assert folder == tmp_path / "transfer" / "MNIST_to_FMNIST" / "lenet_LearnedAll_seed3"
+    folder = run_folder(tmp_path, "train", "MNIST", None, "lenet", None, 3, "published")
+    assert folder == tmp_path / "train" / "MNIST" / "lenet_seed3_published"
+
+
+def test_auto_prefers_the_network_trained_on_full_data(tmp_path):
+    arguments = (tmp_path, "lenet", "MNIST")
+    assert find_network(*arguments, "auto", "improved", 0) is None
+    for origin in ("embedded", "full"):
+        path = network_path(*arguments, origin, "improved", 0)
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        assert find_network(*arguments, "auto", "improved", 0) == (path, origin)
+    assert find_network(*arguments, "embedded", "improved", 0)[1] == "embedded"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--RESULTS_DIR"):
+        require_writable(tmp_path / "file" / "results", "--RESULTS_DIR")
+    require_writable(tmp_path / "new" / "folder", "--RESULTS_DIR")
+    assert not (tmp_path / "new").exists()

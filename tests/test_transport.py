@@ -1,0 +1,175 @@
+import numpy as np
+import ot
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from utils.transport import solve_transport
+
+SHAPES = ("soft", "near_permutation", "permutation", "many_to_one")
+
+
+def label_cost(shape: str, sources: int, targets: int, weight: float, rng) -> np.ndarray:
+    """Λ ‖B e_s − e_t‖ for the kinds of B that learning passes through."""
+    if shape in ("soft", "near_permutation"):
+        logits = rng.random((targets, sources))
+        if shape == "near_permutation":
+            logits[np.arange(sources) % targets, np.arange(sources)] += 12
+        B = np.exp(logits) / np.exp(logits).sum(0)
+    else:
+        order = rng.permutation(max(sources, targets))[:sources] % targets
+        B = np.eye(targets)[:, order if shape == "permutation" else np.zeros(sources, int)]
+    return weight * np.linalg.norm(B.T[:, None] - np.eye(targets)[None], axis=-1)
+
+
+@st.composite
+def instances(draw):
+    """(feature cost, label cost, source labels, target labels); sides of any two sizes, some classes
+    absent, Λ from 0 to 1e10.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(1, 30))
+    m = n if draw(st.booleans()) else draw(st.integers(1, 30))
+    sources, targets = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    weight = draw(st.sampled_from([0.0, 1e-3, 1.0, 10.0, 1e3, 1e6, 1e8, 1e10]))
+    labels = label_cost(draw(st.sampled_from(SHAPES)), sources, targets, weight, rng)
+    features = np.linalg.norm(rng.normal(size=(n, 1, 3)) - rng.normal(size=(1, m, 3)), axis=-1)
+    return features, labels, rng.integers(sources, size=n), rng.integers(targets, size=m)
+
+
+def solve(features, labels, y, t, method="exact"):
+    return solve_transport(*(torch.from_numpy(part) for part in (features, labels, y, t)), method)
+
+
+def dense(plan, shape) -> np.ndarray:
+    matrix = np.zeros(shape)
+    np.add.at(matrix, (plan.rows.numpy(), plan.columns.numpy()), plan.mass.numpy())
+    return matrix
+
+
+@settings(max_examples=300, deadline=None)
+@given(instances())
+def test_exact_costs_what_pots_emd_costs(instance):
+    features, labels, y, t = instance
+    n, m = features.shape
+    cost = features + labels[y][:, t]
+    plan = solve(*instance)
+    matrix = dense(plan, (n, m))
+    np.testing.assert_allclose(matrix.sum(1), 1 / n, rtol=1e-12)
+    np.testing.assert_allclose(matrix.sum(0), 1 / m, rtol=1e-12)
+    reference = (ot.emd(np.full(n, 1 / n), np.full(m, 1 / m), cost, numItermax=10**7) * cost).sum()
+    assert plan.cost == pytest.approx(reference, rel=1e-9, abs=1e-12)
+    assert plan.cost == pytest.approx((matrix * cost).sum(), rel=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(instances())
+def test_feature_cost_is_optimal_under_a_huge_label_weight(instance):
+    """At Λ = 1e10 the total hides the feature part; reduced costs from an independent LP show it."""
+    features, labels, y, t = instance
+    labels = labels / max(labels.max(), 1)  # at most 1, so that one linear programme resolves both
+    n, m = features.shape
+    if n * m > 200:
+        n, m = min(n, 14), min(m, 14)
+        features, y, t = features[:n, :m], y[:n], t[:m]
+    weight = 1e3  # as large as the reference can still resolve to 1e-9 of the feature part
+    plan = solve(features, weight * labels, y, t)
+    rows = np.kron(np.eye(n), np.ones(m))
+    columns = np.kron(np.ones(n), np.eye(m))
+    reference = linprog(
+        (features + weight * labels[y][:, t]).ravel(),
+        A_eq=np.vstack([rows, columns]),
+        b_eq=np.concatenate([np.full(n, 1 / n), np.full(m, 1 / m)]),
+        method="highs",
+    )
+    assert plan.cost == pytest.approx(reference.fun, rel=1e-7, abs=1e-7)
+
+
+@settings(max_examples=50, deadline=None)
+@given(instances(), st.floats(0.1, 100))
+def test_cost_scales_and_does_not_fall_with_the_label_weight(instance, factor):
+    features, labels, y, t = instance
+    cost = solve(*instance).cost
+    scaled = solve(factor * features, factor * labels, y, t).cost
+    assert scaled == pytest.approx(factor * cost, rel=1e-9)
+    assert solve(features, (1 + factor) * labels, y, t).cost >= cost * (1 - 1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(instances(), st.integers(0, 2**32 - 1))
+def test_order_of_points_and_names_of_classes_do_not_matter(instance, seed):
+    features, labels, y, t = instance
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.permutation(len(y)), rng.permutation(len(t))
+    sources, targets = rng.permutation(len(labels)), rng.permutation(labels.shape[1])
+    shuffled = solve(
+        features[rows][:, columns],
+        labels[np.argsort(sources)][:, np.argsort(targets)],
+        sources[y[rows]],
+        targets[t[columns]],
+    )
+    assert shuffled.cost == pytest.approx(solve(*instance).cost, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("equal_priors", [True, False])
+def test_larger_instances(shape, equal_priors):
+    rng = np.random.default_rng(1)
+    n, classes = 240, 12
+    prior = np.full(classes, 1 / classes) if equal_priors else rng.dirichlet(np.full(classes, 4.0))
+    y = (
+        np.repeat(np.arange(classes), rng.multinomial(n, prior))
+        if not equal_priors
+        else np.arange(n) % classes
+    )
+    features = np.linalg.norm(rng.normal(size=(n, 1, 8)) - rng.normal(size=(1, n, 8)), axis=-1)
+    instance = (features, label_cost(shape, classes, classes, 1e6, rng), y, np.arange(n) % classes)
+    assert solve(*instance).cost == pytest.approx(solve(*instance, method="emd").cost, rel=1e-9)
+
+
+def test_a_translated_cloud_costs_its_translation():
+    """W1 between a cloud and its translate is the length of the translation (Jensen)."""
+    rng = np.random.default_rng(0)
+    cloud, shift = rng.normal(size=(40, 3)), np.array([3.0, -4.0, 12.0])
+    cost = np.linalg.norm(cloud[:, None] - (cloud + shift)[None], axis=-1)
+    assert solve_transport(torch.from_numpy(cost)).cost == pytest.approx(13.0)
+
+
+def test_on_the_line_sorted_points_are_matched():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=50), rng.normal(size=50)
+    plan = solve_transport(torch.from_numpy(abs(x[:, None] - z[None])))
+    assert plan.cost == pytest.approx(abs(np.sort(x) - np.sort(z)).mean())
+    # Unequal sizes: 50 against each of 25 points twice is the same cloud.
+    plan = solve_transport(torch.from_numpy(abs(x[:, None] - z[None, :25])))
+    assert plan.cost == pytest.approx(abs(np.sort(x) - np.sort(np.repeat(z[:25], 2))).mean())
+
+
+COST = torch.ones(2, 3)
+LABELS = (torch.ones(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ((COST * float("nan"),), "feature_cost holds NaN"),
+        ((COST * float("inf"),), "feature_cost holds NaN or infinite"),
+        ((torch.ones(0, 3),), "feature_cost must be"),
+        ((COST, *LABELS, "magic"), "method must be one of exact, emd, not 'magic'"),
+        ((COST, -LABELS[0], *LABELS[1:]), "label_cost must be finite and not negative"),
+        ((COST, LABELS[0], None, LABELS[2]), r"source_labels must have shape \(2,\)"),
+        ((COST, *LABELS[:2], LABELS[1]), r"target_labels must have shape \(3,\)"),
+        ((COST, LABELS[0], torch.tensor([0, 2]), LABELS[2]), r"source_labels must lie in 0\.\.1"),
+    ],
+)
+def test_unusable_arguments_are_named(arguments, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        solve_transport(*arguments)
+
+
+def test_a_solver_that_stops_early_is_an_error(monkeypatch):
+    monkeypatch.setattr("utils.transport.EMD_ITERATIONS", 1)
+    with pytest.raises(RuntimeError, match="did not reach the optimum"):
+        solve_transport(torch.rand(30, 20))
