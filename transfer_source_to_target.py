@@ -42,7 +42,13 @@ from utils.storage import (
     save_tensors,
     write_result,
 )
-from utils.task_transform import SETTINGS, check_batch_size, check_setting, learn_task_transform
+from utils.task_transform import (
+    SETTINGS,
+    check_batch_size,
+    check_setting,
+    final_objective,
+    learn_task_transform,
+)
 
 
 def parse_options(argv: Sequence[str] | None):
@@ -166,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "setting": options.SETTING,
         "seed": seed,
         **bound.quantities(),
+        "final_objective": final_objective(transform, transform_settings),
         "config": config,
         "data": data,
         "environment": environment(device),

@@ -50,7 +50,9 @@ PUBLISHED = ScaleSettings(
         iterations=1001,
         batch_size=500,
         learning_rate=1e-2,
+        label_learning_rate=1e-2,
         prior_learning_rate=1e-4,
+        schedule="constant",
         label_weight=1e8,
         wasserstein_weight=2.0,
         prior_weight=1.0,
@@ -75,7 +77,15 @@ IMPROVED = ScaleSettings(
     ),
     target_head=HeadSettings(method="lipschitz", tau=0.2),
     source_head=HeadSettings(method="lipschitz", tau=0.2),
-    transform=replace(PUBLISHED.transform, sampler="exact", source_loss="split"),
+    transform=replace(
+        PUBLISHED.transform,
+        iterations=501,
+        learning_rate=5e-2,
+        label_learning_rate=0.15,
+        schedule="cosine",
+        sampler="exact",
+        source_loss="split",
+    ),
     tau_measure="all_labels",
 )
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from utils.errors import InputError
@@ -166,13 +165,19 @@ def _remove_empty_folders(folder: Path, before: set[Path] | None) -> None:
         folder.rmdir()
 
 
-def _torchvision_reader(kind: type, **options) -> Callable[[Path, bool], tuple[Split, Split]]:
+def _torchvision_class(name: str) -> type:
+    import torchvision  # two seconds, spared to every run that needs none of its files
+
+    return getattr(torchvision.datasets, name)
+
+
+def _torchvision_reader(name: str, **options) -> Callable[[Path, bool], tuple[Split, Split]]:
     """Reads both splits of one of torchvision's MNIST-like classes."""
 
     def read(data_dir: Path, download: bool) -> tuple[Split, Split]:
         splits = []
         for train in (True, False):
-            raw = kind(data_dir, train=train, download=download, **options)
+            raw = _torchvision_class(name)(data_dir, train=train, download=download, **options)
             splits.append(Split(raw.data.unsqueeze(1), raw.targets.long()))
         return splits[0], splits[1]
 
@@ -181,13 +186,9 @@ def _torchvision_reader(kind: type, **options) -> Callable[[Path, bool], tuple[S
 
 def _read_fashion_mnist(data_dir: Path, download: bool) -> tuple[Split, Split]:
     """Torchvision's files in data_dir, else those of Debian's dataset-fashion-mnist, else download."""
-    torchvision_files = _torchvision_reader(torchvision.datasets.FashionMNIST)
-    try:
-        return torchvision_files(data_dir, False)
-    except RuntimeError:
-        if DEBIAN_FASHION_MNIST.is_dir():
-            return tuple(read_idx_split(DEBIAN_FASHION_MNIST, prefix) for prefix in ("train", "t10k"))
-        return torchvision_files(data_dir, download)
+    if not (data_dir / "FashionMNIST").exists() and DEBIAN_FASHION_MNIST.is_dir():
+        return tuple(read_idx_split(DEBIAN_FASHION_MNIST, prefix) for prefix in ("train", "t10k"))
+    return _torchvision_reader("FashionMNIST")(data_dir, download)
 
 
 def read_idx_split(folder: Path, prefix: str) -> Split:
@@ -201,7 +202,7 @@ def read_idx_split(folder: Path, prefix: str) -> Split:
 
 def _read_emnist(data_dir: Path, download: bool) -> tuple[Split, Split]:
     """The letters split; its labels 1..26 become 0..25. Orientation as torchvision delivers it."""
-    splits = _torchvision_reader(torchvision.datasets.EMNIST, split="letters")(data_dir, download)
+    splits = _torchvision_reader("EMNIST", split="letters")(data_dir, download)
     return tuple(Split(split.images, split.labels - 1) for split in splits)
 
 
@@ -212,7 +213,7 @@ def _read_usps(data_dir: Path, download: bool) -> tuple[Split, Split]:
         return _read_usps_pickle(pickled)
     splits = []
     for train in (True, False):
-        raw = torchvision.datasets.USPS(data_dir, train=train, download=download)
+        raw = _torchvision_class("USPS")(data_dir, train=train, download=download)
         images = torch.from_numpy(raw.data).float().unsqueeze(1)
         images = torch.nn.functional.interpolate(
             images, size=(28, 28), mode="bilinear", align_corners=False
@@ -328,14 +329,14 @@ DATASETS = {
         DatasetEntry(
             "MNIST",
             DIGITS,
-            _torchvision_reader(torchvision.datasets.MNIST),
+            _torchvision_reader("MNIST"),
             IDX_FILES.format("MNIST"),
             embedded="mnist5k.npz",
         ),
         DatasetEntry(
             "KMNIST",
             KUZUSHIJI,
-            _torchvision_reader(torchvision.datasets.KMNIST),
+            _torchvision_reader("KMNIST"),
             IDX_FILES.format("KMNIST"),
         ),
         DatasetEntry(

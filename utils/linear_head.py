@@ -145,13 +145,14 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
     Laplacian(λ⁺) W / τ², so a K×K array is all the pairs need. One last scaling makes the
     constraint exact. Deterministic: it starts from zero and sees all samples at once.
     """
-    x, y = features.x, features.y
-    shape, count = (num_classes, x.shape[1]), num_classes * x.shape[1]
+    dim = features.x.shape[1]
+    shape, count = (num_classes, dim), num_classes * dim
     scale = min(tau, 1.0)  # the solver's variable is W / scale, of order one
     pairs = np.triu(np.ones((num_classes, num_classes), dtype=bool), k=1)
-    multipliers, rho = np.zeros((num_classes, num_classes)), 1.0
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(
+        flat: np.ndarray, x: Tensor, y: Tensor, multipliers: np.ndarray, rho: float
+    ) -> tuple[float, np.ndarray]:
         w, c = scale * flat[:count].reshape(shape), flat[count:]
         loss, gradient_logits = _cross_entropy(
             x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x)
@@ -164,20 +165,31 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
         value = loss + (active**2).sum() / (2 * rho)
         return value, np.concatenate([scale * gradient_w.ravel(), gradient_c])
 
-    flat = np.zeros(count + num_classes)
-    with tqdm(total=OUTER_ROUNDS, desc=progress, unit="round", disable=None, leave=False) as bar:
-        for _ in range(OUTER_ROUNDS):
-            solved = minimize(objective, flat, jac=True, method="L-BFGS-B", options=INNER_OPTIONS)
-            flat = solved.x
-            bar.update()
-            violations = _violations(scale * flat[:count].reshape(shape), tau)
-            multipliers = np.where(pairs, np.maximum(0, multipliers + rho * violations), 0)
-            if violations[pairs].max(initial=0) > FEASIBLE:
-                rho *= 4
-            elif solved.success:  # neither cut off nor infeasible
-                break
-    weight = torch.from_numpy(scale * flat[:count].reshape(shape)).to(x)
-    return LinearHead(_scaled_into(weight, tau), torch.from_numpy(flat[count:]).to(x))
+    flat, multipliers, rho = np.zeros(count + num_classes), np.zeros((num_classes,) * 2), 1.0
+    # A tenth of many samples leads close to the solution at a tenth of the cost.
+    strides = (10, 1) if len(features) >= 100 * dim else (1,)
+    with tqdm(desc=progress, unit="round", disable=None, leave=False) as bar:
+        for stride in strides:
+            x, y = features.x[::stride].contiguous(), features.y[::stride].contiguous()
+            for _ in range(OUTER_ROUNDS):
+                solved = minimize(
+                    objective,
+                    flat,
+                    args=(x, y, multipliers, rho),
+                    jac=True,
+                    method="L-BFGS-B",
+                    options=INNER_OPTIONS,
+                )
+                flat = solved.x
+                bar.update()
+                violations = _violations(scale * flat[:count].reshape(shape), tau)
+                multipliers = np.where(pairs, np.maximum(0, multipliers + rho * violations), 0)
+                if violations[pairs].max(initial=0) > FEASIBLE:
+                    rho *= 4
+                elif solved.success:  # neither cut off nor infeasible
+                    break
+    weight = torch.from_numpy(scale * flat[:count].reshape(shape)).to(features.x)
+    return LinearHead(_scaled_into(weight, tau), torch.from_numpy(flat[count:]).to(features.x))
 
 
 # Rounds of the augmented Lagrangian; each ends at the inner tolerance of L-BFGS. A relative excess

@@ -158,8 +158,10 @@ SOURCE_HEAD_FLAGS = (
 TRANSFORM_FLAGS = (
     SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "N, points of each task an iteration"),
     SettingFlag("--ITERATIONS", "iterations", positive_integer, "steps of Adam"),
-    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of A, b, its inverse and B"),
+    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of A, b and A's inverse"),
+    SettingFlag("--LABEL_LEARNING_RATE", "label_learning_rate", positive_number, "of B"),
     SettingFlag("--PRIOR_LEARNING_RATE", "prior_learning_rate", positive_number, "of D"),
+    SettingFlag("--SCHEDULE", "schedule", one_of(("constant", "cosine")), "of the learning rates"),
     SettingFlag("--LABEL_WEIGHT", "label_weight", positive_number, "Λ, of label against feature cost"),
     SettingFlag("--WASSERSTEIN_WEIGHT", "wasserstein_weight", positive_number, "λ_WD"),
     SettingFlag("--PRIOR_WEIGHT", "prior_weight", positive_number, "λ_PM"),
@@ -174,7 +176,7 @@ def add_setting_flags(
     group = parser.add_argument_group(title)
     for flag in flags:
         shown = ", ".join(
-            f"{name} {'—' if not applies(value, flag) else f'{getattr(value, flag.field):g}'}"
+            f"{name} {getattr(value, flag.field) if applies(value, flag) else '—'}"
             for name, value in defaults.items()
         )
         add_flag(group, flag.name, type=flag.read, metavar="X", help=f"{flag.help} [{shown}]")

@@ -133,13 +133,13 @@ def draw_figures(
     draw_label_map(record, transform.B, class_names, folder)
     if transform.history:
         draw_curves(record, transform.history, folder)
-    draw_features(record, transform, source_test, target_test, folder)
+    draw_features(record, transform, source_test, target_test, class_names, folder)
 
 
 def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
     """The published bound as stacked terms beside the other bounds and the actual target loss."""
     third = _third_term(record)["distribution_mismatch"]
-    figure, axes = plt.subplots(figsize=(7.6, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
     terms = (
         ("re-weighted source loss", record["weighted_source_loss"], COLOURS["source"]),
         ("label mismatch", record["label_mismatch"], COLOURS["label"]),
@@ -151,10 +151,10 @@ def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> Non
         bottom += height
     bars = [
         ("certified\nbound", record["bound_certified"], "#aabbcc"),
-        ("target loss\n(transformed h)", record["target_loss"], COLOURS["actual"]),
+        ("target loss,\ntransformed h", record["target_loss"], COLOURS["actual"]),
     ]
     if fine_tuned:
-        bars.append(("target loss\n(fine-tuned head)", fine_tuned["test_loss"], "#999999"))
+        bars.append(("target loss,\nfine-tuned", fine_tuned["test_loss"], "#999999"))
     tops = [(0, bottom, third is not None)]
     for position, (_, height, colour) in enumerate(bars, start=1):
         axes.bar(position, height or 0.0, width=0.6, color=colour)
@@ -223,34 +223,55 @@ def draw_features(
     transform: TaskTransform,
     source_test: Features,
     target_test: Features,
+    class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
-    """Source, transformed source and target on the two main axes of the target's features."""
+    """Source, transformed source and target on the two main axes of the target's features.
+
+    A source class has the colour of the target class that it is mapped to.
+    """
     source, target = (_some_of_each_class(split) for split in (source_test, target_test))
-    moved = transform.features(source.x)
     centre = target.x.mean(0)
     axes_2d = torch.linalg.svd((target.x - centre).double(), full_matrices=False).Vh[:2].T
     # The sign of a principal axis is arbitrary: fix it, so that the same run draws the same figure.
     axes_2d = axes_2d * axes_2d.sum(0).sign()
+    mapped = transform.target_class()
     clouds = (
-        (f"source ({record['source']})", source.x, source.y),
-        ("transformed source", moved, transform.target_class()[source.y]),
+        (f"source ({record['source']})", source.x, mapped[source.y]),
+        ("transformed source", transform.features(source.x), mapped[source.y]),
         (f"target ({record['target']})", target.x, target.y),
     )
-    figure, panels = plt.subplots(1, 3, figsize=(11, 4), sharex=True, sharey=True, layout="constrained")
+    figure, panels = plt.subplots(
+        1, 3, figsize=(11, 4.6), sharex=True, sharey=True, layout="constrained"
+    )
+    colours = plt.get_cmap("tab10" if len(class_names[1]) <= 10 else "tab20")
     for axes, (title, points, labels) in zip(panels, clouds, strict=True):
         flat = ((points - centre).double() @ axes_2d).cpu().numpy()
-        axes.scatter(*flat.T, c=labels.cpu().numpy() % 20, cmap="tab20", vmin=0, vmax=19, s=7)
+        axes.scatter(*flat.T, color=colours(labels.cpu().numpy() % colours.N), s=7)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("1st principal axis of the target")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("2nd principal axis of the target")
-    figure.suptitle(
-        f"{_title(record)}\ncolours: source classes (left), the target classes they are mapped to "
-        "(middle), target classes (right)",
-        fontsize=10,
-    )
+    figure.suptitle(_title(record))
+    if len(class_names[1]) <= colours.N:
+        _class_legend(figure, colours, mapped, class_names)
     _save(figure, folder / "features.png")
+
+
+def _class_legend(
+    figure: plt.Figure,
+    colours: matplotlib.colors.Colormap,
+    mapped: Tensor,
+    class_names: tuple[Sequence[str], Sequence[str]],
+) -> None:
+    """One entry a target class: its name and the source classes that are mapped to it."""
+    sources, targets = class_names
+    handles = []
+    for k, name in enumerate(targets):
+        from_classes = ", ".join(sources[s] for s in (mapped == k).nonzero().flatten().tolist())
+        label = f"{name} ← {from_classes or 'none'}"
+        handles.append(plt.Line2D([], [], linestyle="", marker="o", color=colours(k), label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
 
 
 def _some_of_each_class(split: Features) -> Features:

@@ -11,6 +11,7 @@ optimal for the un-squared cost ‖Ax_i + b − z_j‖ + Λ‖B e_{y_i} − e_{t
 quirk of the released code, kept so that results can be compared with the paper's line of work.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -81,6 +82,8 @@ class TaskTransform:
 class TransformSettings:
     """How a transform is learned; the defaults are the released small-scale values.
 
+    Adam's rates: `learning_rate` for A, b and Ā, `label_learning_rate` for B, `prior_learning_rate`
+    for D; `schedule` `cosine` lets all three fall to zero over the iterations, `constant` does not.
     `sampler` `truncated` draws int(N · prior) points a class as the released code does, `exact`
     rounds by largest remainder so that both sides have N points. `source_loss` `batch` estimates
     the first term of (1) on a batch, `split` takes the class means of the whole training split.
@@ -90,11 +93,13 @@ class TransformSettings:
     iterations: int = 1001
     batch_size: int = 500
     learning_rate: float = 1e-2
+    label_learning_rate: float = 1e-2
     prior_learning_rate: float = 1e-4
     label_weight: float = 1e8
     wasserstein_weight: float = 2.0
     prior_weight: float = 1.0
     inverse_weight: float = 1.0
+    schedule: str = "constant"
     sampler: str = "exact"
     source_loss: str = "split"
     transport: str = "exact"
@@ -125,12 +130,10 @@ def learn_task_transform(
 
     problem = _Problem(source, target, head, settings, num_targets)
     learned = ("A", "b", "A_inverse") + (("B", "D") if settings.setting == "LearnedAll" else ())
-    rates = {"D": settings.prior_learning_rate}
+    rates = {"B": settings.label_learning_rate, "D": settings.prior_learning_rate}
+    rates = {name: rates.get(name, settings.learning_rate) for name in learned}
     optimiser = torch.optim.Adam(
-        [
-            {"params": [variables[name].requires_grad_()], "lr": rates.get(name, settings.learning_rate)}
-            for name in learned
-        ]
+        [{"params": [variables[name].requires_grad_()], "lr": rate} for name, rate in rates.items()]
     )
     history: list[Tensor] = []
     if resume and (state := resume.load()):
@@ -145,7 +148,10 @@ def learn_task_transform(
         range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
         desc="transform", unit="iteration", disable=None, leave=False,
     )  # fmt: skip
-    for _ in iterations:
+    for iteration in iterations:
+        fraction = learning_rate_fraction(settings, iteration)
+        for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
+            group["lr"] = fraction * rate
         terms = problem.terms(_as_transform(variables, settings.setting, {}), generator)
         optimiser.zero_grad()
         (problem.weights @ terms).backward()
@@ -163,6 +169,15 @@ def learn_task_transform(
     curves = torch.stack(history).cpu().T
     detached = {name: value.detach() for name, value in variables.items()}
     return _as_transform(detached, settings.setting, dict(zip(TERMS, curves, strict=True)))
+
+
+def learning_rate_fraction(settings: TransformSettings, iteration: int) -> float:
+    """What the schedule leaves of each rate: 1, or (1 + cos(π · iteration / iterations)) / 2."""
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule != "cosine":
+        raise ValueError(f"schedule must be constant or cosine, not {settings.schedule!r}")
+    return (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
 
 
 def check_setting(setting: str, source_classes: int, target_classes: int) -> None:
@@ -284,6 +299,27 @@ class _Problem:
         least = torch.full_like(counts, max(1, int(counts.min())))
         index = _draw(self.source_index, least, generator)
         return class_means(self.losses[index], self.source.y[index], self.num_sources)
+
+
+def term_weights(settings: TransformSettings) -> Tensor:
+    """The weight of each of the TERMS in (1), float64."""
+    weights = {
+        "feature_distance": settings.wasserstein_weight,
+        "label_distance": settings.wasserstein_weight * settings.label_weight,
+        "prior_mismatch": settings.prior_weight,
+        "inverse_mismatch": settings.inverse_weight,
+    }
+    return torch.tensor([weights.get(term, 1.0) for term in TERMS], dtype=torch.float64)
+
+
+def final_objective(
+    transform: TaskTransform, settings: TransformSettings, last: int = 20
+) -> float | None:
+    """(1) averaged over the last iterations' batches; None if nothing was learned."""
+    if not transform.history:
+        return None
+    curves = torch.stack([transform.history[term][-last:] for term in TERMS])
+    return (term_weights(settings) @ curves.mean(1)).item()
 
 
 def distribution_mismatch(
