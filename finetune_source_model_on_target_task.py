@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = {
         "procedure": options.PROCEDURE,
         "head": asdict(head_settings),
+        "deviation_floor": scale.deviation_floor,
         "network": network.weights_digest,
     }
     data = {"target": target.provenance}
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     # ----------------------------------------------------------------------------------------- fit
-    train, test = standardise(target, device)
+    train, test = standardise(target, device, scale.deviation_floor)
     resume = ResumePoint(folder / "resume.pt", digest(config, data, options.SEED))
     start = time.perf_counter()
     head = fit_linear_head(

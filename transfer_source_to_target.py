@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "head": asdict(head_settings),
         "transform": asdict(transform_settings),
         "tau_measure": scale.tau_measure,
+        "deviation_floor": scale.deviation_floor,
         "network": network.weights_digest,
     }
     data = {"source": source.provenance, "target": target.provenance}
@@ -138,8 +139,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     # ------------------------------------------------------------------------ source head, transform
-    source_train, source_test = standardise(source, device)
-    target_train, target_test = standardise(target, device)
+    source_train, source_test = standardise(source, device, scale.deviation_floor)
+    target_train, target_test = standardise(target, device, scale.deviation_floor)
     fingerprint = digest(config, data, seed)
     seconds, start = {}, time.perf_counter()
     resume = ResumePoint(folder / "resume_head.pt", fingerprint)

@@ -21,6 +21,7 @@ class ScaleSettings:
     source_head: HeadSettings
     transform: TransformSettings
     tau_measure: str
+    deviation_floor: float  # of standardising (features.Standardiser)
 
 
 PUBLISHED = ScaleSettings(
@@ -61,6 +62,7 @@ PUBLISHED = ScaleSettings(
         source_loss="batch",
     ),
     tau_measure="summed_pair",
+    deviation_floor=0.0,
 )
 
 IMPROVED = ScaleSettings(
@@ -87,6 +89,7 @@ IMPROVED = ScaleSettings(
         source_loss="split",
     ),
     tau_measure="all_labels",
+    deviation_floor=0.01,
 )
 
 PROCEDURES = {"improved": IMPROVED, "published": PUBLISHED}

@@ -37,6 +37,18 @@ def test_standardising_equals_scikit_learn(generator):
     np.testing.assert_allclose(Standardiser.fit(x)(x).numpy(), expected, atol=1e-5)
 
 
+def test_a_floor_leaves_nearly_constant_coordinates_unscaled(generator):
+    x = torch.randn(1000, 5, generator=generator)
+    x[:, 3] = 0
+    x[0, 3] = 1e-3  # a unit that fires once: deviation 3e-5
+    plain, floored = Standardiser.fit(x), Standardiser.fit(x, floor=0.01)
+    assert plain(x)[:, 3].abs().max() > 30
+    assert floored(x)[:, 3].abs().max() < 0.01
+    others = [0, 1, 2, 4]
+    assert torch.equal(plain(x)[:, others], floored(x)[:, others])
+    assert torch.isfinite(Standardiser.fit(torch.ones(4, 2), floor=0.01)(torch.ones(4, 2))).all()
+
+
 def test_each_task_is_standardised_by_its_own_training_split(generator):
     train = Features(2 + torch.randn(50, 3, generator=generator), torch.zeros(50, dtype=torch.long))
     test = Features(torch.randn(20, 3, generator=generator), torch.zeros(20, dtype=torch.long))

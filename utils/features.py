@@ -201,26 +201,31 @@ def _require_finite(task: Task, what: str) -> None:
 # ------------------------------------------------------------------------------------- standardising
 @dataclass(frozen=True)
 class Standardiser:
-    """x ↦ (x − mean) / scale per coordinate, fitted on a training split; a coordinate without
-    variance is centred and left unscaled.
+    """x ↦ (x − mean) / scale per coordinate, fitted on a training split.
+
+    A coordinate without variance is centred and left unscaled. With `floor` > 0 so is one whose
+    deviation is at most `floor` times the median deviation: a ReLU unit that fires on one training
+    sample in 60,000 would otherwise turn a single test sample into an outlier of thousands.
     """
 
     mean: Tensor
     scale: Tensor
 
     @staticmethod
-    def fit(x: Tensor) -> "Standardiser":
+    def fit(x: Tensor, floor: float = 0.0) -> "Standardiser":
         deviation, mean = torch.std_mean(x.double(), dim=0, correction=0)
         # A constant float32 coordinate has a deviation of rounding size, not exactly zero.
-        constant = deviation <= 1e-7 * mean.abs()
-        deviation[constant] = 1.0
+        unscaled = deviation <= 1e-7 * mean.abs()
+        if not unscaled.all():
+            unscaled |= deviation <= floor * deviation[~unscaled].median()
+        deviation[unscaled] = 1.0
         return Standardiser(mean.float(), deviation.float())
 
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale
 
 
-def standardise(task: Task, device: torch.device) -> tuple[Features, Features]:
+def standardise(task: Task, device: torch.device, floor: float = 0.0) -> tuple[Features, Features]:
     """(train, test) of a task, standardised by its own training split, on the device."""
-    scaler = Standardiser.fit(task.train.x)
+    scaler = Standardiser.fit(task.train.x, floor)
     return tuple(Features(scaler(s.x), s.y).to(device) for s in (task.train, task.test))

@@ -161,7 +161,10 @@ def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> Non
         tops.append((position, height or 0.0, height is not None))
     for position, height, defined in tops:
         text = f"{height:.2f}" if defined else "undefined"
-        axes.annotate(text, (position, height), (0, 3), textcoords="offset points", ha="center")
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # the dotted line stays behind
+        axes.annotate(
+            text, (position, height), (0, 4), textcoords="offset points", ha="center", bbox=paper
+        )
     constant = record["constant_prediction_loss"]
     axes.axhline(
         constant, color="black", linestyle=":", linewidth=1, label=f"constant prediction {constant:.2f}"

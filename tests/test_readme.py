@@ -1,0 +1,61 @@
+"""Every command of the README runs, on a small budget and in a temporary folder."""
+
+import re
+import shlex
+import subprocess
+
+import numpy as np
+import pytest
+
+import finetune_source_model_on_target_task
+import train_source_model
+import transfer_source_to_target
+from tests.conftest import places
+from utils.storage import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+STAGES = {
+    "train_source_model.py": (train_source_model, ["--EPOCHS", "1"]),
+    "finetune_source_model_on_target_task.py": (finetune_source_model_on_target_task, []),
+    "transfer_source_to_target.py": (transfer_source_to_target, ["--ITERATIONS", "3"]),
+}
+BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+STAGE_COMMANDS = [
+    shlex.split(line) for block in BLOCKS for line in block.splitlines() if line.startswith("python3 ")
+]
+
+
+def test_the_commands_of_the_stages(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("A", "B"):
+        x, y = rng.normal(size=(600, 5)), np.arange(600) % 3
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x[:60], y_test=y[:60])
+    assert len(STAGE_COMMANDS) >= 5
+    run = [words for words in STAGE_COMMANDS if words[1] in STAGES]
+    assert {words[1] for words in run} == set(STAGES)
+    for _, script, *argv in run:
+        stage, budget = STAGES[script]
+        argv = [word.replace("features:", f"features:{tmp_path}/") for word in argv]
+        stage.main([*argv, "--DATA", "embedded", *budget, *places(tmp_path)])
+        assert "result" in capsys.readouterr().out or script == "train_source_model.py"
+    lines = (tmp_path / "results" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == len(run)
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z-]+)", README)) - {"it"}))
+def test_make_knows_its_targets(target):
+    subprocess.run(["make", "-n", target], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_make_run_runs_the_readmes_commands():
+    recipe = subprocess.run(
+        ["make", "-n", "-o", ".venv/requirements.stamp", "run"],
+        cwd=REPOSITORY, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    for words in STAGE_COMMANDS[:3]:
+        assert " ".join(words[1:]) in recipe
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
