@@ -10,6 +10,9 @@ import torch
 
 import train_source_model
 from utils import datasets
+from utils.backbones import load_backbone
+from utils.datasets import load_dataset
+from utils.features import task_of_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +38,16 @@ def places(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A folder in which stage 1 has been run on MNIST for one epoch; copy it before writing."""
+    """A folder in which stage 1 has been run on MNIST for one epoch, with the features of both
+    embedded data sets in its cache; copy it before writing.
+    """
     folder = tmp_path_factory.mktemp("trained")
     argv = ["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *places(folder)]
     train_source_model.main(argv)
+    (network,) = (folder / "checkpoints" / "networks").iterdir()
+    backbone = load_backbone("lenet", network, torch.device("cpu"))
+    for name in ("MNIST", "FMNIST"):
+        task_of_dataset(load_dataset(name, "embedded"), backbone, folder / "checkpoints" / "features")
     return folder
 
 

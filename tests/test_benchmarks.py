@@ -1,11 +1,10 @@
 import numpy as np
-import pytest
 
 from benchmarks import recipes
 
 
-@pytest.mark.slow
-def test_recipes_prints_a_table_for_each_pair(tmp_path, capsys):
+def test_recipes_prints_a_table_for_each_pair(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recipes, "PUBLISHED_RECIPE", ["--ITERATIONS", "20"])
     rng = np.random.default_rng(0)
     for name in ("A", "B"):
         x, y = rng.normal(size=(600, 3)), np.arange(600) % 2

@@ -19,7 +19,7 @@ STAGES = {
     "finetune_source_model_on_target_task.py": (finetune_source_model_on_target_task, []),
     "transfer_source_to_target.py": (transfer_source_to_target, ["--ITERATIONS", "3"]),
 }
-BLOCKS = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)
 STAGE_COMMANDS = [
     shlex.split(line) for block in BLOCKS for line in block.splitlines() if line.startswith("python3 ")
 ]

@@ -162,6 +162,13 @@ TRANSFORM_FLAGS = (
     SettingFlag("--LABEL_LEARNING_RATE", "label_learning_rate", positive_number, "of B"),
     SettingFlag("--PRIOR_LEARNING_RATE", "prior_learning_rate", positive_number, "of D"),
     SettingFlag("--SCHEDULE", "schedule", one_of(("constant", "cosine")), "of the learning rates"),
+    SettingFlag(
+        "--SAMPLER",
+        "sampler",
+        one_of(("exact", "truncated")),
+        "N points a side, or int(N·prior) a class",
+    ),
+    SettingFlag("--SOURCE_LOSS", "source_loss", one_of(("split", "batch")), "where term 1 is estimated"),
     SettingFlag("--LABEL_WEIGHT", "label_weight", positive_number, "Λ, of label against feature cost"),
     SettingFlag("--WASSERSTEIN_WEIGHT", "wasserstein_weight", positive_number, "λ_WD"),
     SettingFlag("--PRIOR_WEIGHT", "prior_weight", positive_number, "λ_PM"),
