@@ -24,29 +24,23 @@ class ScaleSettings:
     deviation_floor: float  # of standardising (features.Standardiser)
 
 
+PENALTY_HEAD = HeadSettings(
+    method="penalty",
+    tau=0.2,
+    epochs=501,
+    batch_size=500,
+    learning_rate=1e-4,
+    beta1=0.5,
+    penalty_weight=1e5,
+)
+
 PUBLISHED = ScaleSettings(
     model="lenet",
     training=TrainingSettings(
         epochs=31, batch_size=256, learning_rate=1e-3, beta1=0.5, decay=5e-4, schedule="inverse_time"
     ),
-    target_head=HeadSettings(
-        method="penalty",
-        tau=0.2,
-        epochs=501,
-        batch_size=500,
-        learning_rate=1e-4,
-        beta1=0.5,
-        penalty_weight=1e5,
-    ),
-    source_head=HeadSettings(
-        method="penalty",
-        tau=0.2,
-        epochs=501,
-        batch_size=500,
-        learning_rate=1e-4,
-        beta1=0.5,
-        penalty_weight=1e10,
-    ),
+    target_head=PENALTY_HEAD,
+    source_head=replace(PENALTY_HEAD, penalty_weight=1e10),
     transform=TransformSettings(
         iterations=1001,
         batch_size=500,
