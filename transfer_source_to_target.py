@@ -15,11 +15,13 @@ from dataclasses import asdict, replace
 
 from small_scale.settings import PROCEDURES, settings_for
 from utils.bound import transfer_bound
+from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import check_task_name, load_task, standardise
 from utils.linear_head import fit_linear_head
 from utils.options import (
+    CERTIFICATE_FLAGS,
     SOURCE_HEAD_FLAGS,
     TRANSFORM_FLAGS,
     add_flag,
@@ -28,6 +30,7 @@ from utils.options import (
     override,
     stage_entry,
     stage_parser,
+    truth_value,
 )
 from utils.report import draw_bound, draw_figures, print_transfer
 from utils.source_network import load_source_network
@@ -44,6 +47,7 @@ from utils.storage import (
 )
 from utils.task_transform import (
     SETTINGS,
+    TaskTransform,
     check_batch_size,
     check_setting,
     final_objective,
@@ -59,10 +63,17 @@ def parse_options(argv: Sequence[str] | None):
         help="LearnedAll (default): A, b, its inverse, B, D; LearnedA: B a random permutation; "
         "FixedAll: B a random permutation and nothing learned",
     )  # fmt: skip
+    add_flag(
+        group, "--CERTIFY", type=truth_value, default=True, metavar="BOOL",
+        help="also refine a copy of the transform to minimise bound_certified (default True; there is "
+        "nothing to refine under FixedAll)",
+    )  # fmt: skip
     heads = {name: settings.source_head for name, settings in PROCEDURES.items()}
     transforms = {name: settings.transform for name, settings in PROCEDURES.items()}
     add_setting_flags(parser, "source head [default of each procedure]", SOURCE_HEAD_FLAGS, heads)
     add_setting_flags(parser, "transform [default of each procedure]", TRANSFORM_FLAGS, transforms)
+    certificates = {name: settings.certificate for name, settings in PROCEDURES.items()}
+    add_setting_flags(parser, "certificate [default of each procedure]", CERTIFICATE_FLAGS, certificates)
     return parser.parse_args(argv)
 
 
@@ -77,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     transform_settings = replace(
         override(scale.transform, TRANSFORM_FLAGS, options), setting=options.SETTING
     )
+    certificate_settings = override(scale.certificate, CERTIFICATE_FLAGS, options)
+    certify = options.CERTIFY and options.SETTING != "FixedAll"
     device = choose_device(options.DEVICE)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
@@ -118,6 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "procedure": options.PROCEDURE,
         "head": asdict(head_settings),
         "transform": asdict(transform_settings),
+        "certificate": asdict(certificate_settings) if certify else None,
         "tau_measure": scale.tau_measure,
         "deviation_floor": scale.deviation_floor,
         "network": network.weights_digest,
@@ -157,11 +171,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     seconds["transform"] = time.perf_counter() - start
 
-    # --------------------------------------------------------------------------------------- bound
     start = time.perf_counter()
-    bound = transfer_bound(
-        transform, head, source_test, target_test, tau_measure=scale.tau_measure, seed=seed
-    )
+    refined = None
+    if certify:
+        refined = refine_transform(
+            transform, source_train, target_train, head, certificate_settings,
+            refine_labels=options.SETTING == "LearnedAll", seed=seed,
+        )  # fmt: skip
+    seconds["refinement"] = time.perf_counter() - start
+
+    # --------------------------------------------------------------------------------------- bound
+    def quantities(transform: TaskTransform) -> dict:
+        bound = transfer_bound(
+            transform, head, source_test, target_test, tau_measure=scale.tau_measure, seed=seed
+        )
+        train, test = (source_train, target_train), (source_test, target_test)
+        certified_train = certificate_on_training_data(transform, head, train, test, seed)
+        return {**bound.quantities(), "bound_certified_train": certified_train}
+
+    start = time.perf_counter()
+    learned_quantities = quantities(transform)
+    refined_quantities = quantities(refined) if refined else None
     seconds["bound"] = time.perf_counter() - start
 
     # ---------------------------------------------------------------------------- report and save
@@ -172,17 +202,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": model,
         "setting": options.SETTING,
         "seed": seed,
-        **bound.quantities(),
+        **learned_quantities,
+        "refined": refined_quantities,
         "final_objective": final_objective(transform, transform_settings),
         "config": config,
         "data": data,
         "environment": environment(device),
         "seconds": seconds,
     }
-    tensors = {**transform.tensors(), "weight": head.weight, "bias": head.bias}
-    save_tensors(
-        folder / "transform.safetensors", tensors, {"source": options.SRC, "target": options.TRG}
-    )
+    about = {"source": options.SRC, "target": options.TRG}
+    for name, saved in (("transform", transform), ("refined", refined)):
+        if saved:
+            tensors = {**saved.tensors(), "weight": head.weight, "bias": head.bias}
+            save_tensors(folder / f"{name}.safetensors", tensors, about)
     names = (source.class_names, target.class_names)
     draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
     write_result(folder, options.RESULTS_DIR, record)

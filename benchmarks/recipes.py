@@ -50,7 +50,18 @@ def transfer(pair: str, setting: str, seed: int, recipe: list[str], folder: Path
         where += ["--RESULTS_DIR", results]
         if not source.startswith("features:"):
             train_source_model.main(["--SRC", source, *where])
-        argv = ["--SRC", source, "--TRG", target, "--SETTING", setting, *where, *recipe]
+        argv = [
+            "--SRC",
+            source,
+            "--TRG",
+            target,
+            "--SETTING",
+            setting,
+            *where,
+            *recipe,
+            "--CERTIFY",
+            "False",
+        ]
         transfer_source_to_target.main(argv)
         last = (Path(results) / "results.jsonl").read_text().splitlines()[-1]
     result = json.loads(last)

@@ -6,6 +6,7 @@ docs/method.md lists each deviation with its reason and its measured effect.
 
 from dataclasses import dataclass, replace
 
+from utils.certificate import CertificateSettings
 from utils.linear_head import HeadSettings
 from utils.task_transform import TransformSettings
 from utils.training import TrainingSettings
@@ -20,6 +21,7 @@ class ScaleSettings:
     target_head: HeadSettings
     source_head: HeadSettings
     transform: TransformSettings
+    certificate: CertificateSettings
     tau_measure: str
     deviation_floor: float  # of standardising (features.Standardiser)
 
@@ -55,6 +57,7 @@ PUBLISHED = ScaleSettings(
         sampler="truncated",
         source_loss="batch",
     ),
+    certificate=CertificateSettings(),
     tau_measure="summed_pair",
     deviation_floor=0.0,
 )
@@ -82,6 +85,7 @@ IMPROVED = ScaleSettings(
         sampler="exact",
         source_loss="split",
     ),
+    certificate=CertificateSettings(),
     tau_measure="all_labels",
     deviation_floor=0.01,
 )

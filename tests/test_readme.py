@@ -17,7 +17,10 @@ README = (REPOSITORY / "README.md").read_text()
 STAGES = {
     "train_source_model.py": (train_source_model, ["--EPOCHS", "1"]),
     "finetune_source_model_on_target_task.py": (finetune_source_model_on_target_task, []),
-    "transfer_source_to_target.py": (transfer_source_to_target, ["--ITERATIONS", "3"]),
+    "transfer_source_to_target.py": (
+        transfer_source_to_target,
+        ["--ITERATIONS", "3", "--REFINE_STEPS", "2"],
+    ),
 }
 BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)
 STAGE_COMMANDS = [

@@ -22,6 +22,8 @@ def run(generator):
         "setting": "LearnedAll",
         "seed": 0,
         **transfer_bound(transform, head, source, target).quantities(),
+        "bound_certified_train": 1.25,
+        "refined": None,
         "config": {"procedure": "improved"},
         "data": {"source": {"origin": "embedded"}, "target": {"origin": "full"}},
     }
@@ -41,9 +43,20 @@ def test_the_table_shows_every_quantity_with_its_meaning(tmp_path, run, capsys):
         if name in record:
             assert float(line.split()[1]) == pytest.approx(record[name], abs=5e-5)
     assert "data: source embedded, target full" in lines[0]
-    starts = {line.index(EXPLANATIONS[line.split()[0]]) for line in lines[1:17]}
+    starts = {line.index(EXPLANATIONS[line.split()[0]]) for line in lines[1 : 1 + len(EXPLANATIONS)]}
     assert len(starts) == 1  # aligned
     assert any("1.5000" in line and "fine_tuned_loss" in line for line in lines)
+
+
+def test_the_refined_transform_has_a_column_of_its_own(tmp_path, run, capsys):
+    names = set(run[0]) & set(EXPLANATIONS)
+    record = {**run[0], "refined": {name: run[0][name] + 1 for name in names}}
+    print_transfer(record, FINE_TUNED, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["as", "published", "refined"]
+    for name in names:
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        assert float(line.split()[2]) == pytest.approx(record[name] + 1, abs=5e-5)
 
 
 def test_undefined_quantities_are_explained(tmp_path, run, capsys):

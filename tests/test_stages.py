@@ -39,7 +39,7 @@ KEYS = {
     "seconds",
 }
 PAIR = ["--SRC", "MNIST", "--TRG", "FMNIST", "--DATA", "embedded"]
-SHORT = ["--ITERATIONS", "5"]
+SHORT = ["--ITERATIONS", "5", "--REFINE_STEPS", "2"]
 
 
 @pytest.fixture
@@ -86,6 +86,9 @@ def test_three_stages_leave_what_the_design_says(workplace, capsys):
     third = result(workplace, "transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")
     assert set(third) >= KEYS | QUANTITIES
     assert third["bound_certified"] >= third["target_loss"]
+    refined = third["refined"]
+    assert set(refined) >= QUANTITIES
+    assert refined["target_loss"] <= refined["bound_certified"] < third["bound_certified"]
     assert third["bound_published"] == pytest.approx(
         third["weighted_source_loss"]
         + third["label_mismatch"]
@@ -100,7 +103,7 @@ def test_three_stages_leave_what_the_design_says(workplace, capsys):
     tensors = load_file(folder / "transform.safetensors")
     assert tensors["A"].shape == (200, 200) and tensors["B"].shape == (10, 10)
     assert {path.name for path in folder.iterdir()} == {
-        "result.json", "transform.safetensors",
+        "result.json", "transform.safetensors", "refined.safetensors",
         "bound.png", "label_map.png", "curves.png", "features.png",
     }  # fmt: skip
 
@@ -125,7 +128,9 @@ def test_source_and_target_may_be_the_same(workplace):
 def test_feature_files_need_no_network(tmp_path, feature_files):
     argv = ["--SRC", feature_files[0], "--TRG", feature_files[1], *places(tmp_path)]
     stage_2.main(argv)
-    stage_3.main([*argv, "--BATCH_SIZE", "30", "--ITERATIONS", "200", "--TAU", "1"])
+    stage_3.main(
+        [*argv, "--BATCH_SIZE", "30", "--ITERATIONS", "200", "--TAU", "1", "--REFINE_STEPS", "20"]
+    )
     pair = "features-source_to_features-target"
     assert result(tmp_path, "finetune", pair, "features_seed0")["test_accuracy"] > 0.9
     transfer = result(tmp_path, "transfer", pair, "features_LearnedAll_seed0")
@@ -150,11 +155,14 @@ def test_the_published_procedure_runs(workplace):
     argv = ["--SRC", "MNIST", "--DATA", "embedded", "--PROCEDURE", "published", *places(workplace)]
     stage_1.main([*argv, "--EPOCHS", "1"])
     stage_2.main([*argv, "--TRG", "FMNIST", "--EPOCHS", "2"])
-    stage_3.main([*argv, "--TRG", "FMNIST", "--HEAD_EPOCHS", "2", "--ITERATIONS", "2"])
+    stage_3.main(
+        [*argv, "--TRG", "FMNIST", "--HEAD_EPOCHS", "2", "--ITERATIONS", "2", "--CERTIFY", "False"]
+    )
     run = result(workplace, "transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0_published")
     assert run["config"]["head"]["penalty_weight"] == 1e10
     assert run["config"]["transform"]["sampler"] == "truncated"
     assert run["config"]["tau_measure"] == "summed_pair"
+    assert run["refined"] is None and run["config"]["certificate"] is None
     assert (
         workplace / "results/finetune/MNIST_to_FMNIST/lenet_seed0_published/head.safetensors"
     ).exists()

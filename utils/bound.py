@@ -98,7 +98,7 @@ def transfer_bound(
             wasserstein_1(torch.cdist(moved[assigned == k], z[t == k])) for k in range(num_targets)
         )
         wasserstein = sum(distances) / num_targets
-        certified = certified_bound(transform, head, moved, assigned, log_h_source, z, t)
+        certified = certified_bound(transform, head, Features(x, y), Features(z, t))
     return TransferBound(
         target_accuracy=(log_h_target.argmax(1) == t).double().mean().item(),
         target_loss=functional.nll_loss(log_h_target, t).item(),
@@ -119,38 +119,34 @@ def transfer_bound(
     )
 
 
+@torch.no_grad()
 def certified_bound(
-    transform: TaskTransform,
-    head: LinearHead,
-    moved: Tensor,
-    assigned: Tensor,
-    log_h_source: Tensor,
-    z: Tensor,
-    t: Tensor,
-) -> float:
-    """The right-hand side of (2). moved (n, d) = Ax + b, assigned (n,) their target classes,
-    log_h_source (n, K_T) = log h(moved); z (m, d), t (m,) the target test split.
-    """
+    transform: TaskTransform, head: LinearHead, source: Features, target: Features
+) -> float | None:
+    """The right-hand side of (2) for two splits; None if a target class receives no source point."""
+    assigned = transform.target_class()[source.y]
+    moved = transform.features(source.x)
+    losses = -transform.log_probabilities(head, moved)
     weight = head.weight @ transform.A_inverse
-    u, v = moved @ weight.T, z @ weight.T
-    prior = class_prior(t, log_h_source.shape[1])
+    u, v = moved @ weight.T, target.x @ weight.T
     total = 0.0
-    for k, share in enumerate(prior.tolist()):
-        mapped = assigned == k
-        loss = -log_h_source[mapped, k].mean().item()
-        total += share * (loss + wasserstein_1(logit_spread(u[mapped], v[t == k])))
+    for k, share in enumerate(class_prior(target.y, len(transform.B)).tolist()):
+        mapped, aimed = assigned == k, target.y == k
+        if not mapped.any():
+            return None
+        distance = wasserstein_1(logit_spread(u[mapped], v[aimed])) if aimed.any() else 0.0
+        total += share * (losses[mapped, k].mean().item() + distance)
     return total
 
 
+SPREAD_ELEMENTS = 2**22  # of the (rows, m, K) differences held at a time: 32 MiB in float64
+
+
 def logit_spread(u: Tensor, v: Tensor) -> Tensor:
-    """d_h of (1) for all pairs of u (n, K) and v (m, K): (n, m), one K at a time to bound memory."""
-    highest = u[:, None, 0] - v[None, :, 0]
-    lowest = highest.clone()
-    for s in range(1, u.shape[1]):
-        difference = u[:, None, s] - v[None, :, s]
-        torch.maximum(highest, difference, out=highest)
-        torch.minimum(lowest, difference, out=lowest)
-    return highest - lowest
+    """d_h of (1) for all pairs of u (n, K) and v (m, K): (n, m), in bounded memory."""
+    rows = max(1, SPREAD_ELEMENTS // v.numel())
+    differences = (part[:, None] - v[None] for part in u.split(rows))
+    return torch.cat([difference.amax(2) - difference.amin(2) for difference in differences])
 
 
 def wasserstein_1(cost: Tensor) -> float:

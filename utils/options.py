@@ -174,6 +174,11 @@ TRANSFORM_FLAGS = (
     SettingFlag("--PRIOR_WEIGHT", "prior_weight", positive_number, "λ_PM"),
     SettingFlag("--INVERSE_WEIGHT", "inverse_weight", positive_number, "λ_IC"),
 )
+CERTIFICATE_FLAGS = (
+    SettingFlag(
+        "--REFINE_STEPS", "steps", positive_integer, "steps of Adam that refine the certificate"
+    ),
+)
 
 
 def add_setting_flags(

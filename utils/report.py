@@ -31,6 +31,7 @@ EXPLANATIONS = {
     "bound_published": "term 1 + term 2 + term 3; no certificate (docs/method.md)",
     "bound_transformed": "transformed source loss + term 3; no certificate",
     "bound_certified": "never below target_loss on these test splits",
+    "bound_certified_train": "the same on as many training points: the gap is over-fitting",
     "transformed_source_loss": "h on the transformed source test split, soft labels",
     "transformed_source_accuracy": "its accuracy against B's argmax",
     "tau_certified": "Lipschitz constant of h's loss in the target features",
@@ -67,9 +68,16 @@ def print_transfer(
     _print_heading(
         f"transfer {record['source']} → {record['target']}, {record['setting']}", record, reused
     )
-    values = {**record, **_fine_tuned_values(fine_tuned), **_third_term(record)}
-    rows = [(name, values.get(name), text) for name, text in EXPLANATIONS.items()]
-    _print_rows(rows)
+    learned = {**record, **_fine_tuned_values(fine_tuned), **_third_term(record)}
+    refined = record["refined"]
+    if refined is None:
+        _print_rows([(name, learned.get(name), text) for name, text in EXPLANATIONS.items()])
+    else:
+        refined = {**refined, **_third_term(refined)}
+        rows = [
+            (name, learned.get(name), refined.get(name), text) for name, text in EXPLANATIONS.items()
+        ]
+        _print_rows(rows, ("as published", "refined"))
     if record["unreached_classes"]:
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
@@ -86,11 +94,17 @@ def _print_heading(title: str, record: Mapping, reused: bool) -> None:
     print(f"{title} · {procedure} · seed {record['seed']} · data: {data}{state}")
 
 
-def _print_rows(rows: Sequence[tuple[str, float | None, str]]) -> None:
-    width = max(len(name) for name, _, _ in rows)
-    for name, value, text in rows:
-        shown = "—" if value is None else f"{value:.4f}"
-        print(f"  {name:<{width}}  {shown:>9}  {text}")
+def _print_rows(rows: Sequence[tuple], columns: Sequence[str] = ("",)) -> None:
+    """Aligned rows of a name, a value for each column and what the number is."""
+    width = max(len(name) for name, *_ in rows)
+    widths = [max(9, len(column)) for column in columns]
+    if any(columns):
+        heads = (f"{column:>{size}}" for column, size in zip(columns, widths, strict=True))
+        print(f"  {'':<{width}}  {'  '.join(heads)}")
+    for name, *values, text in rows:
+        shown = ("—" if value is None else f"{value:.4f}" for value in values)
+        cells = (f"{value:>{size}}" for value, size in zip(shown, widths, strict=True))
+        print(f"  {name:<{width}}  {'  '.join(cells)}  {text}")
 
 
 def _fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
@@ -114,7 +128,13 @@ def _short(path: Path) -> str:
 
 
 # ----------------------------------------------------------------------------------------- the figures
-COLOURS = {"source": "#4477aa", "label": "#ddaa33", "distribution": "#bb5566", "actual": "#555555"}
+COLOURS = {
+    "source": "#4477aa",
+    "label": "#ddaa33",
+    "distribution": "#bb5566",
+    "certified": "#aabbcc",
+    "actual": "#555555",
+}
 MAP_COLOURS = "viridis"
 POINTS = 600  # of each cloud, shared evenly by its classes
 
@@ -139,7 +159,7 @@ def draw_figures(
 def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
     """The published bound as stacked terms beside the other bounds and the actual target loss."""
     third = _third_term(record)["distribution_mismatch"]
-    figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 4.4), layout="constrained")
     terms = (
         ("re-weighted source loss", record["weighted_source_loss"], COLOURS["source"]),
         ("label mismatch", record["label_mismatch"], COLOURS["label"]),
@@ -149,10 +169,13 @@ def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> Non
     for name, height, colour in terms:
         axes.bar(0, height, bottom=bottom, width=0.6, color=colour, label=f"{name} {height:.2f}")
         bottom += height
-    bars = [
-        ("certified\nbound", record["bound_certified"], "#aabbcc"),
-        ("target loss,\ntransformed h", record["target_loss"], COLOURS["actual"]),
-    ]
+    refined = record["refined"]
+    bars = [("certified\nbound", record["bound_certified"], COLOURS["certified"])]
+    if refined:
+        bars.append(("certified\nbound, refined", refined["bound_certified"], COLOURS["certified"]))
+    bars.append(("target loss,\ntransformed h", record["target_loss"], COLOURS["actual"]))
+    if refined:
+        bars.append(("target loss,\nrefined h", refined["target_loss"], COLOURS["actual"]))
     if fine_tuned:
         bars.append(("target loss,\nfine-tuned", fine_tuned["test_loss"], "#999999"))
     tops = [(0, bottom, third is not None)]

@@ -249,8 +249,8 @@ class _Problem:
     ):
         self.source, self.target, self.settings = source, target, settings
         self.num_sources = head.num_classes
-        self.source_index = _index_by_class(source.y, head.num_classes)
-        self.target_index = _index_by_class(target.y, num_targets)
+        self.source_index = index_by_class(source.y, head.num_classes)
+        self.target_index = index_by_class(target.y, num_targets)
         self.source_prior = class_prior(source.y, head.num_classes)
         self.target_prior = class_prior(target.y, num_targets)
         with torch.no_grad():  # W and c are fixed: every sample's loss is known once and for all
@@ -297,7 +297,7 @@ class _Problem:
             return self.split_loss
         counts = class_counts(self.source_prior, self.settings.batch_size, "truncated")
         least = torch.full_like(counts, max(1, int(counts.min())))
-        index = _draw(self.source_index, least, generator)
+        index = draw_by_counts(self.source_index, least, generator)
         return class_means(self.losses[index], self.source.y[index], self.num_sources)
 
 
@@ -395,10 +395,10 @@ def draw_stratified(
     counts = class_counts(prior, size, sampler)
     if sampler == "truncated":
         counts = torch.minimum(counts, torch.tensor([len(points) for points in index]))
-    return _draw(index, counts, generator)
+    return draw_by_counts(index, counts, generator)
 
 
-def _draw(index: list[Tensor], counts: Tensor, generator: torch.Generator) -> Tensor:
+def draw_by_counts(index: list[Tensor], counts: Tensor, generator: torch.Generator) -> Tensor:
     drawn = []
     for points, count in zip(index, counts.tolist(), strict=True):
         rounds = -(-count // len(points))
@@ -409,5 +409,5 @@ def _draw(index: list[Tensor], counts: Tensor, generator: torch.Generator) -> Te
     return torch.cat(drawn)
 
 
-def _index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
+def index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
     return [(labels == k).nonzero().flatten() for k in range(num_classes)]
