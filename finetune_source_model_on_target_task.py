@@ -14,11 +14,12 @@ from dataclasses import asdict
 
 from small_scale.settings import PROCEDURES, settings_for
 from utils.device import choose_device
+from utils.errors import check_batch_size, require_finite
 from utils.features import check_task_name, load_task, standardise, task_label
 from utils.linear_head import evaluate_head, fit_linear_head
 from utils.options import HEAD_FLAGS, add_setting_flags, override, stage_entry, stage_parser
 from utils.report import print_fine_tuning
-from utils.source_network import load_source_network
+from utils.source_network import check_feature_dim, load_source_network
 from utils.storage import (
     ResumePoint,
     changed_settings,
@@ -71,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         seed=options.SEED,
     )
 
+    check_feature_dim(options.SRC, network, target)
+    if options.BATCH_SIZE:  # the published default may be larger than a small data set
+        check_batch_size(head_settings.batch_size, target.num_classes, len(target.train))
+
     # ------------------------------------------------------------------------ a result that is there?
     config = {
         "procedure": options.PROCEDURE,
@@ -83,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.RESULTS_DIR, "finetune", task_label(options.SRC), target.name, network.model, None,
         options.SEED, options.PROCEDURE,
     )  # fmt: skip
-    stored = read_result(folder)
+    stored = read_result(folder) if (folder / "head.safetensors").exists() else None
     if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
         print_fine_tuning(stored, folder, reused=True)
         return
@@ -99,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     seconds = {"head": time.perf_counter() - start}
 
     # ---------------------------------------------------------------------------- report and save
+    quantities = evaluate_head(head, train, test)
+    require_finite("the target head", quantities)
     record = {
         "stage": "finetune",
         "source": task_label(options.SRC),
@@ -106,12 +113,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": network.model,
         "setting": None,
         "seed": options.SEED,
-        **evaluate_head(head, train, test),
+        **quantities,
         "config": config,
         "data": data,
         "environment": environment(device),
         "seconds": seconds,
     }
+    (folder / "result.json").unlink(missing_ok=True)  # an old one must not describe a new head
     about = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
     save_tensors(folder / "head.safetensors", {"weight": head.weight, "bias": head.bias}, about)
     write_result(folder, options.RESULTS_DIR, record)

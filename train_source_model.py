@@ -14,10 +14,10 @@ from dataclasses import asdict
 import torch
 
 from small_scale.settings import PROCEDURES, settings_for
-from utils.backbones import LeNet
+from utils.backbones import LeNet, holds_network
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
-from utils.errors import InputError
+from utils.errors import check_batch_size, require_finite
 from utils.options import TRAINING_FLAGS, add_setting_flags, override, stage_entry, stage_parser
 from utils.report import print_training
 from utils.storage import (
@@ -56,11 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------------------------------- data
     dataset = load_dataset(options.SRC, options.DATA, options.DATA_DIR, "source", options.SEED)
-    if training.batch_size > len(dataset.train.labels):
-        raise InputError(
-            f"--BATCH_SIZE {training.batch_size} is larger than the {len(dataset.train.labels)} "
-            f"training images of {dataset.name}"
-        )
+    check_batch_size(training.batch_size, dataset.num_classes, len(dataset.train.labels))
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {"procedure": options.PROCEDURE, "training": asdict(training)}
@@ -80,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.PROCEDURE,
     )
     stored = read_result(folder)
-    if stored and path.exists() and not options.OVERWRITE and not changed_settings(stored, config, data):
+    same = stored and not options.OVERWRITE and not changed_settings(stored, config, data)
+    if same and holds_network(path, stored["weights_digest"]):
         print_training(stored, path, reused=True)
         return
 
@@ -94,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------------------- report and save
     accuracy, loss = evaluate_network(network, dataset.test)
+    require_finite("training", {"test_loss": loss})
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     record = {
         "stage": "train",

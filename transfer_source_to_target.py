@@ -17,7 +17,7 @@ from small_scale.settings import PROCEDURES, settings_for
 from utils.bound import transfer_bound
 from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
-from utils.errors import InputError
+from utils.errors import check_batch_size, require_finite
 from utils.features import check_task_name, load_task, standardise
 from utils.linear_head import fit_linear_head
 from utils.options import (
@@ -33,7 +33,7 @@ from utils.options import (
     truth_value,
 )
 from utils.report import draw_bound, draw_figures, print_transfer
-from utils.source_network import load_source_network
+from utils.source_network import check_feature_dim, load_source_network
 from utils.storage import (
     ResumePoint,
     changed_settings,
@@ -48,7 +48,6 @@ from utils.storage import (
 from utils.task_transform import (
     SETTINGS,
     TaskTransform,
-    check_batch_size,
     check_setting,
     final_objective,
     learn_task_transform,
@@ -111,19 +110,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     target = load_task(
         options.TRG, network.backbone, origin=options.DATA, role="target", seed=options.SEED, **places
     )
-    if source.feature_dim != target.feature_dim:
-        raise InputError(
-            f"{source.name} has {source.feature_dim} features and {target.name} "
-            f"{target.feature_dim}: both must come from the same backbone"
-        )
+    check_feature_dim(options.SRC, network, target)
     check_setting(options.SETTING, source.num_classes, target.num_classes)
     if options.SETTING != "FixedAll":  # which draws no batch
         check_batch_size(
             transform_settings.batch_size,
-            source.train,
-            target.train,
-            source.num_classes,
-            target.num_classes,
+            max(source.num_classes, target.num_classes),
+            min(len(source.train), len(target.train)),
         )
 
     # ------------------------------------------------------------------------ a result that is there?
@@ -144,9 +137,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if fine_tuned and (
         fine_tuned["config"]["network"] != network.weights_digest
         or fine_tuned["data"]["target"] != target.provenance
+        or fine_tuned["config"]["head"]["tau"] != head_settings.tau
     ):
-        fine_tuned = None  # made with another network or on other data: not comparable
-    stored = read_result(folder)
+        fine_tuned = None  # made with another network or τ, or on other data: not comparable
+    stored = read_result(folder) if (folder / "transform.safetensors").exists() else None
     if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
         draw_bound(stored, fine_tuned, folder)
         print_transfer(stored, fine_tuned, folder, reused=True)
@@ -210,6 +204,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "environment": environment(device),
         "seconds": seconds,
     }
+    require_finite("transfer", learned_quantities)
+    require_finite("the refinement", refined_quantities or {})
+    (folder / "result.json").unlink(missing_ok=True)  # an old one must not describe new tensors
     about = {"source": options.SRC, "target": options.TRG}
     for name, saved in (("transform", transform), ("refined", refined)):
         if saved:

@@ -90,12 +90,12 @@ def main(argv: list[str] | None = None) -> None:
                 ]
                 for name, recipe in (("published", PUBLISHED_RECIPE), ("improved", options.RECIPE))
             }
-            print(f"\n{pair} {options.SETTING}\n{'':<22}{'published':>12}{'improved':>12}   not worse")
+            print(f"\n{pair} {options.SETTING}\n{'':<22}{'published':>14}{'improved':>14}   not worse")
             for name, more_is_better in QUANTITIES.items():
                 old, new = (np.array([run[name] for run in runs[key]]) for key in runs)
                 not_worse = (new >= old) if more_is_better else (new <= old)
                 count = f"{not_worse.sum()}/{len(old)}"
-                print(f"{name:<22}{old.mean():>12.4f}{new.mean():>12.4f}{count:>12}", flush=True)
+                print(f"{name:<22}{old.mean():>14.6g}{new.mean():>14.6g}{count:>12}", flush=True)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,15 @@ def test_checkpoints_of_something_else_are_named(tmp_path):
     path = tmp_path / "other.pt"
     weights = LeNet(10).state_dict()
     weights["penultimate.0.weight"] = torch.zeros(20, 3, 5, 5)
-    for content in ({"epoch": 1}, {"network": {"fc.weight": torch.zeros(2)}}, {"network": weights}):
+    for content in (
+        {"epoch": 1},
+        {"network": {"head.weight": 3}},
+        {"network": {"head.weight": torch.tensor(3)}},
+        {"network": {1: torch.zeros(2, 2)}},
+        {"network": {"head.weight": torch.zeros(10, 200), 1: torch.zeros(2)}},
+        {"network": {"fc.weight": torch.zeros(2)}},
+        {"network": weights},
+    ):
         save_checkpoint(path, content)
         with pytest.raises(InputError, match=r"other\.pt"):
             load_backbone("lenet", path, CPU)

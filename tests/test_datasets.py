@@ -57,6 +57,8 @@ def test_fashion_mnist_from_debians_package(tmp_path, monkeypatch):
     assert dataset.provenance["origin"] == "full"
     np.testing.assert_array_equal(dataset.test.images[:, 0].numpy(), written["test"])
     assert not (tmp_path / "data").exists()
+    (tmp_path / "data" / "FashionMNIST" / "raw").mkdir(parents=True)  # what a stopped download leaves
+    assert load_dataset("FMNIST", "auto", tmp_path / "data").provenance == dataset.provenance
 
 
 def test_emnist_draws_ten_letters(tmp_path):

@@ -115,6 +115,7 @@ GOOD = {
         ({"y_train": np.array(list("abcabc"))}, "y_train must be integers"),
         ({"y_train": np.arange(6) % 3 - 1}, "y_train must be integers from 0 on"),
         ({"y_train": np.array([0, 2, 0, 2, 0, 2])}, "y_train must hold every class"),
+        ({"y_train": np.array([0, 1, 2, 0, 1, 10**12])}, "holds the label 1000000000000"),
         ({"y_test": np.array([0, 1, 3])}, "y_test must hold every class"),
         ({"x_test": np.array([[0, 1], [np.nan, 0], [0, 0]])}, "1 of 3 test samples have NaN"),
         ({"x_train": np.full((6, 2), np.inf)}, "6 of 6 training samples have NaN or infinite"),

@@ -262,9 +262,13 @@ def test_killed_processes_go_on_to_the_same_numbers(workplace, tmp_path):
 BAD_INPUT = [
     (stage_1, "--SRC CIFAR", "not a data set; choose from MNIST, KMNIST, FMNIST, USPS, EMNIST"),
     (stage_1, "--SRC features:x.npz", "is not a data set"),
-    (stage_1, "--SRC MNIST --BATCH_SIZE 4001", "larger than the 4000 training images"),
+    (stage_1, "--SRC MNIST --BATCH_SIZE 4001", "training samples (4000), not 4001"),
     (stage_1, "--SRC MNIST --EPOCHS 0", "--EPOCHS"),
     (stage_1, "--SRC KMNIST", "KMNIST has no embedded sample"),
+    (stage_1, "--SRC MNIST --BATCH_SIZE 9", "number of classes (10)"),
+    (stage_2, "--SRC MNIST --TRG FMNIST --PROCEDURE published", "--PROCEDURE published"),
+    (stage_2, "--SRC features:gone.npz --TRG MNIST", "gone.npz"),
+    (stage_2, "--SRC features:~nobody-here/x.npz --TRG MNIST", "~nobody-here"),
     (stage_2, "--SRC MNIST --TRG EMNIST", "EMNIST is not a target data set"),
     (stage_2, "--SRC MNIST --TRG FMNIST --TAU -1", "--TAU"),
     (stage_2, "--SRC FMNIST --TRG MNIST", "train_source_model.py --SRC FMNIST --DATA"),
@@ -288,6 +292,64 @@ def test_bad_input_is_one_line_and_leaves_no_trace(workplace, capsys, stage, arg
     assert files(workplace / "results") == results
     networks = {path for path in files(workplace) if "networks" in path.parts}
     assert len(networks) == 1
+
+
+def test_a_stage_that_diverges_says_so_and_leaves_no_result(workplace, feature_files, capsys):
+    rate = ["--LEARNING_RATE", "1e30"]
+    before = files(workplace)
+    line = fails(
+        stage_1,
+        ["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *rate, *places(workplace)],
+        capsys,
+    )
+    assert "training diverged" in line
+    features = ["--SRC", feature_files[0], "--TRG", feature_files[1], *places(workplace)]
+    line = fails(stage_2, [*features, "--PROCEDURE", "published", "--EPOCHS", "3", *rate], capsys)
+    assert "target head diverged" in line
+    line = fails(stage_3, [*features, "--BATCH_SIZE", "30", *rate], capsys)
+    assert "diverged" in line
+    assert files(workplace) == before
+
+
+def test_stage_1_heals_a_damaged_network(workplace, capsys):
+    (path,) = (workplace / "checkpoints" / "networks").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    argv = ["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *places(workplace)]
+    stage_1.main(argv)
+    assert "the result was there" not in capsys.readouterr().out
+    stage_1.main(argv)
+    assert "the result was there" in capsys.readouterr().out
+
+
+def test_results_that_are_none_are_made_again(workplace):
+    argv = [*PAIR, *SHORT, *places(workplace)]
+    stage_2.main([*PAIR, *places(workplace)])
+    for stage, run in (("finetune", "lenet_seed0"), ("transfer", "lenet_LearnedAll_seed0")):
+        path = workplace / "results" / stage / "MNIST_to_FMNIST" / run / "result.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("[1]" if stage == "transfer" else '{"a": 1}')
+    stage_3.main(argv)
+    assert set(result(workplace, "transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")) >= KEYS
+
+
+def test_a_head_of_another_tau_is_not_compared(workplace, capsys):
+    stage_2.main([*PAIR, "--TAU", "5", *places(workplace)])
+    capsys.readouterr()
+    stage_3.main([*PAIR, "--TAU", "0.2", *SHORT, *places(workplace)])
+    assert "stage 2 has not been run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_few_dimensions(tmp_path, dim):
+    rng = np.random.default_rng(0)
+    for name in ("A", "B"):
+        x, y = rng.normal(size=(60, dim)), np.arange(60) % 3
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    argv = ["--SRC", f"features:{tmp_path}/A.npz", "--TRG", f"features:{tmp_path}/B.npz", *SHORT]
+    stage_3.main([*argv, "--BATCH_SIZE", "30", *places(tmp_path)])
+    (folder,) = (tmp_path / "results" / "transfer").iterdir()
+    assert (folder / "features_LearnedAll_seed0" / "features.png").exists()
 
 
 def test_damaged_networks_are_named(workplace, capsys):

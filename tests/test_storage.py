@@ -16,6 +16,7 @@ from utils.storage import (
     load_checkpoint,
     load_tensors,
     network_path,
+    read_result,
     require_writable,
     run_folder,
     save_checkpoint,
@@ -113,6 +114,19 @@ def test_concurrent_records_do_not_mix(tmp_path):
     assert sorted((r["writer"], r["number"]) for r in records) == [
         (k, n) for k in range(3) for n in range(50)
     ]
+
+
+def test_a_record_that_was_cut_off_does_not_swallow_the_next(tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"half": ')
+    append_record(path, {"whole": 1})
+    assert path.read_text().splitlines() == ['{"half": ', '{"whole": 1}']
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "", "{", "null"])
+def test_a_result_that_is_none_is_none(tmp_path, content):
+    (tmp_path / "result.json").write_text(content)
+    assert read_result(tmp_path) is None
 
 
 def test_changed_settings_are_named():

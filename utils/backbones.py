@@ -61,17 +61,26 @@ class LeNet(nn.Module):
 def _load_lenet(checkpoint: Path) -> Backbone:
     saved = load_checkpoint(checkpoint)
     weights = saved.get("network")
-    if not isinstance(weights, dict) or "head.weight" not in weights:
+    named = isinstance(weights, dict) and all(isinstance(value, Tensor) for value in weights.values())
+    if not named or getattr(weights.get("head.weight"), "ndim", None) != 2:
         raise InputError(f"{checkpoint} is not a network trained by train_source_model.py")
     network = LeNet(len(weights["head.weight"]))
     try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
             f"{checkpoint} is of another architecture than LeNet: {' '.join(str(error).split())[:200]}"
         ) from error
     features = network.penultimate.eval().requires_grad_(False)
     return Backbone("lenet", features, LeNet.FEATURE_DIM, grey_to_unit, state_digest(weights))
+
+
+def holds_network(checkpoint: Path, weights_digest: str) -> bool:
+    """Whether the file is there, whole, and holds the weights of this digest."""
+    try:
+        return checkpoint.exists() and _load_lenet(checkpoint).weights_digest == weights_digest
+    except InputError:
+        return False
 
 
 BACKBONES: dict[str, Callable[[Path], Backbone]] = {"lenet": _load_lenet}

@@ -132,9 +132,11 @@ def certified_bound(
     total = 0.0
     for k, share in enumerate(class_prior(target.y, len(transform.B)).tolist()):
         mapped, aimed = assigned == k, target.y == k
+        if not aimed.any():
+            continue
         if not mapped.any():
             return None
-        distance = wasserstein_1(logit_spread(u[mapped], v[aimed])) if aimed.any() else 0.0
+        distance = wasserstein_1(logit_spread(u[mapped], v[aimed]))
         total += share * (losses[mapped, k].mean().item() + distance)
     return total
 

@@ -5,10 +5,12 @@ small real sample committed in data/embedded. Images stay uint8 (n, 1, 28, 28); 
 backbone's preprocessing.
 """
 
+import contextlib
 import gzip
 import pickle
 import socket
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,9 +143,9 @@ def _read_full(entry: DatasetEntry, data_dir: Path) -> tuple[Split, Split]:
         require_writable(data_dir, "--DATA_DIR")
     except InputError:
         raise
-    except ValueError as error:
+    except (ValueError, EOFError, zlib.error) as error:
         raise InputError(f"{entry.name}: damaged files in {data_dir}: {error}; delete them") from error
-    before = {path for path in data_dir.rglob("*")} if data_dir.exists() else None
+    before = set(data_dir.iterdir()) if data_dir.exists() else None
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -158,9 +160,10 @@ def _read_full(entry: DatasetEntry, data_dir: Path) -> tuple[Split, Split]:
 
 def _remove_empty_folders(folder: Path, before: set[Path] | None) -> None:
     """Removes the empty folders that a failed download made, `folder` too if it was new."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and path not in (before or ()) and not any(path.iterdir()):
-            path.rmdir()
+    for made in set(folder.iterdir()) - (before or set()):
+        for path in [*sorted(made.rglob("*"), reverse=True), made]:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
     if before is None and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -186,9 +189,13 @@ def _torchvision_reader(name: str, **options) -> Callable[[Path, bool], tuple[Sp
 
 def _read_fashion_mnist(data_dir: Path, download: bool) -> tuple[Split, Split]:
     """Torchvision's files in data_dir, else those of Debian's dataset-fashion-mnist, else download."""
-    if not (data_dir / "FashionMNIST").exists() and DEBIAN_FASHION_MNIST.is_dir():
+    torchvision_files = _torchvision_reader("FashionMNIST")
+    if (data_dir / "FashionMNIST").exists():
+        with contextlib.suppress(RuntimeError):  # what torchvision raises for absent files
+            return torchvision_files(data_dir, False)
+    if DEBIAN_FASHION_MNIST.is_dir():
         return tuple(read_idx_split(DEBIAN_FASHION_MNIST, prefix) for prefix in ("train", "t10k"))
-    return _torchvision_reader("FashionMNIST")(data_dir, download)
+    return torchvision_files(data_dir, download)
 
 
 def read_idx_split(folder: Path, prefix: str) -> Split:
@@ -254,7 +261,15 @@ def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
                     torch.from_numpy(np.asarray(labels).astype(np.int64).reshape(-1)),
                 )
             )
-    except (pickle.UnpicklingError, OSError, EOFError, ValueError, TypeError, LookupError) as error:
+    except (
+        pickle.UnpicklingError,
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} is not the USPS pickle: {error}") from error
     return splits[0], splits[1]
 

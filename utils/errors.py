@@ -1,4 +1,7 @@
-"""The one error a user is expected to cause."""
+"""The one error a user is expected to cause, and the checks that several rooms share."""
+
+import math
+from collections.abc import Mapping
 
 
 class InputError(ValueError):
@@ -6,3 +9,21 @@ class InputError(ValueError):
 
     Stage scripts print the message on stderr and exit with status 2 (`options.stage_entry`).
     """
+
+
+def require_finite(what: str, values: Mapping[str, object]) -> None:
+    """Raises InputError naming the first quantity that is NaN or infinite; None and text may pass."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(
+                f"{what} diverged: {name} is {value}; lower the learning rate, τ or the weights"
+            )
+
+
+def check_batch_size(batch_size: int, num_classes: int, num_samples: int) -> None:
+    """Raises InputError for a batch that is larger than the data or smaller than the class count."""
+    if not num_classes <= batch_size <= num_samples:
+        raise InputError(
+            f"the batch size must lie between the number of classes ({num_classes}) and the number "
+            f"of training samples ({num_samples}), not {batch_size}"
+        )

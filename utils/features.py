@@ -5,6 +5,7 @@ features made elsewhere and read from `features:PATH.npz`.
 """
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from utils.errors import InputError
 from utils.storage import digest, load_tensors, save_tensors
 
 FEATURE_FILE_PREFIX = "features:"
+# What NumPy and zlib raise for a file that is damaged or no archive at all.
+UNREADABLE = (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -140,7 +144,7 @@ def task_of_feature_file(name: str) -> Task:
             arrays = {key: archive[key] for key in FEATURE_FILE_KEYS}
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise InputError(
             f"{path} is not a readable .npz of {', '.join(FEATURE_FILE_KEYS)}: {reason}"
@@ -172,7 +176,11 @@ def task_of_feature_file(name: str) -> Task:
 
 
 def _feature_path(name: str) -> Path:
-    return Path(name.removeprefix(FEATURE_FILE_PREFIX)).expanduser()
+    path = Path(name.removeprefix(FEATURE_FILE_PREFIX))
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise InputError(f"{path}: {error}") from error
 
 
 def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Features:
@@ -185,6 +193,8 @@ def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Fea
         raise InputError(f"{path}: x_{split} must be numbers, not {x.dtype}")
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
         raise InputError(f"{path}: y_{split} must be integers from 0 on, not {y.dtype}")
+    if y.max() >= MOST_CLASSES:
+        raise InputError(f"{path}: y_{split} holds the label {y.max()}: labels must be 0..K-1")
     return Features(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
 
 

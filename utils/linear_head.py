@@ -79,7 +79,7 @@ def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
 def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tensor) -> Tensor:
     """‖∇ℓ(x, y) + ∇ℓ(x, y')‖₂ = ‖Wᵀ(2p − e_y − e_y')‖₂ for each row: (n,), differentiable.
 
-    The small-scale released code penalises and reports this sum (METHOD: section 4, penalty).
+    The small-scale released code penalises and reports this sum (equation 3).
     """
     direction = 2 * torch.softmax(head.logits(x), dim=1)
     direction = direction - functional.one_hot(y, head.num_classes)

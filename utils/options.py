@@ -230,6 +230,9 @@ def stage_entry(stage: str) -> Callable:
                 except InputError as error:
                     print(f"error: {stage}: {' '.join(str(error).split())}", file=sys.stderr)
                     raise SystemExit(2) from error
+                except OSError as error:  # a folder in a file's place, a full disk
+                    print(f"error: {stage}: {error}", file=sys.stderr)
+                    raise SystemExit(2) from error
                 except KeyboardInterrupt:
                     print(f"{stage} interrupted: the same command goes on from there", file=sys.stderr)
                     raise SystemExit(130) from None

@@ -259,6 +259,7 @@ def draw_features(
     source, target = (_some_of_each_class(split) for split in (source_test, target_test))
     centre = target.x.mean(0)
     axes_2d = torch.linalg.svd((target.x - centre).double(), full_matrices=False).Vh[:2].T
+    axes_2d = torch.nn.functional.pad(axes_2d, (0, 2 - axes_2d.shape[1]))  # one feature: one axis
     # The sign of a principal axis is arbitrary: fix it, so that the same run draws the same figure.
     axes_2d = axes_2d * axes_2d.sum(0).sign()
     mapped = transform.target_class()

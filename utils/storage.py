@@ -50,8 +50,11 @@ def append_record(path: Path, record: Mapping) -> None:
     """Appends one JSON line in a single write, so that concurrent runs do not mix their lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record, allow_nan=False) + "\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a write that was cut off
+            line = "\n" + line
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
@@ -195,9 +198,11 @@ def find_network(
 def read_result(folder: Path) -> dict | None:
     """The result.json of a run folder, or None where there is none or it cannot be read."""
     try:
-        return json.loads((folder / "result.json").read_text())
+        result = json.loads((folder / "result.json").read_text())
     except (OSError, ValueError):
         return None
+    complete = isinstance(result, dict) and {"stage", "config", "data", "seconds"} <= result.keys()
+    return result if complete else None
 
 
 def write_result(folder: Path, results: Path, record: Mapping) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.storage import ResumePoint
@@ -126,7 +126,9 @@ def learn_task_transform(
     variables = _initial_variables(source, head.num_classes, num_targets, settings.setting, generator)
     if settings.setting == "FixedAll":
         return _as_transform(variables, settings.setting, {})
-    check_batch_size(settings.batch_size, source, target, head.num_classes, num_targets)
+    check_batch_size(
+        settings.batch_size, max(head.num_classes, num_targets), min(len(source), len(target))
+    )
 
     problem = _Problem(source, target, head, settings, num_targets)
     learned = ("A", "b", "A_inverse") + (("B", "D") if settings.setting == "LearnedAll" else ())
@@ -142,7 +144,7 @@ def learn_task_transform(
                 variables[name].copy_(value)
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
-        history = list(state["history"])
+        history = list(state["history"].to(source.x.device))
 
     iterations = tqdm(
         range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
@@ -152,7 +154,13 @@ def learn_task_transform(
         fraction = learning_rate_fraction(settings, iteration)
         for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
             group["lr"] = fraction * rate
-        terms = problem.terms(_as_transform(variables, settings.setting, {}), generator)
+        try:
+            terms = problem.terms(_as_transform(variables, settings.setting, {}), generator)
+        except ValueError as error:  # of the transport solver: NaN or infinite costs
+            raise InputError(
+                f"learning the transform diverged at iteration {iteration} ({error}): lower "
+                "--LEARNING_RATE or the weights"
+            ) from error
         optimiser.zero_grad()
         (problem.weights @ terms).backward()
         optimiser.step()
@@ -188,18 +196,6 @@ def check_setting(setting: str, source_classes: int, target_classes: int) -> Non
         raise InputError(
             f"{setting} takes B as a permutation and needs as many source as target classes, not "
             f"{source_classes} and {target_classes}; use LearnedAll"
-        )
-
-
-def check_batch_size(
-    batch_size: int, source: Features, target: Features, source_classes: int, target_classes: int
-) -> None:
-    """Raises InputError for a batch that is larger than the data or smaller than the class count."""
-    smallest, largest = max(source_classes, target_classes), min(len(source), len(target))
-    if not smallest <= batch_size <= largest:
-        raise InputError(
-            f"the batch size must lie between the number of classes ({smallest}) and the number of "
-            f"training samples ({largest}), not {batch_size}"
         )
 
 
@@ -257,14 +253,7 @@ class _Problem:
             losses = functional.cross_entropy(head.logits(source.x), source.y, reduction="none")
         self.losses = losses.double()
         self.split_loss = class_means(self.losses, source.y, head.num_classes)
-        weights = {
-            "feature_distance": settings.wasserstein_weight,
-            "label_distance": settings.wasserstein_weight * settings.label_weight,
-            "prior_mismatch": settings.prior_weight,
-            "inverse_mismatch": settings.inverse_weight,
-        }
-        self.weights = torch.tensor([weights.get(term, 1.0) for term in TERMS], dtype=torch.float64)
-        self.weights = self.weights.to(source.x.device)  # fmt: skip
+        self.weights = term_weights(settings).to(source.x.device)
 
     def terms(self, transform: TaskTransform, generator: torch.Generator) -> Tensor:
         """The six TERMS on one batch, float64, differentiable in the transform's parameters."""
