@@ -41,8 +41,8 @@ class CertificateSettings:
     steps, is kept: what the last steps spoil is not returned.
     """
 
-    steps: int = 300
-    batch_size: int = 1000
+    steps: int = 250
+    batch_size: int = 700
     learning_rate: float = 2e-2
     label_rate_factor: float = 10.0
     check_every: int = 25

@@ -22,7 +22,6 @@ the groups on the offending cycles are merged and (2) is tried again.
 from dataclasses import dataclass
 
 import numpy as np
-import ot
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
@@ -105,17 +104,19 @@ def _solve_block(cost: np.ndarray, method: str = "exact") -> tuple[np.ndarray, n
         rows, columns = linear_sum_assignment(cost)
         return rows, columns, np.full(n, 1 / n)
     # Masses m and n a point make both sides integers with the same sum: marginals without rounding.
-    plan = _emd(np.full(n, float(m)), np.full(m, float(n)), cost)
+    plan, _, _ = _emd(np.full(n, float(m)), np.full(m, float(n)), cost)
     rows, columns = plan.nonzero()
     return rows, columns, plan[rows, columns] / (n * m)
 
 
-def _emd(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """POT's network simplex, its result code checked."""
+def _emd(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """POT's network simplex, its result code checked: (plan, duals of the rows, of the columns)."""
+    import ot  # a second, spared to the stages that transport nothing
+
     plan, log = ot.emd(a, b, np.ascontiguousarray(cost), numItermax=EMD_ITERATIONS, log=True)
     if log["result_code"] != 1:
         raise RuntimeError(f"POT's emd did not reach the optimum: {log['warning']}")
-    return plan
+    return plan, log["u"], log["v"]
 
 
 # -------------------------------------------------------------------------------- the class structure
@@ -159,10 +160,8 @@ def _class_groups(
     """
     sources, targets = label_cost.shape
     scale = max(label_cost.max(), 1e-300)
-    plan, log = ot.emd(source_mass, target_mass, label_cost / scale, numItermax=EMD_ITERATIONS, log=True)
-    if log["result_code"] != 1:
-        raise RuntimeError(f"POT's emd did not reach the optimum: {log['warning']}")
-    reduced = label_cost - (log["u"][:, None] + log["v"][None, :]) * scale
+    plan, u, v = _emd(source_mass, target_mass, label_cost / scale)
+    reduced = label_cost - (u[:, None] + v[None, :]) * scale
     reduced = np.where(plan > 0, 0.0, reduced.clip(min=0))
 
     i, j = plan.nonzero()
