@@ -195,7 +195,7 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
 # Rounds of the augmented Lagrangian; each ends at the inner tolerance of L-BFGS. A relative excess
 # of FEASIBLE in the squared distance costs less than 1e-3 of the loss when it is scaled away.
 OUTER_ROUNDS = 30
-INNER_OPTIONS = {"maxiter": 100, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-6}
+INNER_OPTIONS = {"maxiter": 100, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-6}
 FEASIBLE = 1e-3
 
 
