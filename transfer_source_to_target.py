@@ -212,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if saved:
             tensors = {**saved.tensors(), "weight": head.weight, "bias": head.bias}
             save_tensors(folder / f"{name}.safetensors", tensors, about)
+        else:  # an earlier run's refined copy does not belong to this result
+            (folder / f"{name}.safetensors").unlink(missing_ok=True)
     names = (source.class_names, target.class_names)
     draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
     write_result(folder, options.RESULTS_DIR, record)

@@ -201,6 +201,9 @@ def test_a_finished_stage_says_so_and_stops(workplace, capsys):
         assert (workplace / "results/results.jsonl").read_text() == lines
     stage_3.main([*argv, "--TAU", "0.3"])
     assert "the result was there" not in capsys.readouterr().out
+    (refined,) = (workplace / "results").rglob("refined.safetensors")
+    stage_3.main([*argv, "--CERTIFY", "False"])
+    assert not refined.exists()  # it would describe an earlier run
 
 
 def test_a_retrained_network_makes_old_results_old(workplace, capsys):

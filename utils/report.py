@@ -82,7 +82,7 @@ def print_transfer(
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
     if fine_tuned is None:
-        print("fine_tuned_*: stage 2 has not been run for this pair, seed, procedure and data")
+        print("fine_tuned_*: stage 2 has not been run for this pair, seed, procedure, τ and data")
     print(f"result: {_short(folder / 'result.json')}")
     print(f"figure: {_short(folder / 'bound.png')} (beside it: label_map, curves, features)")
 
