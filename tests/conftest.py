@@ -14,6 +14,10 @@ from utils.backbones import load_backbone
 from utils.datasets import load_dataset
 from utils.features import task_of_dataset
 
+requires_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="compares the GPU's results with the CPU's: no GPU here"
+)
+
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch):

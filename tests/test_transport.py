@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from utils.transport import solve_transport
+from tests.conftest import requires_cuda
+from utils.transport import EuclideanCost, solve_transport
 
 SHAPES = ("soft", "near_permutation", "permutation", "many_to_one")
 
@@ -129,6 +130,93 @@ def test_larger_instances(shape, equal_priors):
     assert solve(*instance).cost == pytest.approx(solve(*instance, method="emd").cost, rel=1e-9)
 
 
+@pytest.mark.parametrize("n, m, classes", [(1200, 1200, 1000), (900, 700, 37), (60, 400, 8)])
+def test_many_classes_and_unequal_sides(n, m, classes):
+    rng = np.random.default_rng(2)
+    features = np.linalg.norm(rng.normal(size=(n, 1, 3)) - rng.normal(size=(1, m, 3)), axis=-1)
+    labels = label_cost("near_permutation", classes, classes, 1e6, rng)
+    instance = (features, labels, rng.integers(classes, size=n), rng.integers(classes, size=m))
+    assert solve(*instance).cost == pytest.approx(solve(*instance, method="emd").cost, rel=1e-9)
+
+
+def test_a_lazy_cost_is_the_dense_one():
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 300, 20, generator=generator, dtype=torch.float64)
+    y, t = torch.randint(10, (2, 300), generator=generator)
+    labels = torch.from_numpy(label_cost("near_permutation", 10, 10, 1e3, np.random.default_rng(0)))
+    lazy = solve_transport(EuclideanCost(x, z), labels, y, t)
+    dense = solve_transport(torch.cdist(x, z), labels, y, t)
+    assert lazy.cost == pytest.approx(dense.cost, rel=1e-9)
+    assert solve_transport(EuclideanCost(x, z)).cost == pytest.approx(
+        solve_transport(torch.cdist(x, z)).cost, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("means", [0.5, 4.0])
+def test_gaussians_with_equal_covariance_cost_the_distance_of_their_means(means):
+    """W1 between N(μ, Σ) and N(ν, Σ) is ‖μ − ν‖; coupled samples come within their own noise."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    x, z = torch.randn(2, 2000, 3, generator=generator, dtype=torch.float64) @ root
+    shift = means * torch.tensor([2.0, -1.0, 2.0], dtype=torch.float64)
+    sampled = solve_transport(EuclideanCost(x + shift, z)).cost
+    noise = solve_transport(EuclideanCost(x, z)).cost  # what two samples of one Gaussian are apart
+    assert abs(sampled - 3 * means) <= noise
+
+
+# ------------------------------------------------------------------------------------------- sinkhorn
+@settings(max_examples=60, deadline=None)
+@given(instances(), st.sampled_from([torch.float32, torch.float64]))
+def test_sinkhorn_states_how_far_it_is_from_the_optimum(instance, dtype):
+    """Cost less gap is the value of a feasible dual: never above the optimum; rows are exact."""
+    features, labels, y, t = (torch.from_numpy(part) for part in instance)
+    plan = solve_transport(features.to(dtype), labels, y, t, "sinkhorn")
+    optimum = solve(*instance).cost
+    rounding = 1e-5 if dtype == torch.float32 else 1e-9
+    scale = float(features.max()) + rounding * optimum
+    assert plan.cost - plan.gap <= optimum + rounding * scale
+    assert (
+        plan.gap
+        >= -2 * plan.marginal_error * (scale + labels.max().item() * rounding) - rounding * scale
+    )
+    matrix = dense(plan, features.shape)
+    np.testing.assert_allclose(matrix.sum(1), 1 / len(y), rtol=1e-5)
+    assert abs(matrix.sum(0) - 1 / len(t)).sum() == pytest.approx(plan.marginal_error, abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["soft", "near_permutation"])
+@pytest.mark.parametrize("weight", [1.0, 1e4, 1e8])
+def test_sinkhorn_does_not_drown_the_features_in_float32(shape, weight):
+    """The feature part of its plan is within 1 % of the exact plan's at every label weight."""
+    rng = np.random.default_rng(3)
+    y = t = np.arange(240) % 12
+    features = np.linalg.norm(rng.normal(size=(240, 1, 30)) - rng.normal(size=(1, 240, 30)), axis=-1)
+    labels = label_cost(shape, 12, 12, weight, rng)
+    parts = [torch.from_numpy(part) for part in (features, labels, y, t)]
+    approximate = solve_transport(parts[0].float(), *parts[1:], "sinkhorn")
+    exact = solve_transport(*parts)
+
+    def feature_part(plan):
+        return (plan.mass.double() @ parts[0][plan.rows, plan.columns]).item()
+
+    assert feature_part(approximate) == pytest.approx(feature_part(exact), rel=1e-2)
+    assert 0 <= approximate.gap < 1e-2 * feature_part(exact)
+    assert approximate.marginal_error <= 1.2e-2
+
+
+@requires_cuda
+@pytest.mark.parametrize("method", ["exact", "sinkhorn"])
+def test_cuda_agrees_with_the_cpu(method):
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 600, 20, generator=generator)
+    y, t = torch.randint(10, (2, 600), generator=generator)
+    labels = torch.from_numpy(label_cost("soft", 10, 10, 1e6, np.random.default_rng(0)))
+    here = solve_transport(EuclideanCost(x, z), labels, y, t, method)
+    there = solve_transport(EuclideanCost(x.cuda(), z.cuda()), labels.cuda(), y.cuda(), t.cuda(), method)
+    assert there.mass.device.type == "cuda"
+    assert there.cost == pytest.approx(here.cost, rel=1e-5)
+
+
 def test_a_translated_cloud_costs_its_translation():
     """W1 between a cloud and its translate is the length of the translation (Jensen)."""
     rng = np.random.default_rng(0)
@@ -157,9 +245,11 @@ LABELS = (torch.ones(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
         ((COST * float("nan"),), "feature_cost holds NaN"),
         ((COST * float("inf"),), "feature_cost holds NaN or infinite"),
         ((torch.ones(0, 3),), "feature_cost must be"),
-        ((COST, *LABELS, "magic"), "method must be one of exact, emd, not 'magic'"),
-        ((COST, -LABELS[0], *LABELS[1:]), "label_cost must be finite and not negative"),
-        ((COST, LABELS[0], None, LABELS[2]), r"source_labels must have shape \(2,\)"),
+        ((COST, *LABELS, "magic"), "method must be one of auto, exact, sinkhorn, emd, not 'magic'"),
+        ((COST, -LABELS[0], *LABELS[1:]), "finite and not negative"),
+        ((COST, LABELS[0], None, LABELS[2]), "source_labels and target_labels must be given together"),
+        ((COST, LABELS[0], torch.tensor([0]), LABELS[2]), r"source_labels must have shape \(2,\)"),
+        ((EuclideanCost(COST * float("nan"), COST),), "feature_cost holds NaN"),
         ((COST, *LABELS[:2], LABELS[1]), r"target_labels must have shape \(3,\)"),
         ((COST, LABELS[0], torch.tensor([0, 2]), LABELS[2]), r"source_labels must lie in 0\.\.1"),
     ],

@@ -24,7 +24,7 @@ from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.storage import ResumePoint
-from utils.transport import solve_transport
+from utils.transport import EuclideanCost, TransportPlan, solve_transport
 
 SETTINGS = ("LearnedAll", "LearnedA", "FixedAll")
 TERMS = (
@@ -102,7 +102,7 @@ class TransformSettings:
     schedule: str = "constant"
     sampler: str = "exact"
     source_loss: str = "split"
-    transport: str = "exact"
+    transport: str = "auto"
 
 
 # ---------------------------------------------------------------------------------------- the learner
@@ -316,19 +316,31 @@ def distribution_mismatch(
 ) -> tuple[Tensor, Tensor]:
     """(Σ P_ij ‖Ax_i + b − z_j‖², Σ P_ij ‖B e_{y_i} − e_{t_j}‖²) for the batch's optimal plan P.
 
-    The plan enters as a sparse list and through its class masses M (K_S, K_T) alone.
+    The plan enters through its class masses M (K_S, K_T) and, with a_i its mass on x_i, through
+    c_i = Σ_j P_ij z_j / a_i alone: the first sum is Σ_i a_i ‖Ax_i + b − c_i‖² and a constant.
     """
     moved = transform.features(source.x)
     squared = label_distances_squared(transform.B)
     with torch.no_grad():
         plan = solve_transport(
-            torch.cdist(moved, target.x), label_weight * squared.sqrt(), source.y, target.y, method
+            EuclideanCost(moved, target.x), label_weight * squared.sqrt(), source.y, target.y, method
         )
-    difference = moved[plan.rows] - target.x[plan.columns]
-    feature_distance = plan.mass @ difference.square().sum(1)
+        row_mass, centres, constant = _barycentres(plan, target.x, len(moved))
+    feature_distance = row_mass @ (moved - centres).square().sum(1) + constant
     masses = torch.zeros_like(squared)
     masses.index_put_((source.y[plan.rows], target.y[plan.columns]), plan.mass.double(), accumulate=True)
     return feature_distance, (masses * squared).sum()
+
+
+def _barycentres(plan: TransportPlan, z: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(a (n,), c (n, d), Σ_j P_ij ‖z_j‖² − Σ_i a_i ‖c_i‖²) of a plan from `count` points to z (m, d)."""
+    row_mass = z.new_zeros(count).index_add_(0, plan.rows, plan.mass)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([plan.rows, plan.columns]), plan.mass, (count, len(z)), check_invariants=False
+    )
+    centres = torch.sparse.mm(matrix, z) / row_mass[:, None]
+    within = plan.mass @ z.square().sum(1)[plan.columns] - row_mass @ centres.square().sum(1)
+    return row_mass, centres, within
 
 
 def label_distances_squared(B: Tensor) -> Tensor:

@@ -1,24 +1,25 @@
-"""Exact optimal transport between two labelled point clouds with uniform weights.
+"""Optimal transport between two labelled point clouds with uniform weights.
 
     min_P Σ_ij P_ij ( C_ij + L[y_i, t_j] ),   P 1 = 1/n,  Pᵀ 1 = 1/m                            (1)
 
 C (n, m) is the feature cost, L (K_S, K_T) the label cost, y and t the labels of the points.
-`exact` uses that the label part depends on the classes alone; `emd` hands the dense problem to POT
-and is the reference.
+`exact` and `sinkhorn` use that the label part depends on the classes alone; `emd` hands the dense
+problem to POT and is the reference.
 
-Why `exact` is exact. Take an optimal plan between the classes for L alone, its duals (u, v) and the
-reduced costs r = L − u − v ≥ 0, zero where that plan has mass. Replacing L by r changes (1) by a
-constant. Contract the classes that the class plan connects into groups; let w_ab be the least r
-from a source class of group a to a target class of group b. Suppose there are potentials φ with
-    w_ab + φ_a − φ_b > T_a := (max C − min C) · min(#source, #target classes of a)  for all a ≠ b. (2)
-Then no optimal plan crosses groups: a plan that does differs from one that does not by class
-cycles. Undoing one such cycle removes as many label steps as it adds, saves more than Σ T_a over
-the groups it visits in label cost, and changes at most one feature cost per step, each by at most
-max C − min C; a simple cycle leaves group a at most min(#source, #target) times. So each group is
-solved by itself, with r in place of L (small numbers, whatever the size of Λ). Where no φ exists,
-the groups on the offending cycles are merged and (2) is tried again.
+Reduced label costs. For any class potentials (φ, ψ), replacing L by r = L − φ − ψ changes (1) by a
+constant, because the class masses of both sides are fixed. With the duals of the transport between
+the classes for L alone, r ≥ 0, and r = 0 wherever that small plan has mass: what is left has the
+size of the features' costs around the optimum, whatever the size of Λ.
+
+Why `exact` is exact. It solves (1) with POT's sparse network simplex on the pairs of classes with
+small r, which the class plan makes feasible, and gets duals (u, v) of the points. If
+C_ij + r[y_i, t_j] − u_i − v_j ≥ 0 for the pairs that were left out as well, (u, v) are feasible for
+the whole problem with the same value: the plan is optimal by linear programming duality. Otherwise
+the offending pairs of classes join and it is solved again. Most pairs of classes are ruled out
+without looking at their points: r[s, t] + min C ≥ max u_s + max v_t is enough.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +29,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-METHODS = ("exact", "emd")
+METHODS = ("auto", "exact", "sinkhorn", "emd")
 EMD_ITERATIONS = 10_000_000  # POT stops silently at its cap; this one is never the reason to stop
 
 
@@ -36,182 +37,465 @@ EMD_ITERATIONS = 10_000_000  # POT stops silently at its cap; this one is never 
 class TransportPlan:
     """The plan as a sparse list: mass[k] goes from point rows[k] to point columns[k].
 
-    `mass` sums to one; `cost` is the optimal value of (1), label part included.
+    `mass` sums to one; `cost` is the value of (1), label part included. `gap` is how much `cost` may
+    exceed the optimum, by duality, and `marginal_error` how much mass stands in a wrong column; both
+    are 0 for the exact methods (up to rounding).
     """
 
     rows: Tensor
     columns: Tensor
     mass: Tensor
     cost: float
+    gap: float = 0.0
+    marginal_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class EuclideanCost:
+    """The feature cost ‖x_i − z_j‖₂ of x (n, d) and z (m, d), computed where it is needed only."""
+
+    x: Tensor
+    z: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.x), len(self.z)
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.x.dtype
+
+    def dense(self) -> Tensor:
+        return torch.cdist(self.x, self.z)
+
+    def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The costs of all pairs of these points, (len(rows), len(columns)) float64."""
+        x, z = (self.x[torch.from_numpy(rows)], self.z[torch.from_numpy(columns)])
+        mode = "use_mm_for_euclid_dist"  # the same rounding for every size of block
+        return torch.cdist(x, z, compute_mode=mode).double().numpy()
+
+    def pairs(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """The cost of each pair rows[k], columns[k], float64."""
+        difference = self.x[torch.from_numpy(rows)] - self.z[torch.from_numpy(columns)]
+        return torch.linalg.vector_norm(difference, dim=1).double().numpy()
+
+    def least(self) -> float:
+        """A lower bound on every cost."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class _DenseCost:
+    """A feature cost that is there already, (n, m)."""
+
+    values: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape
+
+    def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return self.values[np.ix_(rows, columns)].astype(np.float64)
+
+    def pairs(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return self.values[rows, columns].astype(np.float64)
+
+    def least(self) -> float:
+        return float(self.values.min())
 
 
 def solve_transport(
-    feature_cost: Tensor,
+    feature_cost: Tensor | EuclideanCost,
     label_cost: Tensor | None = None,
     source_labels: Tensor | None = None,
     target_labels: Tensor | None = None,
-    method: str = "exact",
+    method: str = "auto",
 ) -> TransportPlan:
     """Solves (1). feature_cost (n, m), label_cost (K_S, K_T), labels (n,) and (m,) int64.
 
-    Without label_cost, (1) is plain transport. Raises ValueError that names the argument for NaN or
-    infinite costs, labels outside the label cost, or an unknown method.
+    Without label_cost, (1) is plain transport. `method`: `exact`; `sinkhorn`, approximate, on the
+    device of the costs; `emd`, the dense reference; `auto`, see `automatic_method`. Raises ValueError
+    that names the argument for empty sides, NaN or infinite costs, labels outside the label cost, a
+    negative label cost or an unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    cost = feature_cost.detach().double().cpu().numpy()
-    if cost.ndim != 2 or 0 in cost.shape:
-        raise ValueError(f"feature_cost must be (n, m) with points on both sides, not {cost.shape}")
-    if not np.isfinite(cost).all():
-        raise ValueError("feature_cost holds NaN or infinite values")
-    if label_cost is None:
-        rows, columns, mass = _solve_block(cost, method)
-        total = float((mass * cost[rows, columns]).sum())
+    _check_feature_cost(feature_cost)
+    if (label_cost is None) != (source_labels is None) or (label_cost is None) != (
+        target_labels is None
+    ):
+        raise ValueError("label_cost, source_labels and target_labels must be given together")
+    n, m = feature_cost.shape
+    if label_cost is not None:
+        if label_cost.ndim != 2 or not label_cost.isfinite().all() or label_cost.min() < 0:
+            raise ValueError("label_cost must be (K_S, K_T), finite and not negative")
+        _check_labels(source_labels, n, label_cost.shape[0], "source_labels")
+        _check_labels(target_labels, m, label_cost.shape[1], "target_labels")
+        label_cost = label_cost.detach().double()
+    if method == "auto":
+        method = automatic_method(feature_cost.device)
+    if method == "sinkhorn":
+        return _sinkhorn(_dense(feature_cost), label_cost, source_labels, target_labels)
+
+    device, dtype = feature_cost.device, feature_cost.dtype
+    labels = [None if part is None else part.cpu().numpy() for part in (source_labels, target_labels)]
+    on_classes = None if label_cost is None else label_cost.cpu().numpy()
+    if method == "exact" and on_classes is not None:
+        cost = _on_host(feature_cost)
+        rows, columns, mass = _solve_by_classes(cost, on_classes, *labels)
+        paired = cost.pairs(rows, columns)
     else:
-        labels = label_cost.detach().double().cpu().numpy()
-        y = _checked_labels(source_labels, cost.shape[0], labels.shape[0], "source_labels")
-        t = _checked_labels(target_labels, cost.shape[1], labels.shape[1], "target_labels")
-        if not np.isfinite(labels).all() or labels.min() < 0:
-            raise ValueError("label_cost must be finite and not negative")
-        if method == "emd":
-            rows, columns, mass = _solve_block(cost + labels[y][:, t], method)
-        else:
-            rows, columns, mass = _solve_by_groups(cost, labels, y, t)
-        total = float((mass * (cost[rows, columns] + labels[y[rows], t[columns]])).sum())
-    device = feature_cost.device
+        cost = _dense(feature_cost).double().cpu().numpy()
+        total = cost if on_classes is None else cost + on_classes[labels[0]][:, labels[1]]
+        rows, columns, mass = _solve_dense(total, method)
+        paired = cost[rows, columns]
+    if on_classes is not None:
+        paired = paired + on_classes[labels[0][rows], labels[1][columns]]
     return TransportPlan(
         torch.from_numpy(rows).to(device),
         torch.from_numpy(columns).to(device),
-        torch.from_numpy(mass).to(device, feature_cost.dtype),
-        total,
+        torch.from_numpy(mass).to(device, dtype),
+        float(mass @ paired),
     )
 
 
-def _checked_labels(labels: Tensor | None, count: int, classes: int, name: str) -> np.ndarray:
-    if labels is None or labels.shape != (count,):
+def automatic_method(device: torch.device) -> str:
+    """`exact` on every device: at each size of benchmarks/results/transport.txt it is the fastest on
+    the CPU, and no other device has been measured.
+    """
+    return "exact"
+
+
+def _check_feature_cost(cost: Tensor | EuclideanCost) -> None:
+    if len(cost.shape) != 2 or 0 in cost.shape:
+        raise ValueError(
+            f"feature_cost must be (n, m) with points on both sides, not {tuple(cost.shape)}"
+        )
+    parts = (cost.x, cost.z) if isinstance(cost, EuclideanCost) else (cost,)
+    for part in parts:  # NaN carries over to the extremes
+        if not torch.stack(part.detach().aminmax()).isfinite().all():
+            raise ValueError("feature_cost holds NaN or infinite values")
+
+
+def _check_labels(labels: Tensor, count: int, classes: int, name: str) -> None:
+    if labels.shape != (count,):
         raise ValueError(f"{name} must have shape ({count},), one label a point")
-    labels = labels.cpu().numpy()
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"{name} must lie in 0..{classes - 1}, found {labels.min()}..{labels.max()}")
-    return labels
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise ValueError(f"{name} must lie in 0..{classes - 1}, found {least}..{most}")
 
 
-# ----------------------------------------------------------------------------------- one block solved
-def _solve_block(cost: np.ndarray, method: str = "exact") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Uniform transport on one dense block: (rows, columns, mass), mass summing to one."""
+def _dense(cost: Tensor | EuclideanCost) -> Tensor:
+    return cost.dense() if isinstance(cost, EuclideanCost) else cost.detach()
+
+
+def _on_host(cost: Tensor | EuclideanCost) -> "EuclideanCost | _DenseCost":
+    """Blocks are computed when they are asked for on the CPU; a GPU computes all at once."""
+    if isinstance(cost, EuclideanCost) and cost.device.type == "cpu":
+        return EuclideanCost(cost.x.detach(), cost.z.detach())
+    return _DenseCost(_dense(cost).cpu().numpy())
+
+
+# ----------------------------------------------------------------------------------- one dense problem
+def _solve_dense(cost: np.ndarray, method: str = "exact") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Uniform transport for cost (n, m) float64: (rows, columns, mass), mass summing to one."""
     n, m = cost.shape
     if method == "exact" and n == m:  # an assignment problem
         rows, columns = linear_sum_assignment(cost)
         return rows, columns, np.full(n, 1 / n)
     # Masses m and n a point make both sides integers with the same sum: marginals without rounding.
-    plan, _, _ = _emd(np.full(n, float(m)), np.full(m, float(n)), cost)
+    plan, _, _ = _emd(np.full(n, float(m)), np.full(m, float(n)), np.ascontiguousarray(cost))
     rows, columns = plan.nonzero()
     return rows, columns, plan[rows, columns] / (n * m)
 
 
-def _emd(a: np.ndarray, b: np.ndarray, cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """POT's network simplex, its result code checked: (plan, duals of the rows, of the columns)."""
+def _emd(
+    a: np.ndarray, b: np.ndarray, cost: np.ndarray | coo_array
+) -> tuple[np.ndarray | coo_array, np.ndarray, np.ndarray]:
+    """POT's network simplex, its result code checked: (plan, duals of the rows, of the columns). Dense
+    costs give a dense plan; sparse ones allow the listed pairs alone and give a sparse plan.
+    """
     import ot  # a second, spared to the stages that transport nothing
 
-    plan, log = ot.emd(a, b, np.ascontiguousarray(cost), numItermax=EMD_ITERATIONS, log=True)
+    plan, log = ot.emd(a, b, cost, numItermax=EMD_ITERATIONS, log=True, center_dual=False)
     if log["result_code"] != 1:
         raise RuntimeError(f"POT's emd did not reach the optimum: {log['warning']}")
     return plan, log["u"], log["v"]
 
 
 # -------------------------------------------------------------------------------- the class structure
-def _solve_by_groups(
-    cost: np.ndarray, label_cost: np.ndarray, y: np.ndarray, t: np.ndarray
+def _solve_by_classes(
+    cost: "EuclideanCost | _DenseCost", label_cost: np.ndarray, y: np.ndarray, t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exact plan of (1), one independent problem a group of classes (module docstring)."""
+    """Exact plan of (1) on the pairs of classes that matter (module docstring)."""
     n, m = cost.shape
-    sources, y = np.unique(y, return_inverse=True)  # classes absent from the batch fall away
-    targets, t = np.unique(t, return_inverse=True)
-    label_cost = label_cost[np.ix_(sources, targets)]
-    spread = float(cost.max() - cost.min())
-    reduced, source_group, target_group = _class_groups(
-        label_cost, np.bincount(y) * float(m), np.bincount(t) * float(n), spread
-    )
-    source_group, target_group = source_group[y], target_group[t]
-
-    parts = []
-    order_rows = np.argsort(source_group, kind="stable")
-    order_columns = np.argsort(target_group, kind="stable")
-    groups = np.arange(source_group.max() + 1)
-    row_ends = np.searchsorted(source_group[order_rows], groups, side="right")
-    column_ends = np.searchsorted(target_group[order_columns], groups, side="right")
-    row_start = column_start = 0
-    for row_end, column_end in zip(row_ends, column_ends, strict=True):
-        rows = order_rows[row_start:row_end]
-        columns = order_columns[column_start:column_end]
-        block = cost[np.ix_(rows, columns)] + reduced[np.ix_(y[rows], t[columns])]
-        i, j, mass = _solve_block(block)
-        parts.append((rows[i], columns[j], mass * (len(rows) / n)))
-        row_start, column_start = row_end, column_end
+    present_sources, y = np.unique(y, return_inverse=True)  # classes absent from the batch fall away
+    present_targets, t = np.unique(t, return_inverse=True)
+    label_cost = label_cost[np.ix_(present_sources, present_targets)]
+    reduced, joined, _ = _reduced_label_cost(label_cost, np.bincount(y) * m, np.bincount(t) * n)
+    arcs = _Arcs(cost, reduced, y, t)
+    arcs.add(joined)
+    spread = arcs.highest() - cost.least()
+    arcs.add((reduced <= NEAR * spread) & ~joined)
+    alone = arcs.split_off(_alone(arcs.added, reduced, spread))
+    parts = [_assign(*block, n) for block in alone]
+    while arcs.blocks:
+        if arcs.count() > DENSE_FROM * n * m:
+            return _solve_dense(cost.block(np.arange(n), np.arange(m)) + reduced[y][:, t])
+        *plan, u, v = arcs.solve()
+        offending = arcs.offending(u, v)
+        if not offending.any():
+            parts.append(plan)
+            break
+        arcs.add(offending)
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def _class_groups(
-    label_cost: np.ndarray, source_mass: np.ndarray, target_mass: np.ndarray, spread: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(reduced label costs (K_S, K_T), group of each source class, group of each target class).
+NEAR = 2.0  # pairs of classes whose reduced cost is within so many spreads of the features' costs join
+DENSE_FROM = 0.5  # with this share of all pairs of points, the dense solver is the faster one
 
-    Masses are integers with the same sum on both sides. Reduced costs are meaningful inside groups.
+
+def _reduced_label_cost(
+    label_cost: np.ndarray, source_mass: np.ndarray, target_mass: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(r, where the class plan has mass, its cost), the first two (K_S, K_T). The masses are integers
+    of equal sum; the cost is that of masses of one in total, the constant between L and r in (1).
     """
-    sources, targets = label_cost.shape
     scale = max(label_cost.max(), 1e-300)
-    plan, u, v = _emd(source_mass, target_mass, label_cost / scale)
-    reduced = label_cost - (u[:, None] + v[None, :]) * scale
-    reduced = np.where(plan > 0, 0.0, reduced.clip(min=0))
+    plan, u, v = _emd(source_mass.astype(float), target_mass.astype(float), label_cost / scale)
+    reduced = (label_cost - (u[:, None] + v[None, :]) * scale).clip(min=0)
+    joined = plan > 0
+    reduced[joined] = 0.0
+    constant = float((plan * label_cost).sum() / source_mass.sum())
+    return _centred(reduced, joined), joined, constant
 
-    i, j = plan.nonzero()
+
+def _centred(reduced: np.ndarray, joined: np.ndarray) -> np.ndarray:
+    """Reduced costs with potentials inside their polytope instead of at a corner.
+
+    The simplex's duals leave r = 0 on pairs without mass when its plan is degenerate, and equal
+    priors make it so. Between the components of `joined` the potentials are free within
+    w_ab + φ_a − φ_b ≥ 0, w_ab the least r from a to b. The shortest distances from any one component
+    satisfy that, hence their mean over all of them does, strictly where it can be strict.
+    """
+    sources, targets = reduced.shape
+    i, j = joined.nonzero()
     adjacency = coo_array((np.ones(len(i)), (i, sources + j)), shape=(sources + targets,) * 2)
     count, group = connected_components(adjacency, directed=False)
-    while count > 1:
-        gaps, capacity = _group_gaps(reduced, group, count)
-        # Rounding in L (relative 1e-16 of its scale) must not decide whether (2) holds.
-        thresholds = spread * capacity * (1 + 1e-9) + scale * 1e-12
-        merged = _merge_offending(gaps - thresholds[:, None])
-        if merged.max() + 1 == count:
-            break
-        group = merged[group]
-        count = group.max() + 1
-    return reduced, group[:sources], group[sources:]
-
-
-def _group_gaps(reduced: np.ndarray, group: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """w_ab of (2), (count, count) with an infinite diagonal, and min(#source, #target) per group."""
-    sources, targets = reduced.shape
-    source_group, target_group = group[:sources], group[sources:]
+    if not 1 < count <= CENTRED_UP_TO:
+        return reduced
     by_source = np.full((count, targets), np.inf)
-    np.minimum.at(by_source, source_group, reduced)
+    np.minimum.at(by_source, group[:sources], reduced)
     gaps = np.full((count, count), np.inf)
-    np.minimum.at(gaps.T, target_group, by_source.T)
-    np.fill_diagonal(gaps, np.inf)
-    capacity = np.minimum(
-        np.bincount(source_group, minlength=count), np.bincount(target_group, minlength=count)
-    )
-    return gaps, capacity
+    np.minimum.at(gaps.T, group[sources:], by_source.T)
+    potential = _shortest_distances(gaps).mean(0)
+    centred = reduced + potential[group[:sources], None] - potential[None, group[sources:]]
+    return np.where(joined, 0.0, centred.clip(min=0))
 
 
-def _merge_offending(slack: np.ndarray) -> np.ndarray:
-    """A new numbering of the groups that merges those on a common cycle of `slack` ≤ 0; where there
-    is no such cycle, potentials satisfy (2) and every group keeps its own number.
+CENTRED_UP_TO = 200  # components; the distances cost their cube
 
-    Bellman–Ford settles the usual case in a few passes; the closure by Floyd and Warshall is only
-    needed to name the groups on an offending cycle.
+
+def _shortest_distances(weights: np.ndarray) -> np.ndarray:
+    """Floyd and Warshall, dense, weights (count, count) ≥ 0 (SciPy's takes a zero for a missing arc)."""
+    distance = weights.copy()
+    np.fill_diagonal(distance, 0.0)
+    for middle in range(len(distance)):
+        np.minimum(distance, distance[:, middle, None] + distance[middle], out=distance)
+    return distance
+
+
+def _alone(added: np.ndarray, reduced: np.ndarray, spread: float) -> np.ndarray:
+    """Source classes that exchange mass with one target class alone and it with them, proven cheaply.
+
+    Let the pairs be those with no other partner in `added`, ρ the least r from or to one of them
+    and q = min(#sources, #targets) of the remaining classes. A plan that crosses holds a cycle of
+    classes through k such pairs, with k crossings, or k + 1 if it visits the rest, too. Undoing it
+    saves ρ a crossing and replaces at most k feature costs, or k + q, each by one that is higher by
+    `spread` at most. So ρ > spread · max(1, (1 + q)/2) rules it out.
     """
-    count = len(slack)
-    potential = np.zeros(count)
-    for _ in range(count):
-        relaxed = np.minimum(potential, (potential[:, None] + slack).min(0))
-        if (relaxed == potential).all():
-            return np.arange(count)
-        potential = relaxed
-    distance = slack.copy()
-    floor = -1e300 / count  # keeps the distances along negative cycles finite
-    for middle in range(count):
-        through = distance[:, middle, None] + distance[None, middle]
-        distance = np.maximum(np.minimum(distance, through), floor)
-    on_cycle = distance + distance.T <= 0
-    return connected_components(coo_array(on_cycle), directed=False)[1]
+    source, target = added.nonzero()
+    single = (added.sum(1)[source] == 1) & (added.sum(0)[target] == 1)
+    source, target = source[single], target[single]
+    crossing = reduced.copy()
+    crossing[source, target] = np.inf
+    least = min(crossing[source].min(initial=np.inf), crossing[:, target].min(initial=np.inf))
+    rest = min(reduced.shape) - len(source)
+    return source if least > spread * max(1.0, (1 + rest) / 2) else source[:0]
+
+
+def _assign(
+    rows: np.ndarray, columns: np.ndarray, costs: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The plan between two classes that have each other alone, of `count` source points in all."""
+    i, j, mass = _solve_dense(costs)
+    return rows[i], columns[j], mass * (len(rows) / count)
+
+
+class _Arcs:
+    """The pairs of points of the pairs of classes that were added, with their costs C + r."""
+
+    def __init__(
+        self, cost: "EuclideanCost | _DenseCost", reduced: np.ndarray, y: np.ndarray, t: np.ndarray
+    ):
+        self.cost, self.reduced = cost, reduced
+        self.y, self.t = y, t
+        self.rows_of = _points_by_class(y, reduced.shape[0])
+        self.columns_of = _points_by_class(t, reduced.shape[1])
+        self.added = np.zeros(reduced.shape, dtype=bool)
+        self.blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, columns, costs
+
+    def add(self, pairs: np.ndarray) -> None:
+        """`pairs` (K_S, K_T): pairs of classes that are not in yet."""
+        self.blocks.extend(self._blocks(pairs))
+        self.added |= pairs
+
+    def count(self) -> int:
+        return sum(costs.size for _, _, costs in self.blocks)
+
+    def highest(self) -> float:
+        return max(costs.max() for _, _, costs in self.blocks)
+
+    def split_off(self, sources: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Takes these source classes, of one partner each, and their blocks out of the problem."""
+        taken = np.isin([self.y[rows[0]] for rows, _, _ in self.blocks], sources)
+        blocks = [block for block, out in zip(self.blocks, taken, strict=True) if out]
+        self.blocks = [block for block, out in zip(self.blocks, taken, strict=True) if not out]
+        self.added[sources] = False
+        return blocks
+
+    def solve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(rows, columns, mass) of the optimal plan on the arcs, duals (u, v): −∞ off the arcs."""
+        n, m = self.cost.shape
+        arc_rows = np.concatenate([rows.repeat(len(columns)) for rows, columns, _ in self.blocks])
+        arc_columns = np.concatenate([np.tile(columns, len(rows)) for rows, columns, _ in self.blocks])
+        costs = np.concatenate([costs.ravel() for _, _, costs in self.blocks])
+        rows, row_place = _numbered(arc_rows, n)
+        columns, column_place = _numbered(arc_columns, m)
+        sparse = coo_array(
+            (costs, (row_place[arc_rows], column_place[arc_columns])), shape=(len(rows), len(columns))
+        )
+        # Masses m and n a point make both sides integers with the same sum.
+        plan, row_duals, column_duals = _emd(
+            np.full(len(rows), float(m)), np.full(len(columns), float(n)), sparse
+        )
+        u, v = np.full(n, -np.inf), np.full(m, -np.inf)
+        u[rows], v[columns] = row_duals, column_duals
+        return rows[plan.row], columns[plan.col], plan.data / (n * m), u, v
+
+    def offending(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Pairs of classes, (K_S, K_T), with a pair of points of C + r < u + v beyond rounding."""
+        highest_u = np.array([u[rows].max() for rows in self.rows_of])
+        highest_v = np.array([v[columns].max() for columns in self.columns_of])
+        allowance = ROUNDING * max(np.abs(costs).max() for _, _, costs in self.blocks)
+        suspects = self.reduced + self.cost.least() < highest_u[:, None] + highest_v - allowance
+        offending = np.zeros_like(suspects)
+        for rows, columns, costs in self._blocks(suspects & ~self.added):
+            slack = (costs - u[rows, None] - v[columns]).min(0)
+            offending[self.y[rows[0]], self.t[columns[slack < -allowance]]] = True
+        return offending
+
+    def _blocks(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(rows, columns, costs) of each source class with all its target classes in `pairs`."""
+        for source in np.flatnonzero(pairs.any(1)):
+            rows = self.rows_of[source]
+            columns = np.concatenate([self.columns_of[k] for k in np.flatnonzero(pairs[source])])
+            yield rows, columns, self.cost.block(rows, columns) + self.reduced[source, self.t[columns]]
+
+
+ROUNDING = 1e-12  # of the largest cost: what the duals' sums may be off
+
+
+def _numbered(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the different points in rising order, each point's place among them) of 0..count − 1."""
+    there = np.zeros(count, dtype=bool)
+    there[points] = True
+    return np.flatnonzero(there), there.cumsum() - 1
+
+
+def _points_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
+    ends = np.bincount(labels, minlength=classes).cumsum()
+    return np.split(np.argsort(labels, kind="stable"), ends[:-1])
+
+
+# ------------------------------------------------------------------------------------------- entropic
+@torch.no_grad()
+def _sinkhorn(
+    cost: Tensor, label_cost: Tensor | None, y: Tensor | None, t: Tensor | None
+) -> TransportPlan:
+    """(1) with entropy: log-domain Sinkhorn, ε falling to EPSILON deviations of the feature cost.
+
+    The label costs come reduced, so that float32 holds what is left however large Λ is; these
+    K_S × K_T numbers alone visit the host. Rows meet their mass exactly, columns up to
+    `marginal_error` in total (at most MARGINAL_ERROR unless ITERATIONS did not suffice). `gap` is the
+    plan's cost above a feasible dual's value.
+    """
+    n, m = cost.shape
+    epsilon = EPSILON * max(
+        float(cost.double().std(unbiased=False)), 1e-6 * float(cost.abs().max()), 1e-30
+    )
+    reduced, constant = cost, 0.0
+    if label_cost is not None:
+        on_classes, constant = _label_reduction(label_cost, y, t)
+        reduced = cost + on_classes[y][:, t].to(cost)
+    a, b = cost.new_full((n,), 1 / n), cost.new_full((m,), 1 / m)
+    spread = max(float(cost.max() - cost.min()), epsilon)
+    u, v = _entropic_duals(reduced, a, b, spread, epsilon)
+    plan = torch.exp((u[:, None] + v - reduced) / epsilon)
+    rows, columns = (plan > CUTOFF / max(n, m)).nonzero(as_tuple=True)
+    mass = plan[rows, columns].double()
+    mass = mass / torch.zeros(n).to(mass).index_add_(0, rows, mass)[rows] / n
+    column_mass = torch.zeros(m).to(mass).index_add_(0, columns, mass)
+
+    value = mass @ reduced[rows, columns].double()
+    dual = u.double().mean() + (reduced - u[:, None]).amin(0).double().mean()
+    return TransportPlan(
+        rows,
+        columns,
+        mass.to(cost.dtype),
+        cost=value.item() + constant,
+        gap=(value - dual).item(),
+        marginal_error=(column_mass - 1 / m).abs().sum().item(),
+    )
+
+
+EPSILON = 0.05
+MARGINAL_ERROR = 1e-2
+ITERATIONS = 1000  # at the last ε; a tenth of it at each one before
+CUTOFF = 1e-5  # of a point's mass: smaller entries of the plan are dropped
+
+
+def _entropic_duals(
+    cost: Tensor, a: Tensor, b: Tensor, first: float, last: float
+) -> tuple[Tensor, Tensor]:
+    """Potentials (u, v) of entropic transport at ε = `last`, reached by halving ε from `first`."""
+    from ot.bregman import sinkhorn_log
+
+    u, v = torch.zeros_like(a), torch.zeros_like(b)
+    epsilon = max(first, last)
+    tolerance = MARGINAL_ERROR / len(b) ** 0.5  # POT measures the Euclidean norm
+    while True:
+        _, log = sinkhorn_log(
+            a, b, cost, epsilon, warmstart=(u / epsilon, v / epsilon), log=True, warn=False,
+            numItermax=ITERATIONS if epsilon == last else ITERATIONS // 10, stopThr=tolerance,
+        )  # fmt: skip
+        u, v = epsilon * log["log_u"], epsilon * log["log_v"]
+        if epsilon == last:
+            return u, v
+        epsilon = max(epsilon / 2, last)
+
+
+def _label_reduction(label_cost: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, float]:
+    """(r, its constant) of the module docstring; r (K_S, K_T) is 0 for classes without points."""
+    sources, targets = y.unique(), t.unique()
+    mass_y = y.bincount(minlength=label_cost.shape[0])[sources].cpu().numpy() * len(t)
+    mass_t = t.bincount(minlength=label_cost.shape[1])[targets].cpu().numpy() * len(y)
+    present = label_cost[sources][:, targets].cpu().numpy()
+    reduced, _, constant = _reduced_label_cost(present, mass_y, mass_t)
+    result = torch.zeros_like(label_cost)
+    result[sources[:, None], targets] = torch.from_numpy(reduced).to(label_cost)
+    return result, constant
