@@ -197,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "setting": options.SETTING,
         "seed": seed,
         **learned_quantities,
+        "source_head_optimality_gap": head.optimality_gap,
         "refined": refined_quantities,
         "final_objective": final_objective(transform, transform_settings),
         "config": config,

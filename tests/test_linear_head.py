@@ -4,18 +4,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head
+from utils import linear_head
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import (
     HeadSettings,
     LinearHead,
+    _class_shares,
+    _optimality_gap,
     evaluate_head,
     fit_linear_head,
+    label_gradient_norms,
     lipschitz_constant,
     loss_gradient_norms,
     summed_gradient_norms,
@@ -51,6 +57,7 @@ def test_gradient_norms_equal_autograd(head, generator):
         torch.testing.assert_close(norms[:, label], expected, rtol=1e-10, atol=1e-7)
     expected = (gradient(head, x, y) + gradient(head, x, other)).norm(dim=1)
     torch.testing.assert_close(summed_gradient_norms(head, x, y, other), expected)
+    torch.testing.assert_close(label_gradient_norms(head, x, y), gradient(head, x, y).norm(dim=1))
 
 
 def test_lipschitz_constant_is_the_largest_difference(head):
@@ -116,6 +123,9 @@ def test_the_constrained_head_is_optimal(blobs, tau):
     )
     assert reference.success
     assert loss == pytest.approx(reference.fun, abs=2e-4)
+    # The stated gap is no estimate: the reference lies inside it.
+    assert head.optimality_gap <= 1e-3
+    assert loss - head.optimality_gap <= reference.fun + 1e-6
 
 
 def test_without_a_binding_constraint_it_is_logistic_regression(blobs):
@@ -124,6 +134,31 @@ def test_without_a_binding_constraint_it_is_logistic_regression(blobs):
     logits = torch.from_numpy(reference.decision_function(blobs.x))
     expected = functional.cross_entropy(logits, blobs.y).item()
     assert evaluate_head(head, blobs, blobs)["train_loss"] == pytest.approx(expected, abs=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 9), st.floats(0.01, 10))
+def test_the_stated_gap_holds_whatever_the_head_and_the_multipliers(seed, classes, tau):
+    """Weak duality: no feasible head is better than loss − gap, even if nothing is optimal."""
+    generator = torch.Generator().manual_seed(seed)
+    features = random_features(60, 3, classes, generator)
+    head = fit_linear_head(features, classes, tau)
+    best = functional.cross_entropy(head.logits(features.x).double(), features.y).item()
+    other = random_head(classes, 3, tau * torch.rand(1, generator=generator).item(), generator)
+    other = LinearHead(other.weight * min(1.0, tau / lipschitz_constant(other.weight)), other.bias)
+    multipliers = np.triu(torch.rand(classes, classes, generator=generator).numpy(), k=1)
+    shares = _class_shares(features.x, features.y, classes)
+    loss = functional.cross_entropy(other.logits(features.x).double(), features.y).item()
+    gap = _optimality_gap(other, features.x, features.y, shares, multipliers, tau)
+    assert loss - gap <= best + 1e-5
+
+
+def test_chunks_of_samples_change_nothing(blobs, monkeypatch):
+    whole = fit_linear_head(blobs, 4, 0.3)
+    monkeypatch.setattr(linear_head, "CHUNK", 4 * 37)
+    chunked = fit_linear_head(blobs, 4, 0.3)
+    torch.testing.assert_close(chunked.weight, whole.weight, rtol=1e-2, atol=1e-3)
+    assert chunked.optimality_gap <= 1e-3
 
 
 def test_the_constrained_head_is_deterministic_and_follows_its_classes(blobs):
@@ -136,21 +171,49 @@ def test_the_constrained_head_is_deterministic_and_follows_its_classes(blobs):
 
 
 def test_the_penalty_head_obeys_its_penalty(blobs):
-    settings = HeadSettings(
-        "penalty", epochs=200, batch_size=100, learning_rate=1e-2, penalty_weight=1e4
-    )
-    head = fit_linear_head(blobs, 4, 0.2, "penalty", settings=settings)
+    limited = HeadSettings("penalty", epochs=200, batch_size=100, learning_rate=1e-2, penalty_weight=1e4)
+    head = fit_linear_head(blobs, 4, 0.2, "penalty", settings=limited)
     generator = torch.Generator().manual_seed(1)
     other = torch.randint(4, (len(blobs),), generator=generator)
     assert summed_gradient_norms(head, blobs.x, blobs.y, other).max() < 0.25
-    unpenalised = replace(settings, penalty_weight=1e-9)
+    unpenalised = replace(limited, penalty_weight=1e-9)
     free = fit_linear_head(blobs, 4, 0.2, "penalty", settings=unpenalised)
     assert lipschitz_constant(free.weight) > 2 * lipschitz_constant(head.weight)
 
 
+def test_the_large_scale_penalty_limits_each_norm(blobs):
+    large = HeadSettings(
+        "penalty",
+        batch_size=100,
+        learning_rate=1e-3,
+        penalty_weight=500.0,
+        penalised="separate",
+        steps=1500,
+    )
+    head = fit_linear_head(blobs, 4, 0.2, "penalty", settings=large)
+    assert loss_gradient_norms(head, blobs.x).max() < 0.25
+    free = fit_linear_head(blobs, 4, 0.2, "penalty", settings=replace(large, penalty_weight=1e-9))
+    assert lipschitz_constant(free.weight) > 2 * lipschitz_constant(head.weight)
+
+
+def test_steps_end_inside_an_epoch(blobs):
+    """400 samples are four batches: five steps are one epoch and a step."""
+    few = HeadSettings("penalty", batch_size=100, learning_rate=1e-2, penalty_weight=1.0)
+    five, four, eight = (
+        fit_linear_head(blobs, 4, 0.2, "penalty", settings=replace(few, steps=steps)).weight
+        for steps in (5, 4, 8)
+    )
+    one, two = (
+        fit_linear_head(blobs, 4, 0.2, "penalty", settings=replace(few, epochs=epochs)).weight
+        for epochs in (1, 2)
+    )
+    assert torch.equal(four, one) and torch.equal(eight, two)
+    assert not torch.equal(five, four) and not torch.equal(five, eight)
+
+
 def test_resuming_a_penalty_head_equals_not_stopping(tmp_path, blobs, monkeypatch):
-    settings = HeadSettings("penalty", epochs=6, batch_size=64, learning_rate=1e-2)
-    whole = fit_linear_head(blobs, 4, 0.2, "penalty", settings=settings, seed=3)
+    few = HeadSettings("penalty", epochs=6, batch_size=64, learning_rate=1e-2)
+    whole = fit_linear_head(blobs, 4, 0.2, "penalty", settings=few, seed=3)
     resume = ResumePoint(tmp_path / "head.pt", "", seconds=0)
 
     def save_third_then_die(state):
@@ -159,7 +222,7 @@ def test_resuming_a_penalty_head_equals_not_stopping(tmp_path, blobs, monkeypatc
             raise KeyboardInterrupt
 
     monkeypatch.setattr(resume, "save", save_third_then_die)
-    arguments = {"settings": settings, "seed": 3}
+    arguments = {"settings": few, "seed": 3}
     with pytest.raises(KeyboardInterrupt):
         fit_linear_head(blobs, 4, 0.2, "penalty", **arguments, resume=resume)
     resumed = fit_linear_head(
@@ -172,6 +235,10 @@ def test_unusable_arguments_are_named(blobs):
     for tau in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="tau must be positive and finite"):
             fit_linear_head(blobs, 4, tau)
+    with pytest.raises(ValueError, match="tau = 1e-60 is too small"):
+        fit_linear_head(blobs, 4, 1e-60)
+    with pytest.raises(ValueError, match="penalised must be one of"):
+        fit_linear_head(blobs, 4, 0.2, settings=HeadSettings(penalised="all"))
     with pytest.raises(ValueError, match="method must be one of"):
         fit_linear_head(blobs, 4, 0.2, "ridge")
     with pytest.raises(InputError, match=r"classes without training samples: \[4\]"):

@@ -5,11 +5,13 @@ convex hull of {e_j − e_y}, the exact Lipschitz constant over all x and y is
     L(W) = max_{i≠j} ‖w_i − w_j‖₂.                                                             (1)
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
+from scipy.special import xlogy
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -19,14 +21,20 @@ from utils.features import Features
 from utils.storage import ResumePoint
 
 METHODS = ("lipschitz", "penalty")
+PENALISED = ("sum", "separate")
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """weight (K, d), bias (K,): logits Wx + c of a softmax classifier."""
+    """weight (K, d), bias (K,): logits Wx + c of a softmax classifier.
+
+    `optimality_gap`: by how much its training loss may exceed the constrained optimum (nats); None
+    where no such bound is known.
+    """
 
     weight: Tensor
     bias: Tensor
+    optimality_gap: float | None = None
 
     @property
     def num_classes(self) -> int:
@@ -37,12 +45,17 @@ class LinearHead:
         return functional.linear(x, self.weight, self.bias)
 
     def to(self, target: torch.device | torch.dtype) -> "LinearHead":
-        return LinearHead(self.weight.to(target), self.bias.to(target))
+        return replace(self, weight=self.weight.to(target), bias=self.bias.to(target))
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is fitted: `method` `lipschitz` needs τ alone, the rest belongs to `penalty`."""
+    """How a head is fitted: `method` `lipschitz` needs τ alone, the rest belongs to `penalty`.
+
+    `penalised` `sum`: the norm of the true and a random label's gradient summed (released small-scale
+    code), by Adam with β1; `separate`: each norm by itself (large scale), by SGD with momentum and
+    weight decay. `steps`, where given, ends the fit inside an epoch.
+    """
 
     method: str = "lipschitz"
     tau: float = 0.2
@@ -51,6 +64,10 @@ class HeadSettings:
     learning_rate: float = 1e-4
     beta1: float = 0.5
     penalty_weight: float = 1e5
+    penalised: str = "sum"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    steps: int | None = None
 
 
 # ------------------------------------------------------------------------------ Lipschitz constants
@@ -76,6 +93,12 @@ def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
     return squared.clamp_min(0).sqrt()
 
 
+def label_gradient_norms(head: LinearHead, x: Tensor, y: Tensor) -> Tensor:
+    """‖∇ℓ(x, y)‖₂ = ‖Wᵀ(p − e_y)‖₂ for each row: (n,), differentiable."""
+    direction = torch.softmax(head.logits(x), dim=1) - functional.one_hot(y, head.num_classes)
+    return torch.linalg.vector_norm(direction @ head.weight, dim=1)
+
+
 def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tensor) -> Tensor:
     """‖∇ℓ(x, y) + ∇ℓ(x, y')‖₂ = ‖Wᵀ(2p − e_y − e_y')‖₂ for each row: (n,), differentiable.
 
@@ -99,6 +122,7 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
         "train_loss": functional.cross_entropy(logits["train"].double(), train.y).item(),
         "tau_measured": loss_gradient_norms(head, test.x).max().item(),
         "tau_certified": lipschitz_constant(head.weight),
+        "optimality_gap": head.optimality_gap,
     }
 
 
@@ -131,6 +155,8 @@ def fit_linear_head(
             f"{(counts[:num_classes] == 0).nonzero().flatten().tolist()}, labels up to "
             f"{len(counts) - 1}, {num_classes} classes"
         )
+    if settings and settings.penalised not in PENALISED:
+        raise ValueError(f"penalised must be one of {', '.join(PENALISED)}, not {settings.penalised!r}")
     if method == "lipschitz":
         return _fit_lipschitz(features, num_classes, tau, progress)
     return _fit_penalty(features, num_classes, tau, settings or HeadSettings(), seed, resume, progress)
@@ -142,61 +168,108 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
     Solved by an augmented Lagrangian on g_ij = (‖w_i − w_j‖²/τ² − 1)/2 ≤ 0,
         f(W, c) + 1/(2ρ) Σ_{i<j} max(0, λ_ij + ρ g_ij)²,                                        (2)
     each round by L-BFGS. With λ⁺ = max(0, λ + ρ g) the gradient of the second part is
-    Laplacian(λ⁺) W / τ², so a K×K array is all the pairs need. One last scaling makes the
-    constraint exact. Deterministic: it starts from zero and sees all samples at once.
+    Laplacian(λ⁺) W / τ², so a K×K array is all the pairs need. A scaling makes the constraint exact,
+    the multipliers give a lower bound on the optimum (`_optimality_gap`), and the first head within
+    GAP of it is returned. Deterministic: it starts from zero and sees all samples at once, from
+    memory (n·d floats, and `CHUNK` of the n·K logits at a time).
     """
-    dim = features.x.shape[1]
-    shape, count = (num_classes, dim), num_classes * dim
-    scale = min(tau, 1.0)  # the solver's variable is W / scale, of order one
-    pairs = np.triu(np.ones((num_classes, num_classes), dtype=bool), k=1)
-
-    def objective(
-        flat: np.ndarray, x: Tensor, y: Tensor, multipliers: np.ndarray, rho: float
-    ) -> tuple[float, np.ndarray]:
-        w, c = scale * flat[:count].reshape(shape), flat[count:]
-        loss, gradient_logits = _cross_entropy(
-            x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x)
-        )
-        active = np.where(pairs, np.maximum(0, multipliers + rho * _violations(w, tau)), 0)
-        symmetric = active + active.T
-        gradient_w = (gradient_logits.T @ x).double().cpu().numpy()
-        gradient_w += (symmetric.sum(1)[:, None] * w - symmetric @ w) / tau**2
-        gradient_c = gradient_logits.sum(0).double().cpu().numpy()
-        value = loss + (active**2).sum() / (2 * rho)
-        return value, np.concatenate([scale * gradient_w.ravel(), gradient_c])
-
-    flat, multipliers, rho = np.zeros(count + num_classes), np.zeros((num_classes,) * 2), 1.0
-    # A tenth of many samples leads close to the solution at a tenth of the cost.
-    strides = (10, 1) if len(features) >= 100 * dim else (1,)
+    state = _Multipliers(np.zeros(num_classes * (features.x.shape[1] + 1)), num_classes)
     with tqdm(desc=progress, unit="round", disable=None, leave=False) as bar:
-        for stride in strides:
-            x, y = features.x[::stride].contiguous(), features.y[::stride].contiguous()
-            for _ in range(OUTER_ROUNDS):
-                solved = minimize(
-                    objective,
-                    flat,
-                    args=(x, y, multipliers, rho),
-                    jac=True,
-                    method="L-BFGS-B",
-                    options=INNER_OPTIONS,
-                )
-                flat = solved.x
-                bar.update()
-                violations = _violations(scale * flat[:count].reshape(shape), tau)
-                multipliers = np.where(pairs, np.maximum(0, multipliers + rho * violations), 0)
-                if violations[pairs].max(initial=0) > FEASIBLE:
-                    rho *= 4
-                elif solved.success:  # neither cut off nor infeasible
-                    break
-    weight = torch.from_numpy(scale * flat[:count].reshape(shape)).to(features.x)
-    return LinearHead(_scaled_into(weight, tau), torch.from_numpy(flat[count:]).to(features.x))
+        # A tenth of many samples leads close to the solution at a tenth of the cost.
+        if len(features) >= 100 * features.x.shape[1]:
+            generator = torch.Generator().manual_seed(0)
+            part = torch.randperm(len(features), generator=generator)[: len(features) // 10]
+            part = part.to(features.y.device)
+            _solve_rounds(Features(features.x[part], features.y[part]), state, tau, 1e-2, bar)
+        return _solve_rounds(features, state, tau, GAP, bar)
 
 
-# Rounds of the augmented Lagrangian; each ends at the inner tolerance of L-BFGS. A relative excess
-# of FEASIBLE in the squared distance costs less than 1e-3 of the loss when it is scaled away.
+@dataclass
+class _Multipliers:
+    """Where the augmented Lagrangian stands: variables (W / scale, c) flat, λ (upper triangle), ρ."""
+
+    flat: np.ndarray
+    num_classes: int
+    rho: float = 1.0
+
+    def __post_init__(self):
+        self.multipliers = np.zeros((self.num_classes,) * 2)
+        self.pairs = np.triu(np.ones_like(self.multipliers, dtype=bool), k=1)
+
+    def weight_and_bias(self, flat: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
+        """The solver's variable is W / min(τ, 1), of order one like c."""
+        split = len(flat) - self.num_classes
+        return min(tau, 1.0) * flat[:split].reshape(self.num_classes, -1), flat[split:]
+
+    def raised(self, violations: np.ndarray) -> np.ndarray:
+        """λ⁺ = max(0, λ + ρ g) for i < j, (K, K)."""
+        return np.where(self.pairs, np.maximum(0, self.multipliers + self.rho * violations), 0)
+
+
+def _solve_rounds(
+    features: Features, state: _Multipliers, tau: float, goal: float, bar: tqdm
+) -> LinearHead:
+    """Rounds of (2) until a head is within `goal` nats of the optimum; the best one is returned."""
+    x, y = features.x, features.y
+    best, tolerance = None, 1e-6
+    class_shares = _class_shares(x, y, state.num_classes)
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w, c = state.weight_and_bias(flat, tau)
+        means = _evaluate(x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x))
+        active = state.raised(_violations(w, tau))
+        gradient = means.gradient_weight + _laplacian(active + active.T, w) / tau**2
+        value = means.loss + (active**2).sum() / (2 * state.rho)
+        return value, np.concatenate([min(tau, 1.0) * gradient.ravel(), means.gradient_bias])
+
+    def reached(flat: np.ndarray) -> bool:
+        """Whether the scaled head of `flat` is good enough; remembers it if it is the best so far."""
+        nonlocal best
+        w, c = state.weight_and_bias(flat, tau)
+        violations = _violations(w, tau)
+        if best and violations[state.pairs].max(initial=0) > FEASIBLE:
+            return False
+        head = LinearHead(_scaled_into(torch.from_numpy(w).to(x), tau), torch.from_numpy(c).to(x))
+        gap = _optimality_gap(head, x, y, class_shares, state.raised(violations), tau)
+        if best is None or gap < best.optimality_gap:
+            best = replace(head, optimality_gap=gap)
+        return gap <= goal
+
+    def look(intermediate_result: OptimizeResult) -> None:
+        nonlocal steps
+        steps += 1
+        if steps % LOOK_EVERY == 0 and reached(intermediate_result.x):
+            raise StopIteration
+
+    for _ in range(OUTER_ROUNDS):
+        steps = 0
+        options = {"maxiter": 200, "maxcor": 20, "ftol": tolerance, "gtol": 1e-9}
+        solved = minimize(
+            objective, state.flat, jac=True, method="L-BFGS-B", options=options, callback=look
+        )
+        state.flat = solved.x
+        bar.update()
+        if reached(state.flat):
+            break
+        violations = _violations(state.weight_and_bias(state.flat, tau)[0], tau)
+        state.multipliers = state.raised(violations)
+        if violations[state.pairs].max(initial=0) > FEASIBLE:
+            state.rho *= 4
+        elif tolerance < FINEST:
+            break
+        else:
+            tolerance /= 10
+    if not best.weight.any():
+        raise ValueError(f"tau = {tau} is too small: the head is constant")
+    return best
+
+
 OUTER_ROUNDS = 30
-INNER_OPTIONS = {"maxiter": 100, "maxcor": 20, "ftol": 1e-6, "gtol": 1e-6}
-FEASIBLE = 1e-3
+FINEST = 1e-13  # relative decrease a step: rounding allows no finer solution
+LOOK_EVERY = 20  # steps of L-BFGS
+FEASIBLE = 1e-3  # relative excess in the squared distance: scaling that away costs little
+GAP = 1e-3  # nats above the constrained optimum at most
+CHUNK = 2**24  # logits held at a time
 
 
 def _scaled_into(weight: Tensor, tau: float) -> Tensor:
@@ -206,21 +279,99 @@ def _scaled_into(weight: Tensor, tau: float) -> Tensor:
     return weight
 
 
-def _cross_entropy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Tensor]:
-    """Mean cross-entropy and its gradient with respect to the logits, (n, K) divided by n."""
-    log_p = torch.log_softmax(functional.linear(x, weight, bias), dim=1)
-    rows = torch.arange(len(y), device=y.device)
-    loss = -log_p[rows, y].double().mean().item()
-    gradient = log_p.exp_()
-    gradient[rows, y] -= 1
-    return loss, gradient / len(y)
+@dataclass(frozen=True)
+class _Means:
+    """Over all samples: loss (nats), its gradients (K, d) and (K,), float64."""
+
+    loss: float
+    gradient_weight: np.ndarray
+    gradient_bias: np.ndarray
+
+
+def _evaluate(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> _Means:
+    """Mean cross-entropy of softmax(Wx + c) and its gradient, CHUNK logits at a time."""
+    loss = 0.0
+    gradient_weight = torch.zeros(weight.shape, dtype=torch.float64, device=x.device)
+    gradient_bias = torch.zeros(bias.shape, dtype=torch.float64, device=x.device)
+    rows = max(1, CHUNK // len(bias))
+    for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
+        p = torch.log_softmax(functional.linear(x_part, weight, bias), dim=1)
+        loss -= p.gather(1, y_part[:, None]).sum(dtype=torch.float64).item()
+        p.exp_()[torch.arange(len(y_part), device=x.device), y_part] -= 1
+        gradient_weight += p.T @ x_part
+        gradient_bias += p.sum(0)
+    count = len(y)
+    return _Means(
+        loss / count, (gradient_weight / count).cpu().numpy(), (gradient_bias / count).cpu().numpy()
+    )
+
+
+def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> np.ndarray:
+    """Mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1) float64."""
+    sums = torch.zeros((num_classes, x.shape[1]), dtype=torch.float64, device=x.device)
+    for x_part, y_part in zip(x.split(2**15), y.split(2**15), strict=True):
+        sums.index_add_(0, y_part, x_part.double())
+    counts = torch.bincount(y, minlength=num_classes)[:, None]
+    return (torch.cat([sums, counts], dim=1) / len(y)).cpu().numpy()
+
+
+def _mean_entropy(x: Tensor, head: LinearHead) -> float:
+    """Of the predictions softmax(Wx + c), in nats."""
+    rows = max(1, CHUNK // head.num_classes)
+    logs = (torch.log_softmax(head.logits(part), dim=1) for part in x.split(rows))
+    return -sum((log_p.exp() * log_p).sum(dtype=torch.float64).item() for log_p in logs) / len(x)
 
 
 def _violations(w: np.ndarray, tau: float) -> np.ndarray:
     """g_ij = (‖w_i − w_j‖²/τ² − 1)/2 for all pairs, (K, K)."""
-    gram = (w / tau) @ (w / tau).T
-    squared = gram.diagonal()
-    return (squared[:, None] + squared[None, :] - 2 * gram - 1) / 2
+    return (_pair_products(w / tau, w / tau) - 1) / 2
+
+
+def _pair_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """⟨a_i − a_j, b_i − b_j⟩ for all pairs, (K, K) from (K, d) twice."""
+    gram = a @ b.T
+    diagonal = gram.diagonal()
+    return diagonal[:, None] + diagonal[None, :] - gram - gram.T
+
+
+def _laplacian(weights: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Σ_j weights_ij (w_i − w_j) for every i, (K, d); weights (K, K) symmetric."""
+    return weights.sum(1)[:, None] * w - weights @ w
+
+
+def _optimality_gap(
+    head: LinearHead, x: Tensor, y: Tensor, class_shares: np.ndarray, multipliers: np.ndarray, tau: float
+) -> float:
+    """How far the head's mean loss is above the constrained optimum at most, in nats, by duality.
+
+    ℓ(logits, y) = max over p on the simplex of ⟨logits, p − e_y⟩ + H(p), so for any p_1 … p_n
+        min f ≥ mean H(p_i) + min over W of ⟨W, G⟩ + min over c of ⟨c, g⟩,
+    G = mean (p_i − e_{y_i}) x_iᵀ and g = mean (p_i − e_{y_i}). The last is 0 if g = 0 and −∞ else, so
+    the head's own p_i are mixed with the least share ε of one q that makes g vanish. Where antisymmetric
+    F_ij ∈ R^d satisfy Σ_j F_ij = G_i, ⟨W, G⟩ = Σ_{i<j} ⟨w_i − w_j, F_ij⟩ ≥ −τ Σ_{i<j} ‖F_ij‖. Taken is
+    F_ij = −λ_ij (w_i − w_j)/τ² + (R_i − R_j)/K, R what the first part leaves of G. `class_shares` is
+    mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1).
+    """
+    means = _evaluate(x, y, head.weight, head.bias)
+    w, classes = head.weight.double().cpu().numpy(), head.num_classes
+    gradient, entropy = means.gradient_weight, _mean_entropy(x, head)
+    frequency = class_shares[:, -1]
+    excess = (means.gradient_bias / frequency).max(initial=0)
+    if excess > 0:
+        share = excess / (1 + excess)
+        q = (frequency - means.gradient_bias / excess).clip(min=0)
+        of_q = np.outer(q, class_shares[:, :-1].sum(0)) - class_shares[:, :-1]
+        gradient = (1 - share) * gradient + share * of_q
+        entropy = (1 - share) * entropy - share * xlogy(q, q).sum()
+    symmetric = (multipliers + multipliers.T) / tau**2
+    rest = gradient + _laplacian(symmetric, w)
+    squared = (
+        symmetric**2 * _pair_products(w, w)
+        - 2 / classes * symmetric * _pair_products(w, rest)
+        + _pair_products(rest, rest) / classes**2
+    )
+    flows = np.sqrt(np.triu(squared, k=1).clip(min=0)).sum()
+    return means.loss - (entropy - tau * flows)
 
 
 def _fit_penalty(
@@ -232,8 +383,9 @@ def _fit_penalty(
     resume: ResumePoint | None,
     progress: str,
 ) -> LinearHead:
-    """The released small-scale procedure: Adam on mini-batches of
-        mean ℓ(h(x), y) + penalty · mean relu(‖∇ℓ(x, y) + ∇ℓ(x, y')‖ − τ)²,  y' uniform.        (3)
+    """The released procedures: steps on mini-batches of
+        mean ℓ(h(x), y) + penalty · mean relu(‖∇ℓ(x, y) + ∇ℓ(x, y')‖ − τ)²,  y' uniform,        (3)
+    or, with `separate`, penalty · mean (relu(‖∇ℓ(x, y)‖ − τ)² + relu(‖∇ℓ(x, y')‖ − τ)²).
 
     The gradient norm is taken in closed form, so one backward pass per step is enough. Every epoch
     draws from its own generator, which makes the end of an epoch a point to resume from.
@@ -245,9 +397,7 @@ def _fit_penalty(
     weight = weight.to(features.x).requires_grad_()
     bias = torch.zeros(num_classes).to(features.x).requires_grad_()
     head = LinearHead(weight, bias)
-    optimiser = torch.optim.Adam(
-        [weight, bias], lr=settings.learning_rate, betas=(settings.beta1, 0.999)
-    )
+    optimiser = _penalty_optimiser(settings, [weight, bias])
     first = 0
     if resume and (state := resume.load()):
         with torch.no_grad():
@@ -257,19 +407,22 @@ def _fit_penalty(
         first = state["epoch"]
 
     count = len(features.y)
+    per_epoch = math.ceil(count / settings.batch_size)
+    steps = settings.epochs * per_epoch if settings.steps is None else settings.steps
+    last = math.ceil(steps / per_epoch)
     epochs = tqdm(
-        range(first, settings.epochs), initial=first, total=settings.epochs,
+        range(first, last), initial=first, total=last,
         desc=progress, unit="epoch", disable=None, leave=False,
     )  # fmt: skip
     for epoch in epochs:
         generator.manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(count, generator=generator)
         y_other = torch.randint(num_classes, (count,), generator=generator)
-        for index in order.split(settings.batch_size):
+        for index in order.split(settings.batch_size)[: steps - epoch * per_epoch]:
             x, y, other = (part[index].to(weight.device) for part in (features.x, features.y, y_other))
-            excess = functional.relu(summed_gradient_norms(head, x, y, other) - tau)
             loss = functional.cross_entropy(head.logits(x), y)
-            loss = loss + settings.penalty_weight * excess.square().mean()
+            for norms in _penalised_norms(settings.penalised, head, x, y, other):
+                loss = loss + settings.penalty_weight * functional.relu(norms - tau).square().mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -283,3 +436,22 @@ def _fit_penalty(
                 }
             )
     return LinearHead(weight.detach(), bias.detach())
+
+
+def _penalty_optimiser(settings: HeadSettings, variables: list[Tensor]) -> torch.optim.Optimizer:
+    if settings.penalised == "sum":
+        return torch.optim.Adam(variables, lr=settings.learning_rate, betas=(settings.beta1, 0.999))
+    return torch.optim.SGD(
+        variables,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _penalised_norms(
+    penalised: str, head: LinearHead, x: Tensor, y: Tensor, y_other: Tensor
+) -> tuple[Tensor, ...]:
+    if penalised == "sum":
+        return (summed_gradient_norms(head, x, y, y_other),)
+    return label_gradient_norms(head, x, y), label_gradient_norms(head, x, y_other)
