@@ -31,6 +31,7 @@ from utils.options import (
     stage_entry,
     stage_parser,
     truth_value,
+    whole_number,
 )
 from utils.report import draw_bound, draw_figures, print_transfer
 from utils.source_network import check_feature_dim, load_source_network
@@ -66,6 +67,10 @@ def parse_options(argv: Sequence[str] | None):
         group, "--CERTIFY", type=truth_value, default=True, metavar="BOOL",
         help="also refine a copy of the transform to minimise bound_certified (default True; there is "
         "nothing to refine under FixedAll)",
+    )  # fmt: skip
+    add_flag(
+        group, "--BOOTSTRAP", type=whole_number, default=200, metavar="N",
+        help="resamples of the test samples for 95 %% intervals (default 200); 0 turns them off",
     )  # fmt: skip
     heads = {name: settings.source_head for name, settings in PROCEDURES.items()}
     transforms = {name: settings.transform for name, settings in PROCEDURES.items()}
@@ -127,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "certificate": asdict(certificate_settings) if certify else None,
         "tau_measure": scale.tau_measure,
         "deviation_floor": scale.deviation_floor,
+        "bootstrap": options.BOOTSTRAP,
         "network": network.weights_digest,
     }
     data = {"source": source.provenance, "target": target.provenance}
@@ -177,8 +183,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # --------------------------------------------------------------------------------------- bound
     def quantities(transform: TaskTransform) -> dict:
         bound = transfer_bound(
-            transform, head, source_test, target_test, tau_measure=scale.tau_measure, seed=seed
-        )
+            transform, head, source_test, target_test,
+            tau_measure=scale.tau_measure, bootstrap=options.BOOTSTRAP, seed=seed,
+        )  # fmt: skip
         train, test = (source_train, target_train), (source_test, target_test)
         certified_train = certificate_on_training_data(transform, head, train, test, seed)
         return {**bound.quantities(), "bound_certified_train": certified_train}

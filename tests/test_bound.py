@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head, random_transform
-from utils.bound import logit_spread, transfer_bound, wasserstein_1
+from utils.bootstrap import Resamples
+from utils.bound import logit_spread, transfer_bound
 from utils.features import Features
 from utils.linear_head import LinearHead, lipschitz_constant
 from utils.task_transform import TransformSettings, learn_task_transform
@@ -63,13 +64,6 @@ def test_logit_spread_by_hand():
     u = torch.tensor([[0.0, 1.0, 5.0]])
     v = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 5.0]])
     assert logit_spread(u, v).tolist() == [[5.0, 1.0]]
-
-
-@pytest.mark.parametrize("n, m", [(30, 30), (20, 60), (17, 40)])
-def test_wasserstein_against_pot(n, m):
-    rng = np.random.default_rng(0)
-    cost = ot.dist(rng.normal(size=(n, 4)), rng.normal(size=(m, 4)), "euclidean")
-    assert wasserstein_1(torch.from_numpy(cost)) == pytest.approx(ot.emd2([], [], cost))
 
 
 def fixed_all(source: Features, target: Features, head: LinearHead):
@@ -173,3 +167,59 @@ def test_the_released_tau_sums_two_gradients(generator):
     assert 0 < summed <= 2 * single and 0 < other <= 2 * single
     with pytest.raises(ValueError, match="tau_measure must be one of"):
         transfer_bound(transform, head, source, target, tau_measure="median")
+
+
+# ------------------------------------------------------------------------------------------ bootstrap
+@pytest.fixture
+def gaussians(generator):
+    """(transform, head, source, target): 400 and 300 Gaussian points in four and four classes."""
+    source, target = random_features(400, 3, 4, generator), random_features(300, 3, 4, generator)
+    head = random_head(4, 3, 0.5, generator)
+    return fixed_all(source, target, head), head, source, target
+
+
+def test_intervals_hold_the_quantities_and_belong_to_what_depends_on_samples(gaussians):
+    bound = transfer_bound(*gaussians, bootstrap=200)
+    values = bound.quantities()
+    for name, (low, high) in bound.intervals.items():
+        # tau_measured is a maximum: no resample exceeds it.
+        assert low <= values[name] <= high or (name == "tau_measured" and high <= values[name])
+        assert low < high or name == "tau_measured"
+    assert set(bound.intervals) == {
+        *("target_accuracy", "target_loss", "transformed_source_accuracy", "transformed_source_loss"),
+        *("weighted_source_loss", "wasserstein_distance", "tau_measured", "bound_published"),
+        *("bound_transformed", "bound_certified"),
+    }
+    without = transfer_bound(*gaussians)
+    assert without.intervals is None
+    assert {**values, "intervals": None} == without.quantities()
+    assert transfer_bound(*gaussians, bootstrap=200).intervals == bound.intervals
+
+
+def test_the_interval_of_a_mean_is_the_normal_one(gaussians):
+    """Target loss: mean ± 1.96 standard errors, from the variance inside the classes."""
+    transform, head, _, target = gaussians
+    low, high = transfer_bound(*gaussians, bootstrap=4000).intervals["target_loss"]
+    double = transform.to(torch.float64), head.to(torch.float64)
+    log_h = double[0].log_probabilities(double[1], target.x.double())
+    losses = -log_h.gather(1, target.y[:, None])[:, 0]
+    variance = sum(losses[target.y == k].var(correction=0) * (target.y == k).sum() for k in range(4))
+    expected = 2 * 1.96 * variance.sqrt().item() / len(target)
+    assert high - low == pytest.approx(expected, rel=0.06)
+
+
+def test_the_interval_of_the_transport_covers_resamples_solved_exactly(gaussians):
+    """Solving 60 resamples anew: their spread is the first-order one within sampling error."""
+    transform, head, source, target = gaussians
+    low, high = transfer_bound(*gaussians, bootstrap=1000).intervals["wasserstein_distance"]
+    generator = torch.Generator().manual_seed(5)
+    values = []
+    for _ in range(60):
+        drawn = []
+        for split in (source, target):
+            counts = Resamples(split.y, 1, generator).counts[0].long()
+            index = torch.arange(len(split)).repeat_interleave(counts)
+            drawn.append(Features(split.x[index], split.y[index]))
+        values.append(transfer_bound(transform, head, *drawn).wasserstein_distance)
+    deviation = np.std(values, ddof=1)
+    assert 0.7 < (high - low) / (2 * 1.96 * deviation) < 1.4

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from tests.conftest import requires_cuda
-from utils.transport import EuclideanCost, solve_transport
+from utils.transport import EuclideanCost, optimal_potentials, solve_transport
 
 SHAPES = ("soft", "near_permutation", "permutation", "many_to_one")
 
@@ -233,6 +233,18 @@ def test_on_the_line_sorted_points_are_matched():
     # Unequal sizes: 50 against each of 25 points twice is the same cloud.
     plan = solve_transport(torch.from_numpy(abs(x[:, None] - z[None, :25])))
     assert plan.cost == pytest.approx(abs(np.sort(x) - np.sort(np.repeat(z[:25], 2))).mean())
+
+
+@settings(max_examples=60, deadline=None)
+@given(instances())
+def test_potentials_are_feasible_and_tight_where_the_plan_has_mass(instance):
+    cost = torch.from_numpy(instance[0])
+    plan = solve_transport(cost)
+    u, v = optimal_potentials(cost, plan)
+    slack = cost - u[:, None] - v
+    assert slack.min() >= -1e-10
+    assert slack[plan.rows, plan.columns].abs().max() <= 1e-9
+    assert (u.mean() + v.mean()).item() == pytest.approx(plan.cost, rel=1e-9)
 
 
 COST = torch.ones(2, 3)

@@ -39,6 +39,12 @@ def positive_integer(text: str) -> int:
     return int(text)
 
 
+def whole_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
+    return int(text)
+
+
 def seed_number(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^31 - 1, not {text!r}")

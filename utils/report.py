@@ -68,16 +68,20 @@ def print_transfer(
     _print_heading(
         f"transfer {record['source']} → {record['target']}, {record['setting']}", record, reused
     )
-    learned = {**record, **_fine_tuned_values(fine_tuned), **_third_term(record)}
+    learned = {**_with_spread(record), **_fine_tuned_values(fine_tuned), **_third_term(record)}
     refined = record["refined"]
     if refined is None:
         _print_rows([(name, learned.get(name), text) for name, text in EXPLANATIONS.items()])
     else:
-        refined = {**refined, **_third_term(refined)}
+        refined = {**_with_spread(refined), **_third_term(refined)}
         rows = [
             (name, learned.get(name), refined.get(name), text) for name, text in EXPLANATIONS.items()
         ]
         _print_rows(rows, ("as published", "refined"))
+    if record.get("intervals"):
+        print(
+            "±: half a 95 % bootstrap interval over test samples (its ends: intervals in result.json)"
+        )
     if record["unreached_classes"]:
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
@@ -97,14 +101,30 @@ def _print_heading(title: str, record: Mapping, reused: bool) -> None:
 def _print_rows(rows: Sequence[tuple], columns: Sequence[str] = ("",)) -> None:
     """Aligned rows of a name, a value for each column and what the number is."""
     width = max(len(name) for name, *_ in rows)
-    widths = [max(9, len(column)) for column in columns]
+    cells = list(zip(*(_column([row[1 + k] for row in rows]) for k in range(len(columns))), strict=True))
+    widths = [max(9, len(column), len(cell)) for column, cell in zip(columns, cells[0], strict=True)]
     if any(columns):
         heads = (f"{column:>{size}}" for column, size in zip(columns, widths, strict=True))
         print(f"  {'':<{width}}  {'  '.join(heads)}")
-    for name, *values, text in rows:
-        shown = ("—" if value is None else f"{value:.4f}" for value in values)
-        cells = (f"{value:>{size}}" for value, size in zip(shown, widths, strict=True))
-        print(f"  {name:<{width}}  {'  '.join(cells)}  {text}")
+    for (name, *_, text), values in zip(rows, cells, strict=True):
+        shown = (f"{value:>{size}}" for value, size in zip(values, widths, strict=True))
+        print(f"  {name:<{width}}  {'  '.join(shown)}  {text}")
+
+
+def _column(values: Sequence[float | tuple[float, float] | None]) -> list[str]:
+    """Each value, or value and spread, as text; all of one width, the decimal points aligned."""
+    pairs = [value if isinstance(value, tuple) else (value, None) for value in values]
+    numbers = ["—" if value is None else f"{value:.4f}" for value, _ in pairs]
+    spreads = ["" if spread is None else f" ±{spread:.4f}" for _, spread in pairs]
+    left, right = max(map(len, numbers)), max(map(len, spreads))
+    return [f"{n:>{left}}{s:<{right}}" for n, s in zip(numbers, spreads, strict=True)]
+
+
+def _with_spread(record: Mapping) -> dict:
+    """The quantities; with half of its interval for each that has one."""
+    intervals = record.get("intervals") or {}
+    spread = {name: (record[name], (high - low) / 2) for name, (low, high) in intervals.items()}
+    return {**record, **spread}
 
 
 def _fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:

@@ -163,6 +163,25 @@ def solve_transport(
     )
 
 
+def optimal_potentials(cost: Tensor, plan: TransportPlan) -> tuple[Tensor, Tensor]:
+    """Duals (u (n,), v (m,)) of an optimal plan for cost (n, m): u_i + v_j ≤ cost_ij, equal where the
+    plan has mass, so that its cost is mean u + mean v.
+
+    v is the shortest distance to each column and −u to each row in the graph of the changes that an
+    optimal plan still allows: from row i to column j at cost_ij, and back at −cost_ij where there is
+    mass. It has no negative cycle; Bellman and Ford's sweeps end after as many as the longest path has.
+    """
+    to_row = cost.new_zeros(cost.shape[0])
+    back = cost[plan.rows, plan.columns]
+    while True:
+        to_column = (to_row[:, None] + cost).amin(0)
+        shorter = to_row.scatter_reduce(0, plan.rows, to_column[plan.columns] - back, "amin")
+        # Rounding makes tiny negative cycles, around which the sweeps would go forever.
+        if (shorter >= to_row - 1e-12 * cost.abs().max()).all():
+            return -to_row, to_column
+        to_row = shorter
+
+
 def automatic_method(device: torch.device) -> str:
     """`exact` on every device: at each size of benchmarks/results/transport.txt it is the fastest on
     the CPU, and no other device has been measured.
