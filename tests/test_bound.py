@@ -169,6 +169,23 @@ def test_the_released_tau_sums_two_gradients(generator):
         transfer_bound(transform, head, source, target, tau_measure="median")
 
 
+def test_tasks_that_do_not_fit_are_named(gaussians):
+    transform, head, source, target = gaussians
+    wide = LinearHead(torch.zeros(5, 3), torch.zeros(5))
+    empty = Features(target.x[:0], target.y[:0])
+    unlabelled = Features(target.x, target.y[:-1])
+    for arguments, complaint in (
+        ((transform, wide, source, target), "transform.B has 4 columns, the head 5 classes"),
+        ((transform, head, Features(source.x, source.y + 1), target), "source_test has labels 1..4"),
+        ((transform, head, source, Features(target.x, target.y - 1)), "target_test has labels -1..2"),
+        ((transform, head, source, empty), "target_test needs points"),
+        ((transform, head, source, unlabelled), "target_test needs points and one label for each"),
+        ((transform, head, Features(source.x, source.y.clamp(max=2)), target), r"no sample.*\[3\]"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            transfer_bound(*arguments)
+
+
 # ------------------------------------------------------------------------------------------ bootstrap
 @pytest.fixture
 def gaussians(generator):

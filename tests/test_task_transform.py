@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import ot
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head, random_transform
+from utils import task_transform
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import fit_linear_head
@@ -189,6 +191,32 @@ def test_same_seed_same_transform_and_resuming_equals_not_stopping(
         assert torch.equal(curve, again.history[name])
 
 
+def test_learning_stops_when_the_fixed_batch_hardly_improves(tmp_path, tasks, head, monkeypatch):
+    """With the rule off, the same iterations go on; the rule survives a kill."""
+    monkeypatch.setattr(task_transform, "CHECK_EVERY", 4)
+    settings = TransformSettings(iterations=60, batch_size=40, stop_below=0.05, label_weight=10.0)
+    stopped = learn_task_transform(*tasks, head, settings, seed=1)
+    count = len(stopped.history["label_mismatch"])
+    assert 8 <= count < 60 and count % 4 == 0
+    endless = learn_task_transform(*tasks, head, replace(settings, stop_below=None), seed=1)
+    assert len(endless.history["label_mismatch"]) == 60
+    assert torch.equal(endless.history["label_mismatch"][:count], stopped.history["label_mismatch"])
+    resume = ResumePoint(tmp_path / "r.pt", "", seconds=0)
+
+    def save_fifth_then_die(state):
+        ResumePoint.save(resume, state)
+        if len(state["history"]) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resume, "save", save_fifth_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        learn_task_transform(*tasks, head, settings, seed=1, resume=resume)
+    again = learn_task_transform(
+        *tasks, head, settings, seed=1, resume=ResumePoint(tmp_path / "r.pt", "")
+    )
+    assert torch.equal(again.A, stopped.A)
+
+
 def test_the_first_objective_is_what_the_method_says(tasks, head):
     """At the start D is the softmax of π_S, A = Ā = I: three terms have closed forms."""
     transform = learn_task_transform(*tasks, head, TransformSettings(iterations=1, batch_size=40))
@@ -208,6 +236,10 @@ def test_impossible_settings_are_refused(generator, tasks, head):
     for size in (3, 121):
         with pytest.raises(InputError, match=rf"number of classes \(4\).*samples \(120\), not {size}"):
             learn_task_transform(*tasks, head, TransformSettings(batch_size=size))
+    with pytest.raises(ValueError, match=r"label_weight must be finite and not negative, not -1\.0"):
+        learn_task_transform(*tasks, head, TransformSettings(label_weight=-1.0))
+    with pytest.raises(ValueError, match=r"source has labels 0\.\.9, the head 4 classes"):
+        learn_task_transform(random_features(90, 5, 10, generator), other, head, SMALL)
     with pytest.raises(InputError, match="setting must be one of LearnedAll, LearnedA, FixedAll"):
         learn_task_transform(*tasks, head, TransformSettings(setting="LearnedB"))
 

@@ -28,6 +28,7 @@ from utils.linear_head import (
 )
 from utils.task_transform import (
     TaskTransform,
+    check_task,
     class_prior,
     inverse_mismatch,
     label_mismatch,
@@ -84,6 +85,11 @@ def transfer_bound(
     The transport distances enter a resample through the optimal potentials of the whole splits: to
     first order that is their spread, and never more than the resample's own distance.
     """
+    num_targets, num_sources = transform.B.shape
+    if num_sources != head.num_classes:
+        raise ValueError(f"transform.B has {num_sources} columns, the head {head.num_classes} classes")
+    check_task("source_test", source_test, num_sources)
+    check_task("target_test", target_test, num_targets)
     transform, head = transform.to(torch.float64), head.to(torch.float64)
     source = Features(source_test.x.double(), source_test.y)
     target = Features(target_test.x.double(), target_test.y)
@@ -91,7 +97,6 @@ def transfer_bound(
     norms = _gradient_norms(transform, head, target, tau_measure, seed)
     mismatch = label_mismatch(transform).item()
     assigned = transform.target_class()[source.y]
-    num_targets = len(transform.B)
 
     values = {name: term.value for name, term in terms.items()}
     values["tau_measured"] = norms.max().item()

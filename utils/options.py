@@ -175,6 +175,9 @@ TRANSFORM_FLAGS = (
         "N points a side, or int(N·prior) a class",
     ),
     SettingFlag("--SOURCE_LOSS", "source_loss", one_of(("split", "batch")), "where term 1 is estimated"),
+    SettingFlag(
+        "--STOP_BELOW", "stop_below", positive_number, "end at less relative progress in 50 iterations"
+    ),
     SettingFlag("--LABEL_WEIGHT", "label_weight", positive_number, "Λ, of label against feature cost"),
     SettingFlag("--WASSERSTEIN_WEIGHT", "wasserstein_weight", positive_number, "λ_WD"),
     SettingFlag("--PRIOR_WEIGHT", "prior_weight", positive_number, "λ_PM"),

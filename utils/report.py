@@ -79,9 +79,7 @@ def print_transfer(
         ]
         _print_rows(rows, ("as published", "refined"))
     if record.get("intervals"):
-        print(
-            "±: half a 95 % bootstrap interval over test samples (its ends: intervals in result.json)"
-        )
+        print("±: half a 95 % bootstrap interval over test samples (its ends: intervals in result.json)")
     if record["unreached_classes"]:
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")

@@ -87,6 +87,8 @@ class TransformSettings:
     `sampler` `truncated` draws int(N · prior) points a class as the released code does, `exact`
     rounds by largest remainder so that both sides have N points. `source_loss` `batch` estimates
     the first term of (1) on a batch, `split` takes the class means of the whole training split.
+    `stop_below`, where given, ends learning once (1) on one fixed batch has improved by less than this
+    share within CHECK_EVERY iterations; `iterations` is then the most there can be.
     """
 
     setting: str = "LearnedAll"
@@ -103,6 +105,10 @@ class TransformSettings:
     sampler: str = "exact"
     source_loss: str = "split"
     transport: str = "auto"
+    stop_below: float | None = None
+
+
+CHECK_EVERY = 50  # iterations between two looks at the fixed batch of `stop_below`
 
 
 # ---------------------------------------------------------------------------------------- the learner
@@ -120,6 +126,11 @@ def learn_task_transform(
     LearnedAll learns A, b, Ā, B, D. LearnedA keeps B at a random permutation and D at the source
     prior, with no softmax on either. FixedAll learns nothing: A = Ā = I, b = 0.
     """
+    check_task("source", source, head.num_classes)
+    check_task("target", target)
+    for name in ("label_weight", "wasserstein_weight", "prior_weight", "inverse_weight"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, not {getattr(settings, name)}")
     num_targets = int(target.y.max()) + 1
     check_setting(settings.setting, head.num_classes, num_targets)
     generator = torch.Generator().manual_seed(seed)
@@ -138,6 +149,7 @@ def learn_task_transform(
         [{"params": [variables[name].requires_grad_()], "lr": rate} for name, rate in rates.items()]
     )
     history: list[Tensor] = []
+    stopping = _Stopping(problem, settings.stop_below, seed)
     if resume and (state := resume.load()):
         with torch.no_grad():
             for name, value in state["variables"].items():
@@ -145,6 +157,7 @@ def learn_task_transform(
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         history = list(state["history"].to(source.x.device))
+        stopping.last = state["last_evaluation"]
 
     iterations = tqdm(
         range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
@@ -165,6 +178,8 @@ def learn_task_transform(
         (problem.weights @ terms).backward()
         optimiser.step()
         history.append(terms.detach())
+        if stopping.now(variables, len(history)):
+            break
         if resume and resume.due():
             resume.save(
                 {
@@ -172,6 +187,7 @@ def learn_task_transform(
                     "optimiser": optimiser.state_dict(),
                     "generator": generator.get_state(),
                     "history": torch.stack(history),
+                    "last_evaluation": stopping.last,
                 }
             )
     curves = torch.stack(history).cpu().T
@@ -186,6 +202,18 @@ def learning_rate_fraction(settings: TransformSettings, iteration: int) -> float
     if settings.schedule != "cosine":
         raise ValueError(f"schedule must be constant or cosine, not {settings.schedule!r}")
     return (1 + math.cos(math.pi * iteration / settings.iterations)) / 2
+
+
+def check_task(name: str, features: Features, num_classes: int | None = None) -> None:
+    """Raises ValueError that names a task without points, with a label for each point missing, or with
+    labels that are negative or do not fit `num_classes`.
+    """
+    if features.y.ndim != 1 or len(features.y) != len(features.x) or len(features.y) == 0:
+        shapes = f"{tuple(features.x.shape)} and {tuple(features.y.shape)}"
+        raise ValueError(f"{name} needs points and one label for each, not x and y of shapes {shapes}")
+    least, most = int(features.y.min()), int(features.y.max())
+    if least < 0 or (num_classes is not None and most >= num_classes):
+        raise ValueError(f"{name} has labels {least}..{most}, the head {num_classes} classes")
 
 
 def check_setting(setting: str, source_classes: int, target_classes: int) -> None:
@@ -260,6 +288,18 @@ class _Problem:
         size, sampler = self.settings.batch_size, self.settings.sampler
         i = draw_stratified(self.source_index, transform.D.detach(), size, sampler, generator)
         j = draw_stratified(self.target_index, self.target_prior, size, sampler, generator)
+        return self.terms_on(transform, i, j, self._class_losses(generator))
+
+    def fixed_batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Indices of a batch of both tasks, each stratified by its own prior."""
+        size = self.settings.batch_size
+        return (
+            draw_stratified(self.source_index, self.source_prior, size, "exact", generator),
+            draw_stratified(self.target_index, self.target_prior, size, "exact", generator),
+        )
+
+    def terms_on(self, transform: TaskTransform, i: Tensor, j: Tensor, class_losses: Tensor) -> Tensor:
+        """The six TERMS on the source points i and the target points j."""
         feature_distance, label_distance = distribution_mismatch(
             transform,
             Features(self.source.x[i], self.source.y[i]),
@@ -269,7 +309,7 @@ class _Problem:
         )
         return torch.stack(
             [
-                transform.D @ self._class_losses(generator),
+                transform.D @ class_losses,
                 label_mismatch(transform),
                 feature_distance.double(),
                 label_distance,
@@ -288,6 +328,26 @@ class _Problem:
         least = torch.full_like(counts, max(1, int(counts.min())))
         index = draw_by_counts(self.source_index, least, generator)
         return class_means(self.losses[index], self.source.y[index], self.num_sources)
+
+
+class _Stopping:
+    """The rule of `TransformSettings.stop_below`."""
+
+    def __init__(self, problem: _Problem, stop_below: float | None, seed: int):
+        self.problem, self.stop_below = problem, stop_below
+        self.last: float | None = None
+        if stop_below:
+            self.batch = problem.fixed_batch(torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def now(self, variables: Mapping[str, Tensor], done: int) -> bool:
+        if not self.stop_below or done % CHECK_EVERY:
+            return False
+        transform = _as_transform(variables, self.problem.settings.setting, {})
+        terms = self.problem.terms_on(transform, *self.batch, self.problem.split_loss)
+        value, last = (self.problem.weights @ terms).item(), self.last
+        self.last = value
+        return last is not None and last - value < self.stop_below * abs(last)
 
 
 def term_weights(settings: TransformSettings) -> Tensor:
