@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from utils.certificate import (
     CertificateSettings,
     _Certificate,
     certificate_on_training_data,
+    match_by_geometry,
     refine_transform,
 )
 from utils.features import Features
@@ -28,7 +31,8 @@ def tasks(generator, dim=4, sources=4, targets=3):
 def test_refining_lowers_the_certificate(generator, dim, sources, targets):
     """Also with more source than target classes, and with fewer dimensions than classes."""
     source, target, head, transform = tasks(generator, dim, sources, targets)
-    refined = refine_transform(transform, source, target, head, SETTINGS)
+    learned = replace(SETTINGS, matching="learned")
+    refined = refine_transform(transform, source, target, head, learned)
     before, after = (transfer_bound(t, head, source, target) for t in (transform, refined))
     assert after.target_loss <= after.bound_certified < 0.9 * before.bound_certified
     assert torch.equal(refined.target_class(), transform.target_class())
@@ -82,6 +86,25 @@ def test_labels_can_be_left_as_they_are(generator):
     refined = refine_transform(transform, source, target, head, settings, refine_labels=False)
     torch.testing.assert_close(refined.B, transform.B, rtol=1e-5, atol=1e-6)
     assert not torch.equal(refined.A_inverse, transform.A_inverse)
+
+
+def test_the_geometry_of_the_classes_finds_a_planted_matching(generator):
+    """The target is the source under a rotation, its classes renamed: the renaming is the optimum."""
+    source, _, head, _ = tasks(generator, dim=5, sources=7)
+    rotation, _ = torch.linalg.qr(torch.randn(5, 5, generator=generator))
+    renaming = torch.randperm(7, generator=generator)
+    target = Features(source.x @ rotation.T, renaming[source.y])
+    transform = random_transform(5, 7, 7, 5.0, generator)
+    matched = match_by_geometry(transform, source, target)
+    assert torch.equal(matched.target_class(), renaming)
+    torch.testing.assert_close(matched.B.sort(0).values, transform.B.sort(0).values)
+    refined = refine_transform(transform, source, target, head, SETTINGS)
+    assert torch.equal(refined.target_class(), renaming)
+
+
+def test_unequal_class_counts_keep_the_learned_matching(generator):
+    source, target, _, transform = tasks(generator)
+    assert match_by_geometry(transform, source, target) is transform
 
 
 def test_without_a_certificate_there_is_nothing_to_refine(generator):

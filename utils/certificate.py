@@ -5,8 +5,9 @@ On h(z) = B softmax(W Ā(z − b) + c) the certificate depends on A, b and Ā on
 a transformed source point has the logits U x + c, a target point V z − e + c, and
     certificate = Σ_t π_T,t ( mean over source points mapped to t of −log (B softmax(U x + c))_t
                               + W1 in the logit spread between {U x} and {V z − e} of class t ).   (1)
-So (1) is minimised over U, V, e and B (its argmax kept), a problem in K_S instead of d dimensions,
-by Adam: each step matches a fresh batch exactly inside each class and holds the matching fixed.
+So (1) is minimised over U, V, e and B, a problem in K_S instead of d dimensions, by Adam. B's argmax
+is fixed beforehand (`match_by_geometry`); each step matches a fresh batch exactly inside each class
+and holds that matching fixed.
 W and c need no refinement of their own: W enters through V alone, c only moves with B. Afterwards
 the transform is the smallest change of A, b and Ā that has these logits:
     Ā += W⁺(V − WĀ),   A += V⁺(U − VA),   b += V⁺(e − Vb).                                        (2)
@@ -17,7 +18,9 @@ That is solvable when U, V and e lie in the range of W, onto which they are proj
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from scipy.optimize import quadratic_assignment
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,7 +41,8 @@ from utils.transport import solve_transport
 class CertificateSettings:
     """Adam's rate falls from `learning_rate` to a fiftieth of it along a cosine over `steps`; B's is
     `label_rate_factor` times as high. The best state on a fixed batch, looked at every `check_every`
-    steps, is kept: what the last steps spoil is not returned.
+    steps, is kept: what the last steps spoil is not returned. `matching` says which target class each
+    source class stands for: `learned`, B's argmax; `geometry`, see `match_by_geometry`.
     """
 
     steps: int = 250
@@ -46,6 +50,10 @@ class CertificateSettings:
     learning_rate: float = 2e-2
     label_rate_factor: float = 10.0
     check_every: int = 25
+    matching: str = "geometry"
+
+
+MATCHINGS = ("geometry", "learned")
 
 
 def refine_transform(
@@ -61,6 +69,8 @@ def refine_transform(
     """The refined copy, learned on standardised training features; None if a target class receives
     no source class (then there is no certificate to refine).
     """
+    if refine_labels and settings.matching == "geometry":
+        transform = match_by_geometry(transform, source, target)
     if len(transform.target_class().unique()) < len(transform.B):
         return None
     problem = _Certificate(transform, source, target, head, settings, seed)
@@ -87,6 +97,54 @@ def refine_transform(
             if value < best_value:
                 best, best_value = _copied(variables), value
     return problem.as_transform(best)
+
+
+def match_by_geometry(transform: TaskTransform, source: Features, target: Features) -> TaskTransform:
+    """A copy whose B maps classes that lie far apart to classes that do, where K_S = K_T.
+
+    U and V are free to move the class means linearly, so what a matching costs is decided by pairs:
+    two target classes that are hard to tell apart are cheap to reach from two such source classes.
+    The matching maximises Σ_ss' ‖μ_s − μ_s'‖ ‖ν_{m(s)} − ν_{m(s')}‖ over the class means μ, ν of the
+    features: a quadratic assignment, by SciPy's local search. Each column of B keeps its values, two
+    of them exchanged. Above MATCHED_UP_TO classes the copy keeps B's argmax.
+    """
+    num_targets, num_sources = transform.B.shape
+    mapped = transform.target_class()
+    if num_targets != num_sources or num_targets > MATCHED_UP_TO:
+        return transform
+    distances = [_mean_distances(task, num_targets) for task in (source, target)]
+    matching = _quadratic_assignment(*distances)
+    columns = torch.arange(num_sources, device=mapped.device)
+    aimed = torch.from_numpy(matching).to(mapped)
+    B = transform.B.clone()
+    B[mapped, columns], B[aimed, columns] = transform.B[aimed, columns], transform.B[mapped, columns]
+    return replace(transform, B=B)
+
+
+MATCHED_UP_TO = 100
+SEARCHES = 20
+SEARCH_STEPS = 200  # searches times classes: many classes get fewer searches
+
+
+def _quadratic_assignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The best permutation m found for max Σ_ij a_ij b_{m(i) m(j)}: relaxed searches (FAQ) from random
+    starts, each improved by exchanges of two.
+    """
+    best, highest = None, -np.inf
+    for start in range(min(SEARCHES, max(1, SEARCH_STEPS // len(a)))):
+        options = {"maximize": True, "rng": np.random.default_rng(start)}
+        relaxed = quadratic_assignment(a, b, options={**options, "P0": "randomized"})
+        guess = np.stack([np.arange(len(a)), relaxed.col_ind], axis=1)
+        found = quadratic_assignment(a, b, method="2opt", options={**options, "partial_guess": guess})
+        if found.fun > highest:
+            best, highest = found.col_ind, found.fun
+    return best
+
+
+def _mean_distances(task: Features, num_classes: int) -> np.ndarray:
+    """Distances between the class means, (K, K)."""
+    means = torch.stack([task.x[task.y == k].double().mean(0) for k in range(num_classes)])
+    return torch.cdist(means, means).cpu().numpy()
 
 
 def certificate_on_training_data(
