@@ -72,11 +72,21 @@ class EuclideanCost:
     def dense(self) -> Tensor:
         return torch.cdist(self.x, self.z)
 
+
+class _LazyDistances:
+    """The distances of an EuclideanCost on the CPU, a block at a time."""
+
+    def __init__(self, cost: EuclideanCost):
+        self.x, self.z = cost.x.detach(), cost.z.detach()
+        self.shape = cost.shape
+        self.x_squared, self.z_squared = (part.square().sum(1).double() for part in (self.x, self.z))
+
     def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The costs of all pairs of these points, (len(rows), len(columns)) float64."""
-        x, z = (self.x[torch.from_numpy(rows)], self.z[torch.from_numpy(columns)])
-        mode = "use_mm_for_euclid_dist"  # the same rounding for every size of block
-        return torch.cdist(x, z, compute_mode=mode).double().numpy()
+        """The costs of all pairs of these points, in rising order: (rows, columns) float64."""
+        i, j = _slice_or_index(rows), _slice_or_index(columns)
+        squared = torch.mm(self.x[i], self.z[j].T).double().mul_(-2)
+        squared.add_(self.x_squared[i, None]).add_(self.z_squared[j])
+        return squared.clamp_min_(0).sqrt_().numpy()
 
     def pairs(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The cost of each pair rows[k], columns[k], float64."""
@@ -86,6 +96,12 @@ class EuclideanCost:
     def least(self) -> float:
         """A lower bound on every cost."""
         return 0.0
+
+
+def _slice_or_index(points: np.ndarray) -> slice | Tensor:
+    """Neighbouring points as a slice, which copies nothing."""
+    first, last = int(points[0]), int(points[-1])
+    return slice(first, last + 1) if last - first + 1 == len(points) else torch.from_numpy(points)
 
 
 @dataclass(frozen=True)
@@ -212,10 +228,10 @@ def _dense(cost: Tensor | EuclideanCost) -> Tensor:
     return cost.dense() if isinstance(cost, EuclideanCost) else cost.detach()
 
 
-def _on_host(cost: Tensor | EuclideanCost) -> "EuclideanCost | _DenseCost":
+def _on_host(cost: Tensor | EuclideanCost) -> "_LazyDistances | _DenseCost":
     """Blocks are computed when they are asked for on the CPU; a GPU computes all at once."""
     if isinstance(cost, EuclideanCost) and cost.device.type == "cpu":
-        return EuclideanCost(cost.x.detach(), cost.z.detach())
+        return _LazyDistances(cost)
     return _DenseCost(_dense(cost).cpu().numpy())
 
 
@@ -248,7 +264,7 @@ def _emd(
 
 # -------------------------------------------------------------------------------- the class structure
 def _solve_by_classes(
-    cost: "EuclideanCost | _DenseCost", label_cost: np.ndarray, y: np.ndarray, t: np.ndarray
+    cost: "_LazyDistances | _DenseCost", label_cost: np.ndarray, y: np.ndarray, t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact plan of (1) on the pairs of classes that matter (module docstring)."""
     n, m = cost.shape
@@ -274,7 +290,7 @@ def _solve_by_classes(
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-NEAR = 2.0  # pairs of classes whose reduced cost is within so many spreads of the features' costs join
+NEAR = 0.1  # pairs of classes whose reduced cost is within so many spreads of the features' costs join
 DENSE_FROM = 0.5  # with this share of all pairs of points, the dense solver is the faster one
 
 
@@ -359,7 +375,7 @@ class _Arcs:
     """The pairs of points of the pairs of classes that were added, with their costs C + r."""
 
     def __init__(
-        self, cost: "EuclideanCost | _DenseCost", reduced: np.ndarray, y: np.ndarray, t: np.ndarray
+        self, cost: "_LazyDistances | _DenseCost", reduced: np.ndarray, y: np.ndarray, t: np.ndarray
     ):
         self.cost, self.reduced = cost, reduced
         self.y, self.t = y, t
@@ -367,6 +383,7 @@ class _Arcs:
         self.columns_of = _points_by_class(t, reduced.shape[1])
         self.added = np.zeros(reduced.shape, dtype=bool)
         self.blocks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # rows, columns, costs
+        self.known: dict[tuple[int, int], np.ndarray] = {}  # costs of the pairs of classes looked at
 
     def add(self, pairs: np.ndarray) -> None:
         """`pairs` (K_S, K_T): pairs of classes that are not in yet."""
@@ -414,16 +431,17 @@ class _Arcs:
         suspects = self.reduced + self.cost.least() < highest_u[:, None] + highest_v - allowance
         offending = np.zeros_like(suspects)
         for rows, columns, costs in self._blocks(suspects & ~self.added):
-            slack = (costs - u[rows, None] - v[columns]).min(0)
-            offending[self.y[rows[0]], self.t[columns[slack < -allowance]]] = True
+            slack = (costs - u[rows, None] - v[columns]).min()
+            offending[self.y[rows[0]], self.t[columns[0]]] = slack < -allowance
         return offending
 
     def _blocks(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(rows, columns, costs) of each source class with all its target classes in `pairs`."""
-        for source in np.flatnonzero(pairs.any(1)):
-            rows = self.rows_of[source]
-            columns = np.concatenate([self.columns_of[k] for k in np.flatnonzero(pairs[source])])
-            yield rows, columns, self.cost.block(rows, columns) + self.reduced[source, self.t[columns]]
+        """(rows, columns, costs) of each pair of classes in `pairs`."""
+        for pair in zip(*pairs.nonzero(), strict=True):
+            rows, columns = self.rows_of[pair[0]], self.columns_of[pair[1]]
+            if pair not in self.known:
+                self.known[pair] = self.cost.block(rows, columns) + self.reduced[pair]
+            yield rows, columns, self.known[pair]
 
 
 ROUNDING = 1e-12  # of the largest cost: what the duals' sums may be off

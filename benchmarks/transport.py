@@ -1,0 +1,98 @@
+"""Optimal transport with a label part: each method against POT's `ot.emd` on the dense cost.
+
+    python3 -m benchmarks.transport
+    python3 -m benchmarks.transport --REPEATS 1 --SIZES 0
+
+The reference computes all distances and hands the dense problem to POT. B passes through what learning
+passes through: soft (its start), half-way, near a permutation (its end); classes are equally frequent
+on both sides, or not on the source's. On the CPU Sinkhorn runs at the two smaller sizes alone.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Measurement, Table, measure, milliseconds
+from utils.device import choose_device
+from utils.options import stage_entry
+from utils.transport import EuclideanCost, solve_transport
+
+SIZES = ((500, 10, 200), (1000, 37, 512), (1500, 100, 512), (2500, 100, 2048))
+LABEL_WEIGHT = {500: 1e8}  # the released code's Λ: 1e8 at the small scale, 1e6 at the large
+SHARPNESS = {"soft": 0.0, "half-way": 4.0, "near permutation": 10.0}
+SINKHORN_ON_CPU_UP_TO = 1000
+
+
+def instance(size: tuple[int, int, int], shape: str, equal: bool, device: torch.device, seed: int = 0):
+    """(x, z, label cost, source labels, target labels): Gaussian classes, a B of the given shape."""
+    n, classes, dim = size
+    rng = np.random.default_rng(seed)
+    logits = rng.random((classes, classes))  # as the learner starts
+    logits[rng.permutation(classes), np.arange(classes)] += SHARPNESS[shape]
+    B = np.exp(logits) / np.exp(logits).sum(0)
+    distances = np.linalg.norm(B.T[:, None] - np.eye(classes), axis=-1)
+    even = np.sort(np.arange(n) % classes)  # batches are drawn class by class
+    prior = rng.dirichlet(np.full(classes, 20.0))
+    y = even if equal else np.sort(rng.choice(classes, size=n, p=prior))
+    means = rng.normal(size=(2, classes, dim))
+    x, z = (mean[k] + rng.normal(size=(n, dim)) for mean, k in zip(means, (y, even), strict=True))
+    parts = (x.astype(np.float32), z.astype(np.float32), LABEL_WEIGHT.get(n, 1e6) * distances, y, even)
+    return tuple(torch.from_numpy(part).to(device) for part in parts)
+
+
+def feature_part(parts, plan) -> float:
+    """Σ P_ij ‖x_i − z_j‖, which the label part would hide."""
+    difference = parts[0][plan.rows] - parts[1][plan.columns]
+    return (plan.mass.double() @ difference.norm(dim=1).double()).item()
+
+
+@stage_entry("benchmarks.transport")
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--REPEATS", type=int, default=5)
+    parser.add_argument("--SIZES", type=int, nargs="+", default=list(range(len(SIZES))), help="which")
+    parser.add_argument("--RESULTS", type=Path, default=None, help="folder of the table")
+    options = parser.parse_args(argv)
+    device = choose_device("auto")
+    table = Table("transport", ("B, source priors", "emd ms", "exact ms", "spread ms", "peak MiB",
+                                "times faster", "cost off", "sinkhorn ms", "feature off"))  # fmt: skip
+    for size in (SIZES[k] for k in options.SIZES):
+        table.heading("N = {}, K = {}, d = {}".format(*size))
+        for shape in SHARPNESS:
+            for equal in (True, False):
+                parts = instance(size, shape, equal, device)
+                measured = {
+                    method: _solve(parts, method, options.REPEATS)
+                    for method in ("emd", "exact", "sinkhorn")
+                    if method != "sinkhorn" or device.type != "cpu" or size[0] <= SINKHORN_ON_CPU_UP_TO
+                }
+                emd, exact = measured["emd"], measured["exact"]
+                cells = [
+                    milliseconds(emd.seconds),
+                    milliseconds(exact.seconds),
+                    milliseconds(exact.spread),
+                    f"{exact.peak:.0f}",
+                    f"{emd.seconds / exact.seconds:.1f}",
+                    f"{exact.value.cost / emd.value.cost - 1:.0e}",
+                ]
+                if sinkhorn := measured.get("sinkhorn"):
+                    off = feature_part(parts, sinkhorn.value) / feature_part(parts, exact.value) - 1
+                    cells += [milliseconds(sinkhorn.seconds), f"{off:.1%}"]
+                table.row(f"{shape}, {'equal' if equal else 'unequal'}", *cells)
+    table.write(options.RESULTS)
+
+
+def _solve(parts: tuple, method: str, repeats: int) -> Measurement:
+    x, z, *labels = parts
+    slow = method == "sinkhorn" and x.device.type == "cpu"
+    return measure(
+        lambda: solve_transport(EuclideanCost(x, z), *labels, method),
+        1 if slow else repeats,
+        warm_up=not slow,
+    )
+
+
+if __name__ == "__main__":
+    main()
