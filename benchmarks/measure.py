@@ -3,6 +3,7 @@
 import gc
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,15 +86,16 @@ def machine() -> str:
 class Table:
     """Prints rows as they come; `write` keeps them in benchmarks/results/NAME.txt."""
 
-    def __init__(self, name: str, columns: Sequence[str]):
+    def __init__(self, name: str, columns: Sequence[str], argv: Sequence[str] | None):
         self.name, self.columns = name, columns
         self.lines: list[str] = []
-        self.say(f"python3 -m benchmarks.{name}")
+        arguments = sys.argv[1:] if argv is None else argv
+        self.say(" ".join(["python3 -m", f"benchmarks.{name}", *arguments]))
         self.say(machine())
 
     def heading(self, text: str) -> None:
         self.say(f"\n{text}")
-        self.row(*self.columns)
+        self.row("", *self.columns)
 
     def row(self, first: str, *cells: str) -> None:
         self.say(f"{first:<34}" + "".join(f"{cell:>13}" for cell in cells))

@@ -1,16 +1,91 @@
 import numpy as np
+import pytest
+import torch
 
-from benchmarks import recipes
+from benchmarks import certificate, heads, pipeline, recipes, transport
+from benchmarks import transform as benchmark_transform
+from tests.random_tasks import random_features, random_transform
+from utils.features import Features
+from utils.task_transform import distribution_mismatch
+
+
+def write_features(folder) -> str:
+    """A pair of small tasks as feature files, as `--PAIRS` takes it."""
+    rng = np.random.default_rng(0)
+    for name in ("A", "B"):
+        x, y = rng.normal(size=(800, 3)), np.arange(800) % 2
+        x[:, 0] += 4 * y
+        np.savez(folder / f"{name}.npz", x_train=x, y_train=y, x_test=x[:60], y_test=y[:60])
+    return f"features:{folder}/A.npz,features:{folder}/B.npz"
 
 
 def test_recipes_prints_a_table_for_each_pair(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(recipes, "PUBLISHED_RECIPE", ["--ITERATIONS", "20"])
-    rng = np.random.default_rng(0)
-    for name in ("A", "B"):
-        x, y = rng.normal(size=(600, 3)), np.arange(600) % 2
-        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x[:60], y_test=y[:60])
-    pair = f"features:{tmp_path}/A.npz,features:{tmp_path}/B.npz"
+    pair = write_features(tmp_path)
     recipes.main(["--PAIRS", pair, "--SEEDS", "1", "--RECIPE", "--ITERATIONS", "20"])
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if line.endswith("/1")]
     assert names == list(recipes.QUANTITIES)
+
+
+def values(folder, name: str) -> dict[str, list[str]]:
+    """The rows of a table by their label."""
+    lines = (folder / f"{name}.txt").read_text().splitlines()
+    return {line[:34].strip(): line[34:].split() for line in lines if line[34:].strip()}
+
+
+def test_transport_compares_each_method_with_emd(tmp_path, monkeypatch):
+    monkeypatch.setattr(transport, "SIZES", ((60, 5, 4),))
+    transport.main(["--REPEATS", "1", "--SIZES", "0", "--RESULTS", str(tmp_path)])
+    rows = values(tmp_path, "transport")
+    for shape in transport.SHARPNESS:
+        for priors in ("equal", "unequal"):
+            assert abs(float(rows[f"{shape}, {priors}"][5])) < 1e-9
+
+
+def test_heads_states_gap_and_constant(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads, "SIZES", ((300, 5, 3, 0.2, 2),))
+    heads.main(["--REPEATS", "1", "--SIZES", "0", "--RESULTS", str(tmp_path)])
+    row = values(tmp_path, "heads")["300 x 5 x 3, 0.2"]
+    assert float(row[4]) <= 1e-3 and float(row[5]) <= 1
+
+
+def test_transform_fits_the_growth_of_the_cost(tmp_path, monkeypatch):
+    sizes = ((40, 4, 3), (60, 4, 3), (60, 5, 4), (80, 5, 6))
+    monkeypatch.setattr(benchmark_transform, "SIZES", sizes)
+    arguments = ["--ITERATIONS", "2", "--REPEATS", "1", "--SIZES", *"0123"]
+    benchmark_transform.main([*arguments, "--RESULTS", str(tmp_path)])
+    text = (tmp_path / "transform.txt").read_text()
+    assert "seconds an iteration with B a permutation ≈" in text
+    assert text.count("fitted") == len(sizes)
+
+
+def test_the_dense_formulation_is_the_same_objective(generator):
+    source, target = random_features(40, 3, 4, generator), random_features(40, 3, 4, generator)
+    transform = random_transform(3, 4, 4, 2.0, generator).to(torch.float64)
+    tasks = [Features(part.x.double(), part.y) for part in (source, target)]
+    dense = benchmark_transform.dense_mismatch(transform, *tasks, 10.0, "emd")
+    sparse = distribution_mismatch(transform, *tasks, 10.0, "exact")
+    torch.testing.assert_close(torch.stack(dense), torch.stack(sparse))
+
+
+def test_certificate_compares_the_variants(tmp_path, monkeypatch):
+    few = {"default": certificate.VARIANTS["default"]}
+    monkeypatch.setattr(certificate, "VARIANTS", few)
+    pair = write_features(tmp_path)
+    certificate.main(["--PAIRS", pair, "--SEEDS", "1", "--RESULTS", str(tmp_path)])
+    rows = values(tmp_path, "certificate")
+    assert float(rows["default"][0]) < float(rows["not refined"][0])
+
+
+@pytest.mark.slow
+def test_pipeline_runs_both_procedures(tmp_path):
+    source, target = write_features(tmp_path).split(",")
+    stage_flags = ["--STAGE_FLAGS", "--ITERATIONS", "5", "--HEAD_EPOCHS", "2"]
+    with pytest.raises(SystemExit):  # the exactly constrained head knows no epochs
+        pipeline.main(["--SRC", source, "--TRG", target, "--SEEDS", "1", *stage_flags])
+    pipeline.main(
+        ["--SRC", source, "--TRG", target, "--SEEDS", "1", "--RESULTS", str(tmp_path), *stage_flags[:3]]
+    )
+    text = (tmp_path / "pipeline.txt").read_text()
+    assert "all stages: improved" in text and text.count("transfer") == 2
