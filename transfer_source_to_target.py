@@ -206,6 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **learned_quantities,
         "source_head_optimality_gap": head.optimality_gap,
         "refined": refined_quantities,
+        "iterations": transform.iterations,
         "final_objective": final_objective(transform, transform_settings),
         "config": config,
         "data": data,

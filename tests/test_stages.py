@@ -139,6 +139,41 @@ def test_feature_files_need_no_network(tmp_path, feature_files):
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_intervals_stopping_and_the_solver_are_flags(tmp_path, feature_files, capsys):
+    base = [
+        "--SRC",
+        feature_files[0],
+        "--TRG",
+        feature_files[1],
+        "--BATCH_SIZE",
+        "60",
+        *places(tmp_path),
+    ]
+    results = tmp_path / "results" / "results.jsonl"
+
+    def record(*flags: str) -> dict:
+        stage_3.main([*base, "--OVERWRITE", *flags])
+        return json.loads(results.read_text().splitlines()[-1])
+
+    plain = record("--ITERATIONS", "12")
+    assert "±" in capsys.readouterr().out
+    for quantities in (plain, plain["refined"]):
+        low, high = quantities["intervals"]["bound_certified"]
+        assert low < quantities["bound_certified"] < high
+    assert plain["source_head_optimality_gap"] <= 1e-3
+    without = record("--ITERATIONS", "12", "--BOOTSTRAP", "0")
+    assert "±" not in capsys.readouterr().out
+    assert without["intervals"] is None and without["target_loss"] == plain["target_loss"]
+    entropic = record("--ITERATIONS", "12", "--TRANSPORT", "sinkhorn")
+    assert entropic["final_objective"] == pytest.approx(plain["final_objective"], rel=0.1)
+    assert entropic["final_objective"] != plain["final_objective"]
+    assert plain["iterations"] == 12
+    assert record("--ITERATIONS", "400", "--STOP_BELOW", "0.9")["iterations"] == 100
+    with pytest.raises(SystemExit):
+        stage_3.main([*base, "--BOOTSTRAP", "-1"])
+    assert "must be a whole number, 0 or more, not '-1'" in capsys.readouterr().err
+
+
 def test_a_network_against_a_feature_file(workplace, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name, dim in (("right", 200), ("wrong", 100)):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 from scipy.special import xlogy
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -174,7 +175,12 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
     memory (n·d floats, and `CHUNK` of the n·K logits at a time).
     """
     state = _Multipliers(np.zeros(num_classes * (features.x.shape[1] + 1)), num_classes)
-    with tqdm(desc=progress, unit="round", disable=None, leave=False) as bar:
+    # NumPy's and SciPy's BLAS threads, waiting for work, would take the cores from PyTorch's: four times
+    # the time. What they are given here is small.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        tqdm(desc=progress, unit="round", disable=None, leave=False) as bar,
+    ):
         # A tenth of many samples leads close to the solution at a tenth of the cost.
         if len(features) >= 100 * features.x.shape[1]:
             generator = torch.Generator().manual_seed(0)

@@ -176,6 +176,9 @@ TRANSFORM_FLAGS = (
     ),
     SettingFlag("--SOURCE_LOSS", "source_loss", one_of(("split", "batch")), "where term 1 is estimated"),
     SettingFlag(
+        "--TRANSPORT", "transport", one_of(("auto", "exact", "sinkhorn", "emd")), "solver of the plan"
+    ),
+    SettingFlag(
         "--STOP_BELOW", "stop_below", positive_number, "end at less relative progress in 50 iterations"
     ),
     SettingFlag("--LABEL_WEIGHT", "label_weight", positive_number, "Λ, of label against feature cost"),

@@ -52,6 +52,11 @@ class TaskTransform:
     D: Tensor
     history: Mapping[str, Tensor]
 
+    @property
+    def iterations(self) -> int:
+        """How many it was learned in."""
+        return len(next(iter(self.history.values()), ()))
+
     def features(self, x: Tensor) -> Tensor:
         """Source features (n, d) ↦ Ax + b."""
         return x @ self.A.T + self.b
