@@ -42,9 +42,11 @@ def shuffled(transform: TaskTransform) -> TaskTransform:
 
 
 LEARNED = replace(DEFAULT, matching="learned")
+GEOMETRY = replace(DEFAULT, matching="geometry")
 VARIANTS = {  # name: (settings, start, whether B is refined)
     "default": (DEFAULT, None, True),
     "classes matched as learned": (LEARNED, None, True),
+    "classes matched by geometry": (GEOMETRY, None, True),
     "classes matched at random": (LEARNED, shuffled, True),
     "B not refined, matched as learned": (LEARNED, None, False),
     "start at A = I, b = 0": (DEFAULT, identity, True),

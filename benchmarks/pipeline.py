@@ -87,10 +87,14 @@ def _row(table: Table, stage: str, records: list[dict]) -> None:
 
 def _quantities(table: Table, records: list[dict]) -> None:
     for name in ("target_accuracy", "target_loss", "bound_published", "bound_certified"):
-        line = " / ".join(f"{record[name]:.4f}" for record in records)
-        if records[0]["refined"]:
-            line += "   refined: " + " / ".join(f"{record['refined'][name]:.4f}" for record in records)
+        line = " / ".join(_shown(record[name]) for record in records)
+        if all(record["refined"] for record in records):
+            line += "   refined: " + " / ".join(_shown(record["refined"][name]) for record in records)
         table.say(f"{name:<34}{line}")
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 if __name__ == "__main__":

@@ -44,10 +44,12 @@ def test_transport_compares_each_method_with_emd(tmp_path, monkeypatch):
 
 
 def test_heads_states_gap_and_constant(tmp_path, monkeypatch):
-    monkeypatch.setattr(heads, "SIZES", ((300, 5, 3, 0.2, 2),))
-    heads.main(["--REPEATS", "1", "--SIZES", "0", "--RESULTS", str(tmp_path)])
-    row = values(tmp_path, "heads")["300 x 5 x 3, 0.2"]
-    assert float(row[4]) <= 1e-3 and float(row[5]) <= 1
+    monkeypatch.setattr(heads, "SIZES", ((300, 5, 3, 0.2, heads.SMALL), (300, 5, 3, 0.1, heads.LARGE)))
+    heads.main(["--REPEATS", "1", "--SIZES", "0", "1", "--RESULTS", str(tmp_path)])
+    rows = values(tmp_path, "heads")
+    for tau in (0.2, 0.1):
+        row = rows[f"300 x 5 x 3, {tau}"]
+        assert float(row[4]) <= 1e-3 and float(row[5]) <= 1
 
 
 def test_transform_fits_the_growth_of_the_cost(tmp_path, monkeypatch):

@@ -98,8 +98,40 @@ def test_the_geometry_of_the_classes_finds_a_planted_matching(generator):
     matched = match_by_geometry(transform, source, target)
     assert torch.equal(matched.target_class(), renaming)
     torch.testing.assert_close(matched.B.sort(0).values, transform.B.sort(0).values)
-    refined = refine_transform(transform, source, target, head, SETTINGS)
+    settings = replace(SETTINGS, matching="geometry")
+    refined = refine_transform(transform, source, target, head, settings)
     assert torch.equal(refined.target_class(), renaming)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_better_of_two_matchings_is_kept(generator, classes):
+    """On the points that decide (here all of them) no matching has a lower certificate."""
+    source, target, head, transform = tasks(generator, sources=classes, targets=classes)
+    values = {}
+    for matching in ("best", "learned", "geometry"):
+        settings = CertificateSettings(steps=40, batch_size=100, matching=matching)
+        refined = refine_transform(transform, source, target, head, settings)
+        values[matching] = transfer_bound(refined, head, source, target).bound_certified
+    assert values["best"] == min(values.values())
+
+
+def test_classes_without_points_are_no_error(generator):
+    """No certificate to refine; and none on training points when a rare class is not drawn."""
+    source, target, head, transform = tasks(generator, sources=3, targets=3)
+    gone = Features(target.x[target.y != 1], target.y[target.y != 1])
+    assert refine_transform(transform, source, gone, head, SETTINGS) is None
+    assert match_by_geometry(transform, source, gone) is transform
+    assert transfer_bound(transform, head, source, gone).bound_certified is not None
+    rare = Features(target.x[:40], torch.tensor([1] + [0, 2] * 19 + [0]))
+    test = Features(target.x[:10], rare.y[1:11])
+    train = (source, rare)
+    assert certificate_on_training_data(transform, head, train, (source, test)) is not None
+
+
+def test_an_unknown_matching_is_named(generator):
+    source, target, head, transform = tasks(generator)
+    with pytest.raises(ValueError, match="matching must be one of best, learned, geometry"):
+        refine_transform(transform, source, target, head, replace(SETTINGS, matching="geometri"))
 
 
 def test_unequal_class_counts_keep_the_learned_matching(generator):

@@ -153,6 +153,21 @@ def test_the_stated_gap_holds_whatever_the_head_and_the_multipliers(seed, classe
     assert loss - gap <= best + 1e-5
 
 
+def test_a_rare_class_lies_in_the_part_that_is_solved_first(generator):
+    """Three of 1,200 samples: a tenth drawn at random would often hold none of them."""
+    y = torch.tensor([0] * 497 + [1] * 700 + [2] * 3)
+    x = torch.randn(1200, 4, generator=generator) + y[:, None]
+    head = fit_linear_head(Features(x, y), 3, 0.3)
+    assert head.optimality_gap <= 1e-3
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_constant_features_get_the_constant_head_which_is_optimal(classes):
+    features = Features(torch.zeros(30, 4), torch.arange(30) % classes)
+    head = fit_linear_head(features, classes, 0.2)
+    assert not head.weight.any() and head.optimality_gap <= 1e-3
+
+
 def test_chunks_of_samples_change_nothing(blobs, monkeypatch):
     whole = fit_linear_head(blobs, 4, 0.3)
     monkeypatch.setattr(linear_head, "CHUNK", 4 * 37)
@@ -235,7 +250,7 @@ def test_unusable_arguments_are_named(blobs):
     for tau in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="tau must be positive and finite"):
             fit_linear_head(blobs, 4, tau)
-    with pytest.raises(ValueError, match="tau = 1e-60 is too small"):
+    with pytest.raises(ValueError, match=r"tau = 1e-60 is too small"):
         fit_linear_head(blobs, 4, 1e-60)
     with pytest.raises(ValueError, match="penalised must be one of"):
         fit_linear_head(blobs, 4, 0.2, settings=HeadSettings(penalised="all"))

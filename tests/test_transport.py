@@ -88,6 +88,27 @@ def test_feature_cost_is_optimal_under_a_huge_label_weight(instance):
     assert plan.cost == pytest.approx(reference.fun, rel=1e-7, abs=1e-7)
 
 
+@settings(max_examples=100, deadline=None)
+@given(instances(), st.sampled_from([1e3, 1e6, 1e9]), st.booleans(), st.integers(0, 2**32 - 1))
+def test_the_feature_part_is_optimal_at_every_label_weight(instance, weight, ties, seed):
+    """Whole label costs, whose optimum any Λ resolves: the feature part is emd's at Λ = 1e3, also with
+    tied feature costs. Distances are under 100, so Λ = 1e3 orders the two parts already.
+    """
+    features, labels, y, t = instance
+    features = features.round() if ties else features
+    whole = np.random.default_rng(seed).integers(0, 4, labels.shape).astype(float)
+    n, m = features.shape
+    reference = solve(features, 1e3 * n * m * whole, y, t, "emd")
+    plan = solve(features, weight * n * m * whole, y, t)
+
+    def part(found, cost):
+        return (found.mass @ torch.from_numpy(cost)[found.rows, found.columns]).item()
+
+    on_points = whole[y][:, t]
+    assert part(plan, on_points) == pytest.approx(part(reference, on_points), abs=1e-9)
+    assert part(plan, features) == pytest.approx(part(reference, features), rel=1e-7, abs=1e-7)
+
+
 @settings(max_examples=50, deadline=None)
 @given(instances(), st.floats(0.1, 100))
 def test_cost_scales_and_does_not_fall_with_the_label_weight(instance, factor):
@@ -215,6 +236,12 @@ def test_cuda_agrees_with_the_cpu(method):
     there = solve_transport(EuclideanCost(x.cuda(), z.cuda()), labels.cuda(), y.cuda(), t.cuda(), method)
     assert there.mass.device.type == "cuda"
     assert there.cost == pytest.approx(here.cost, rel=1e-5)
+    cost = torch.cdist(x, z).double()
+    parts = [
+        (plan.mass.cpu().double() @ cost[plan.rows.cpu(), plan.columns.cpu()]).item()
+        for plan in (here, there)
+    ]
+    assert parts[1] == pytest.approx(parts[0], rel=1e-4)  # the label part hides nothing here
 
 
 def test_a_translated_cloud_costs_its_translation():
@@ -241,6 +268,10 @@ def test_potentials_are_feasible_and_tight_where_the_plan_has_mass(instance):
     cost = torch.from_numpy(instance[0])
     plan = solve_transport(cost)
     u, v = optimal_potentials(cost, plan)
+    tiny = solve_transport(1e-13 * cost)  # POT's tolerance is absolute
+    assert tiny.cost == pytest.approx(1e-13 * plan.cost, rel=1e-9)
+    u_tiny, v_tiny = optimal_potentials(1e-13 * cost, tiny)
+    assert (u_tiny.mean() + v_tiny.mean()).item() == pytest.approx(tiny.cost, rel=1e-6)
     slack = cost - u[:, None] - v
     assert slack.min() >= -1e-10
     assert slack[plan.rows, plan.columns].abs().max() <= 1e-9
@@ -262,6 +293,7 @@ LABELS = (torch.ones(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
         ((COST, LABELS[0], None, LABELS[2]), "source_labels and target_labels must be given together"),
         ((COST, LABELS[0], torch.tensor([0]), LABELS[2]), r"source_labels must have shape \(2,\)"),
         ((EuclideanCost(COST * float("nan"), COST),), "feature_cost holds NaN"),
+        ((EuclideanCost(COST * 1e25, COST),), "feature_cost holds NaN or infinite"),
         ((COST, *LABELS[:2], LABELS[1]), r"target_labels must have shape \(3,\)"),
         ((COST, LABELS[0], torch.tensor([0, 2]), LABELS[2]), r"source_labels must lie in 0\.\.1"),
     ],

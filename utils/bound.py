@@ -258,7 +258,7 @@ SPREAD_ELEMENTS = 2**22  # of the (rows, m, K) differences held at a time: 32 Mi
 
 def logit_spread(u: Tensor, v: Tensor) -> Tensor:
     """d_h of (1) for all pairs of u (n, K) and v (m, K): (n, m), in bounded memory."""
-    rows = max(1, SPREAD_ELEMENTS // v.numel())
+    rows = max(1, SPREAD_ELEMENTS // max(1, v.numel()))
     differences = (part[:, None] - v[None] for part in u.split(rows))
     return torch.cat([difference.amax(2) - difference.amin(2) for difference in differences])
 

@@ -42,7 +42,8 @@ class CertificateSettings:
     """Adam's rate falls from `learning_rate` to a fiftieth of it along a cosine over `steps`; B's is
     `label_rate_factor` times as high. The best state on a fixed batch, looked at every `check_every`
     steps, is kept: what the last steps spoil is not returned. `matching` says which target class each
-    source class stands for: `learned`, B's argmax; `geometry`, see `match_by_geometry`.
+    source class stands for: `learned`, B's argmax; `geometry`, see `match_by_geometry`; `best` refines
+    both and keeps the one with the lower certificate on training points.
     """
 
     steps: int = 250
@@ -50,10 +51,10 @@ class CertificateSettings:
     learning_rate: float = 2e-2
     label_rate_factor: float = 10.0
     check_every: int = 25
-    matching: str = "geometry"
+    matching: str = "best"
 
 
-MATCHINGS = ("geometry", "learned")
+MATCHINGS = ("best", "learned", "geometry")
 
 
 def refine_transform(
@@ -67,12 +68,41 @@ def refine_transform(
     seed: int = 0,
 ) -> TaskTransform | None:
     """The refined copy, learned on standardised training features; None if a target class receives
-    no source class (then there is no certificate to refine).
+    no source class or has no points (then there is no certificate to refine).
     """
-    if refine_labels and settings.matching == "geometry":
-        transform = match_by_geometry(transform, source, target)
-    if len(transform.target_class().unique()) < len(transform.B):
-        return None
+    if settings.matching not in MATCHINGS:
+        raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, not {settings.matching!r}")
+    candidates = [transform]
+    if refine_labels and settings.matching != "learned":
+        matched = match_by_geometry(transform, source, target)
+        same = torch.equal(matched.target_class(), transform.target_class())
+        candidates = [matched] if same or settings.matching == "geometry" else [transform, matched]
+    refined = [
+        _refine(candidate, source, target, head, settings, refine_labels, seed)
+        for candidate in candidates
+        if len(candidate.target_class()[source.y].unique()) == len(candidate.B)
+        and len(target.y.unique()) == len(candidate.B)
+    ]
+    if len(refined) < 2:
+        return refined[0] if refined else None
+    train = (source, target)
+    sizes = (JUDGED_ON, JUDGED_ON)
+    return min(refined, key=lambda copy: _certificate_on_points(copy, head, train, sizes, seed))
+
+
+JUDGED_ON = 2000  # training points of each side that decide between two matchings
+
+
+def _refine(
+    transform: TaskTransform,
+    source: Features,
+    target: Features,
+    head: LinearHead,
+    settings: CertificateSettings,
+    refine_labels: bool,
+    seed: int,
+) -> TaskTransform:
+    """Minimises (1) with B's argmax as it is."""
     problem = _Certificate(transform, source, target, head, settings, seed)
     variables = problem.start()
     learned = [variables[name].requires_grad_() for name in ("U", "V", "e")]
@@ -110,7 +140,8 @@ def match_by_geometry(transform: TaskTransform, source: Features, target: Featur
     """
     num_targets, num_sources = transform.B.shape
     mapped = transform.target_class()
-    if num_targets != num_sources or num_targets > MATCHED_UP_TO:
+    absent = any(len(task.y.unique()) < num_targets for task in (source, target))
+    if num_targets != num_sources or num_targets > MATCHED_UP_TO or absent:
         return transform
     distances = [_mean_distances(task, num_targets) for task in (source, target)]
     matching = _quadratic_assignment(*distances)
@@ -157,12 +188,22 @@ def certificate_on_training_data(
     """bound_certified on as many training points (source, target) as the test splits have: its gap
     to the test value is what was fitted to the training points, at equal sampling error.
     """
+    return _certificate_on_points(transform, head, train, tuple(map(len, test)), seed)
+
+
+def _certificate_on_points(
+    transform: TaskTransform,
+    head: LinearHead,
+    train: tuple[Features, Features],
+    sizes: tuple[int, int],
+    seed: int,
+) -> float | None:
+    """bound_certified on so many training points of the source and of the target."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
-    for train_split, test_split in zip(train, test, strict=True):
-        index = torch.randperm(len(train_split), generator=generator)[: len(test_split)]
-        index = index.to(train_split.y.device)
-        samples.append(Features(train_split.x[index].double(), train_split.y[index]))
+    for split, size in zip(train, sizes, strict=True):
+        index = torch.randperm(len(split), generator=generator)[:size].to(split.y.device)
+        samples.append(Features(split.x[index].double(), split.y[index]))
     return certified_bound(transform.to(torch.float64), head.to(torch.float64), *samples)
 
 

@@ -147,6 +147,8 @@ def fit_linear_head(
     """
     if not tau > 0 or not np.isfinite(tau):
         raise ValueError(f"tau must be positive and finite, not {tau}")
+    if np.float32(tau) ** 2 == 0:
+        raise InputError(f"tau = {tau} is too small: in single precision the head would be constant")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
     counts = torch.bincount(features.y, minlength=num_classes)
@@ -171,8 +173,9 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
     each round by L-BFGS. With λ⁺ = max(0, λ + ρ g) the gradient of the second part is
     Laplacian(λ⁺) W / τ², so a K×K array is all the pairs need. A scaling makes the constraint exact,
     the multipliers give a lower bound on the optimum (`_optimality_gap`), and the first head within
-    GAP of it is returned. Deterministic: it starts from zero and sees all samples at once, from
-    memory (n·d floats, and `CHUNK` of the n·K logits at a time).
+    GAP of it is returned; the best one if rounding or OUTER_ROUNDS ends it before. Deterministic: it
+    starts from zero and sees all samples at once, from memory (n·d floats, and `CHUNK` of the n·K
+    logits at a time).
     """
     state = _Multipliers(np.zeros(num_classes * (features.x.shape[1] + 1)), num_classes)
     # NumPy's and SciPy's BLAS threads, waiting for work, would take the cores from PyTorch's: four times
@@ -183,11 +186,20 @@ def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: s
     ):
         # A tenth of many samples leads close to the solution at a tenth of the cost.
         if len(features) >= 100 * features.x.shape[1]:
-            generator = torch.Generator().manual_seed(0)
-            part = torch.randperm(len(features), generator=generator)[: len(features) // 10]
-            part = part.to(features.y.device)
+            part = _tenth_of_each_class(features.y)
             _solve_rounds(Features(features.x[part], features.y[part]), state, tau, 1e-2, bar)
         return _solve_rounds(features, state, tau, GAP, bar)
+
+
+def _tenth_of_each_class(labels: Tensor) -> Tensor:
+    """Indices, at least one a class, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)[: math.ceil(len(members) / 10)]
+        chosen.append(members[order.to(members.device)])
+    return torch.cat(chosen)
 
 
 @dataclass
@@ -265,8 +277,6 @@ def _solve_rounds(
             break
         else:
             tolerance /= 10
-    if not best.weight.any():
-        raise ValueError(f"tau = {tau} is too small: the head is constant")
     return best
 
 
@@ -287,29 +297,34 @@ def _scaled_into(weight: Tensor, tau: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Means:
-    """Over all samples: loss (nats), its gradients (K, d) and (K,), float64."""
+    """Over all samples: loss and entropy of the predictions (nats; the latter where it was asked for),
+    the loss's gradients (K, d) and (K,), float64.
+    """
 
     loss: float
+    entropy: float
     gradient_weight: np.ndarray
     gradient_bias: np.ndarray
 
 
-def _evaluate(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> _Means:
+def _evaluate(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: bool = False) -> _Means:
     """Mean cross-entropy of softmax(Wx + c) and its gradient, CHUNK logits at a time."""
-    loss = 0.0
+    loss = entropy = 0.0
     gradient_weight = torch.zeros(weight.shape, dtype=torch.float64, device=x.device)
     gradient_bias = torch.zeros(bias.shape, dtype=torch.float64, device=x.device)
     rows = max(1, CHUNK // len(bias))
     for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
-        p = torch.log_softmax(functional.linear(x_part, weight, bias), dim=1)
-        loss -= p.gather(1, y_part[:, None]).sum(dtype=torch.float64).item()
-        p.exp_()[torch.arange(len(y_part), device=x.device), y_part] -= 1
+        log_p = torch.log_softmax(functional.linear(x_part, weight, bias), dim=1)
+        loss -= log_p.gather(1, y_part[:, None]).sum(dtype=torch.float64).item()
+        if with_entropy:
+            entropy -= (log_p.exp() * log_p).sum(dtype=torch.float64).item()
+        p = log_p.exp_()
+        p[torch.arange(len(y_part), device=x.device), y_part] -= 1
         gradient_weight += p.T @ x_part
         gradient_bias += p.sum(0)
     count = len(y)
-    return _Means(
-        loss / count, (gradient_weight / count).cpu().numpy(), (gradient_bias / count).cpu().numpy()
-    )
+    gradients = ((part / count).cpu().numpy() for part in (gradient_weight, gradient_bias))
+    return _Means(loss / count, entropy / count, *gradients)
 
 
 def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> np.ndarray:
@@ -319,13 +334,6 @@ def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> np.ndarray:
         sums.index_add_(0, y_part, x_part.double())
     counts = torch.bincount(y, minlength=num_classes)[:, None]
     return (torch.cat([sums, counts], dim=1) / len(y)).cpu().numpy()
-
-
-def _mean_entropy(x: Tensor, head: LinearHead) -> float:
-    """Of the predictions softmax(Wx + c), in nats."""
-    rows = max(1, CHUNK // head.num_classes)
-    logs = (torch.log_softmax(head.logits(part), dim=1) for part in x.split(rows))
-    return -sum((log_p.exp() * log_p).sum(dtype=torch.float64).item() for log_p in logs) / len(x)
 
 
 def _violations(w: np.ndarray, tau: float) -> np.ndarray:
@@ -358,9 +366,9 @@ def _optimality_gap(
     F_ij = −λ_ij (w_i − w_j)/τ² + (R_i − R_j)/K, R what the first part leaves of G. `class_shares` is
     mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1).
     """
-    means = _evaluate(x, y, head.weight, head.bias)
+    means = _evaluate(x, y, head.weight, head.bias, with_entropy=True)
     w, classes = head.weight.double().cpu().numpy(), head.num_classes
-    gradient, entropy = means.gradient_weight, _mean_entropy(x, head)
+    gradient, entropy = means.gradient_weight, means.entropy
     frequency = class_shares[:, -1]
     excess = (means.gradient_bias / frequency).max(initial=0)
     if excess > 0:

@@ -11,8 +11,9 @@ optimal for the un-squared cost ‖Ax_i + b − z_j‖ + Λ‖B e_{y_i} − e_{t
 quirk of the released code, kept so that results can be compared with the paper's line of work.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.storage import ResumePoint
-from utils.transport import EuclideanCost, TransportPlan, solve_transport
+from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
 
 SETTINGS = ("LearnedAll", "LearnedA", "FixedAll")
 TERMS = (
@@ -172,19 +173,15 @@ def learn_task_transform(
         fraction = learning_rate_fraction(settings, iteration)
         for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
             group["lr"] = fraction * rate
-        try:
+        with _divergence_named(iteration):
             terms = problem.terms(_as_transform(variables, settings.setting, {}), generator)
-        except ValueError as error:  # of the transport solver: NaN or infinite costs
-            raise InputError(
-                f"learning the transform diverged at iteration {iteration} ({error}): lower "
-                "--LEARNING_RATE or the weights"
-            ) from error
         optimiser.zero_grad()
         (problem.weights @ terms).backward()
         optimiser.step()
         history.append(terms.detach())
-        if stopping.now(variables, len(history)):
-            break
+        with _divergence_named(iteration):
+            if stopping.now(variables, len(history)):
+                break
         if resume and resume.due():
             resume.save(
                 {
@@ -198,6 +195,17 @@ def learn_task_transform(
     curves = torch.stack(history).cpu().T
     detached = {name: value.detach() for name, value in variables.items()}
     return _as_transform(detached, settings.setting, dict(zip(TERMS, curves, strict=True)))
+
+
+@contextlib.contextmanager
+def _divergence_named(iteration: int) -> Iterator[None]:
+    try:
+        yield
+    except CostError as error:
+        raise InputError(
+            f"learning the transform diverged at iteration {iteration} ({error}): lower "
+            "--LEARNING_RATE or the weights"
+        ) from error
 
 
 def learning_rate_fraction(settings: TransformSettings, iteration: int) -> float:
@@ -341,12 +349,12 @@ class _Stopping:
     def __init__(self, problem: _Problem, stop_below: float | None, seed: int):
         self.problem, self.stop_below = problem, stop_below
         self.last: float | None = None
-        if stop_below:
+        if stop_below is not None:
             self.batch = problem.fixed_batch(torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def now(self, variables: Mapping[str, Tensor], done: int) -> bool:
-        if not self.stop_below or done % CHECK_EVERY:
+        if self.stop_below is None or done % CHECK_EVERY:
             return False
         transform = _as_transform(variables, self.problem.settings.setting, {})
         terms = self.problem.terms_on(transform, *self.batch, self.problem.split_loss)
@@ -467,6 +475,8 @@ def draw_stratified(
 def draw_by_counts(index: list[Tensor], counts: Tensor, generator: torch.Generator) -> Tensor:
     drawn = []
     for points, count in zip(index, counts.tolist(), strict=True):
+        if not count:
+            continue
         rounds = -(-count // len(points))
         for _ in range(rounds):
             taken = torch.randperm(len(points), generator=generator)[:count]

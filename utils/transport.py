@@ -33,6 +33,10 @@ METHODS = ("auto", "exact", "sinkhorn", "emd")
 EMD_ITERATIONS = 10_000_000  # POT stops silently at its cap; this one is never the reason to stop
 
 
+class CostError(ValueError):
+    """A feature cost that holds NaN or infinite values: what produced it has diverged."""
+
+
 @dataclass(frozen=True)
 class TransportPlan:
     """The plan as a sparse list: mass[k] goes from point rows[k] to point columns[k].
@@ -74,12 +78,12 @@ class EuclideanCost:
 
 
 class _LazyDistances:
-    """The distances of an EuclideanCost on the CPU, a block at a time."""
+    """The distances of an EuclideanCost on the CPU, a block at a time; products in x's own precision."""
 
     def __init__(self, cost: EuclideanCost):
         self.x, self.z = cost.x.detach(), cost.z.detach()
         self.shape = cost.shape
-        self.x_squared, self.z_squared = (part.square().sum(1).double() for part in (self.x, self.z))
+        self.x_squared, self.z_squared = (part.double().square().sum(1) for part in (self.x, self.z))
 
     def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The costs of all pairs of these points, in rising order: (rows, columns) float64."""
@@ -134,7 +138,7 @@ def solve_transport(
     """Solves (1). feature_cost (n, m), label_cost (K_S, K_T), labels (n,) and (m,) int64.
 
     Without label_cost, (1) is plain transport. `method`: `exact`; `sinkhorn`, approximate, on the
-    device of the costs; `emd`, the dense reference; `auto`, see `automatic_method`. Raises ValueError
+    device of the costs; `emd`, the dense reference; `auto`, see AUTOMATIC. Raises ValueError
     that names the argument for empty sides, NaN or infinite costs, labels outside the label cost, a
     negative label cost or an unknown method.
     """
@@ -153,7 +157,7 @@ def solve_transport(
         _check_labels(target_labels, m, label_cost.shape[1], "target_labels")
         label_cost = label_cost.detach().double()
     if method == "auto":
-        method = automatic_method(feature_cost.device)
+        method = AUTOMATIC
     if method == "sinkhorn":
         return _sinkhorn(_dense(feature_cost), label_cost, source_labels, target_labels)
 
@@ -185,24 +189,24 @@ def optimal_potentials(cost: Tensor, plan: TransportPlan) -> tuple[Tensor, Tenso
 
     v is the shortest distance to each column and −u to each row in the graph of the changes that an
     optimal plan still allows: from row i to column j at cost_ij, and back at −cost_ij where there is
-    mass. It has no negative cycle; Bellman and Ford's sweeps end after as many as the longest path has.
+    mass. Bellman and Ford's sweeps find them in as many sweeps as there are rows at most; u_i + v_j ≤
+    cost_ij holds whenever they end.
     """
     to_row = cost.new_zeros(cost.shape[0])
     back = cost[plan.rows, plan.columns]
-    while True:
+    rounding = 1e-12 * cost.abs().max()
+    for _ in range(len(to_row)):
         to_column = (to_row[:, None] + cost).amin(0)
         shorter = to_row.scatter_reduce(0, plan.rows, to_column[plan.columns] - back, "amin")
-        # Rounding makes tiny negative cycles, around which the sweeps would go forever.
-        if (shorter >= to_row - 1e-12 * cost.abs().max()).all():
-            return -to_row, to_column
+        if (shorter >= to_row - rounding).all():
+            break
         to_row = shorter
+    return -to_row, (to_row[:, None] + cost).amin(0)
 
 
-def automatic_method(device: torch.device) -> str:
-    """`exact` on every device: at each size of benchmarks/results/transport.txt it is the fastest on
-    the CPU, and no other device has been measured.
-    """
-    return "exact"
+# What `auto` stands for on every device: in benchmarks/results/transport.txt the fastest method on the
+# CPU at each size that a method was measured at; no other device has been measured.
+AUTOMATIC = "exact"
 
 
 def _check_feature_cost(cost: Tensor | EuclideanCost) -> None:
@@ -210,10 +214,12 @@ def _check_feature_cost(cost: Tensor | EuclideanCost) -> None:
         raise ValueError(
             f"feature_cost must be (n, m) with points on both sides, not {tuple(cost.shape)}"
         )
-    parts = (cost.x, cost.z) if isinstance(cost, EuclideanCost) else (cost,)
-    for part in parts:  # NaN carries over to the extremes
-        if not torch.stack(part.detach().aminmax()).isfinite().all():
-            raise ValueError("feature_cost holds NaN or infinite values")
+    for part in (cost.x, cost.z) if isinstance(cost, EuclideanCost) else (cost,):
+        extremes = torch.stack(part.detach().aminmax())  # NaN carries over
+        if isinstance(cost, EuclideanCost):
+            extremes = extremes.square() * part.shape[1]  # what a distance squared may reach
+        if not extremes.isfinite().all():
+            raise CostError("feature_cost holds NaN or infinite values")
 
 
 def _check_labels(labels: Tensor, count: int, classes: int, name: str) -> None:
@@ -225,7 +231,7 @@ def _check_labels(labels: Tensor, count: int, classes: int, name: str) -> None:
 
 
 def _dense(cost: Tensor | EuclideanCost) -> Tensor:
-    return cost.dense() if isinstance(cost, EuclideanCost) else cost.detach()
+    return (cost.dense() if isinstance(cost, EuclideanCost) else cost).detach()
 
 
 def _on_host(cost: Tensor | EuclideanCost) -> "_LazyDistances | _DenseCost":
@@ -256,10 +262,12 @@ def _emd(
     """
     import ot  # a second, spared to the stages that transport nothing
 
-    plan, log = ot.emd(a, b, cost, numItermax=EMD_ITERATIONS, log=True, center_dual=False)
+    largest = max(abs(cost.max()), abs(cost.min()))
+    scale = float(largest) or 1.0  # POT's tolerance is absolute
+    plan, log = ot.emd(a, b, cost / scale, numItermax=EMD_ITERATIONS, log=True, center_dual=False)
     if log["result_code"] != 1:
         raise RuntimeError(f"POT's emd did not reach the optimum: {log['warning']}")
-    return plan, log["u"], log["v"]
+    return plan, scale * log["u"], scale * log["v"]
 
 
 # -------------------------------------------------------------------------------- the class structure
@@ -300,9 +308,8 @@ def _reduced_label_cost(
     """(r, where the class plan has mass, its cost), the first two (K_S, K_T). The masses are integers
     of equal sum; the cost is that of masses of one in total, the constant between L and r in (1).
     """
-    scale = max(label_cost.max(), 1e-300)
-    plan, u, v = _emd(source_mass.astype(float), target_mass.astype(float), label_cost / scale)
-    reduced = (label_cost - (u[:, None] + v[None, :]) * scale).clip(min=0)
+    plan, u, v = _emd(source_mass.astype(float), target_mass.astype(float), label_cost)
+    reduced = (label_cost - u[:, None] - v).clip(min=0)
     joined = plan > 0
     reduced[joined] = 0.0
     constant = float((plan * label_cost).sum() / source_mass.sum())
@@ -468,7 +475,7 @@ def _sinkhorn(
 
     The label costs come reduced, so that float32 holds what is left however large Λ is; these
     K_S × K_T numbers alone visit the host. Rows meet their mass exactly, columns up to
-    `marginal_error` in total (at most MARGINAL_ERROR unless ITERATIONS did not suffice). `gap` is the
+    `marginal_error` in total (about MARGINAL_ERROR unless ITERATIONS did not suffice). `gap` is the
     plan's cost above a feasible dual's value.
     """
     n, m = cost.shape
