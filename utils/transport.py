@@ -78,12 +78,14 @@ class EuclideanCost:
 
 
 class _LazyDistances:
-    """The distances of an EuclideanCost on the CPU, a block at a time; products in x's own precision."""
+    """The distances of an EuclideanCost on the CPU, a block at a time; products and norms in the points'
+    own precision.
+    """
 
     def __init__(self, cost: EuclideanCost):
         self.x, self.z = cost.x.detach(), cost.z.detach()
         self.shape = cost.shape
-        self.x_squared, self.z_squared = (part.double().square().sum(1) for part in (self.x, self.z))
+        self.x_squared, self.z_squared = (part.square().sum(1).double() for part in (self.x, self.z))
 
     def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """The costs of all pairs of these points, in rising order: (rows, columns) float64."""
