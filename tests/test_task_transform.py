@@ -14,6 +14,7 @@ from utils.linear_head import fit_linear_head
 from utils.storage import ResumePoint
 from utils.task_transform import (
     TERMS,
+    TaskTransform,
     TransformSettings,
     class_counts,
     class_prior,
@@ -164,13 +165,8 @@ def test_more_source_than_target_classes(generator):
     assert learn_task_transform(source, target, head, SMALL).B.shape == (3, 5)
 
 
-@pytest.mark.parametrize("sampler, source_loss", [("exact", "split"), ("truncated", "batch")])
-def test_same_seed_same_transform_and_resuming_equals_not_stopping(
-    tmp_path, tasks, head, sampler, source_loss, monkeypatch
-):
-    settings = TransformSettings(iterations=12, batch_size=40, sampler=sampler, source_loss=source_loss)
-    whole = learn_task_transform(*tasks, head, settings, seed=1)
-    other = learn_task_transform(*tasks, head, settings, seed=2)
+def learn_with_a_kill(tmp_path, monkeypatch, tasks, head, settings) -> TaskTransform:
+    """Seed 1, interrupted after the fifth iteration and resumed."""
     resume = ResumePoint(tmp_path / "r.pt", "", seconds=0)
 
     def save_fifth_then_die(state):
@@ -181,9 +177,19 @@ def test_same_seed_same_transform_and_resuming_equals_not_stopping(
     monkeypatch.setattr(resume, "save", save_fifth_then_die)
     with pytest.raises(KeyboardInterrupt):
         learn_task_transform(*tasks, head, settings, seed=1, resume=resume)
-    again = learn_task_transform(
+    return learn_task_transform(
         *tasks, head, settings, seed=1, resume=ResumePoint(tmp_path / "r.pt", "")
     )
+
+
+@pytest.mark.parametrize("sampler, source_loss", [("exact", "split"), ("truncated", "batch")])
+def test_same_seed_same_transform_and_resuming_equals_not_stopping(
+    tmp_path, tasks, head, sampler, source_loss, monkeypatch
+):
+    settings = TransformSettings(iterations=12, batch_size=40, sampler=sampler, source_loss=source_loss)
+    whole = learn_task_transform(*tasks, head, settings, seed=1)
+    other = learn_task_transform(*tasks, head, settings, seed=2)
+    again = learn_with_a_kill(tmp_path, monkeypatch, tasks, head, settings)
     for name, value in whole.tensors().items():
         assert torch.equal(value, getattr(again, name))
         assert not torch.equal(value, getattr(other, name))
@@ -201,19 +207,7 @@ def test_learning_stops_when_the_fixed_batch_hardly_improves(tmp_path, tasks, he
     endless = learn_task_transform(*tasks, head, replace(settings, stop_below=None), seed=1)
     assert len(endless.history["label_mismatch"]) == 60
     assert torch.equal(endless.history["label_mismatch"][:count], stopped.history["label_mismatch"])
-    resume = ResumePoint(tmp_path / "r.pt", "", seconds=0)
-
-    def save_fifth_then_die(state):
-        ResumePoint.save(resume, state)
-        if len(state["history"]) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(resume, "save", save_fifth_then_die)
-    with pytest.raises(KeyboardInterrupt):
-        learn_task_transform(*tasks, head, settings, seed=1, resume=resume)
-    again = learn_task_transform(
-        *tasks, head, settings, seed=1, resume=ResumePoint(tmp_path / "r.pt", "")
-    )
+    again = learn_with_a_kill(tmp_path, monkeypatch, tasks, head, settings)
     assert torch.equal(again.A, stopped.A)
 
 
