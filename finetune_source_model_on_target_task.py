@@ -1,87 +1,81 @@
-"""Stage 2: linear fine-tuning, a Lipschitz head on the frozen source network's target features.
+"""Stage 2: linear fine-tuning, a Lipschitz head on the frozen backbone's target features.
 
     python3 finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --TAU 0.2
     python3 finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --PROCEDURE published
+    python3 finetune_source_model_on_target_task.py --SRC imagenet_small --TRG cifar10 --model resnet18
     python3 finetune_source_model_on_target_task.py --SRC MNIST --TRG MNIST --DATA embedded
     python3 finetune_source_model_on_target_task.py --SRC features:A.npz --TRG features:B.npz
 
-Needs the network of stage 1, except when the source is a feature file.
+A LeNet (the default model) comes from stage 1; other models come pre-trained; feature files need none.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from small_scale.settings import PROCEDURES, settings_for
+from scales import procedures, settings_for
+from utils import distributed
+from utils.backbones import LENET
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
-from utils.features import check_task_name, load_task, standardise, task_label
+from utils.features import standardise, task_label
 from utils.linear_head import evaluate_head, fit_linear_head
-from utils.options import HEAD_FLAGS, add_setting_flags, override, stage_entry, stage_parser
+from utils.options import (
+    HEAD_FLAGS,
+    add_model_flags,
+    add_setting_flags,
+    override,
+    stage_entry,
+    stage_parser,
+)
 from utils.report import print_fine_tuning
-from utils.source_network import check_feature_dim, load_source_network
+from utils.stage import check_options, find_target, open_network, open_task
 from utils.storage import (
     ResumePoint,
     changed_settings,
     digest,
     environment,
     read_result,
-    require_writable,
     run_folder,
     save_tensors,
     write_result,
 )
 
 
-def parse_options(argv: Sequence[str] | None):
+def parse_options(argv: Sequence[str] | None, model: str | None):
     parser = stage_parser(__doc__, with_target=True)
-    defaults = {name: settings.target_head for name, settings in PROCEDURES.items()}
+    add_model_flags(parser, model)
+    settings = procedures(parser.peek("MODEL", argv))
+    defaults = {name: scale.target_head for name, scale in settings.items()}
     add_setting_flags(parser, "target head [default of each procedure]", HEAD_FLAGS, defaults)
     return parser.parse_args(argv)
 
 
 @stage_entry("stage 2 (finetune)")
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # ------------------------------------------------------------------------------------- options
-    options = parse_options(argv)
-    options.SRC = check_task_name(options.SRC, "source")
-    options.TRG = check_task_name(options.TRG, "target")
-    scale = settings_for(options.PROCEDURE, options.SRC, options.TRG)
+    options = parse_options(argv, model)
+    check_options(options)
+    scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
     head_settings = override(scale.target_head, HEAD_FLAGS, options)
     device = choose_device(options.DEVICE)
-    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
-        require_writable(getattr(options, flag), f"--{flag}")
 
-    # --------------------------------------------------------------------- source network, target data
-    network = load_source_network(
-        options.SRC,
-        scale.model,
-        checkpoints=options.CHECKPOINT_DIR,
-        origin=options.DATA,
-        procedure=options.PROCEDURE,
-        seed=options.SEED,
-        device=device,
-    )
-    target = load_task(
-        options.TRG,
-        network.backbone,
-        origin=options.DATA,
-        data_dir=options.DATA_DIR,
-        cache_dir=options.CHECKPOINT_DIR / "features",
-        role="target",
-        seed=options.SEED,
-    )
-
-    check_feature_dim(options.SRC, network, target)
-    if options.BATCH_SIZE:  # the published default may be larger than a small data set
-        check_batch_size(head_settings.batch_size, target.num_classes, len(target.train))
+    # ----------------------------------------------------------------------- backbone, target features
+    with distributed.process_group(device):
+        network = open_network(options, device)
+        data = find_target(options, network)
+        if options.BATCH_SIZE:  # the published default may be larger than a small data set
+            check_batch_size(head_settings.batch_size, data.num_classes, len(data.train))
+        target = open_task(data, options, network)
+    if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
+        return
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {
         "procedure": options.PROCEDURE,
         "head": asdict(head_settings),
         "deviation_floor": scale.deviation_floor,
-        "network": network.weights_digest,
+        "network": network.about,
     }
     data = {"target": target.provenance}
     folder = run_folder(

@@ -14,10 +14,11 @@ from dataclasses import asdict
 import torch
 
 from small_scale.settings import PROCEDURES, settings_for
-from utils.backbones import LeNet, holds_network
+from utils.backbones import LENET, holds_network
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
+from utils.lenet import LeNet
 from utils.options import TRAINING_FLAGS, add_setting_flags, override, stage_entry, stage_parser
 from utils.report import print_training
 from utils.storage import (
@@ -47,7 +48,7 @@ def parse_options(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
-    options.SRC = check_dataset_name(options.SRC, "source")
+    options.SRC = check_dataset_name(options.SRC, "source", grey_only=True)
     scale = settings_for(options.PROCEDURE, options.SRC)
     training = override(scale.training, TRAINING_FLAGS, options)
     device = choose_device(options.DEVICE)
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = {"procedure": options.PROCEDURE, "training": asdict(training)}
     data = {"source": dataset.provenance}
     path = network_path(
-        options.CHECKPOINT_DIR, scale.model, dataset.name, dataset.provenance["origin"],
+        options.CHECKPOINT_DIR, LENET, dataset.name, dataset.provenance["origin"],
         options.PROCEDURE, options.SEED,
     )  # fmt: skip
     folder = run_folder(
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "train",
         dataset.name,
         None,
-        scale.model,
+        LENET,
         None,
         options.SEED,
         options.PROCEDURE,
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "stage": "train",
         "source": dataset.name,
         "target": None,
-        "model": scale.model,
+        "model": LENET,
         "setting": None,
         "seed": options.SEED,
         "test_accuracy": accuracy,

@@ -3,28 +3,33 @@
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SETTING LearnedA
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --PROCEDURE published
+    python3 transfer_source_to_target.py --SRC imagenet_small --TRG cifar10 --model resnet18
     python3 transfer_source_to_target.py --SRC features:A.npz --TRG features:B.npz
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ITERATIONS 20
 
-Needs the network of stage 1 (not for feature files); shows stage 2's result when there is one.
+A LeNet (the default model) comes from stage 1; other models come pre-trained; feature files need none.
+Shows stage 2's result when there is one.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from small_scale.settings import PROCEDURES, settings_for
+from scales import procedures, settings_for
+from utils import distributed
+from utils.backbones import LENET
 from utils.bound import transfer_bound
 from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
-from utils.features import check_task_name, load_task, standardise
+from utils.features import standardise
 from utils.linear_head import fit_linear_head
 from utils.options import (
     CERTIFICATE_FLAGS,
     SOURCE_HEAD_FLAGS,
     TRANSFORM_FLAGS,
     add_flag,
+    add_model_flags,
     add_setting_flags,
     one_of,
     override,
@@ -34,14 +39,13 @@ from utils.options import (
     whole_number,
 )
 from utils.report import draw_bound, draw_figures, print_transfer
-from utils.source_network import check_feature_dim, load_source_network
+from utils.stage import check_options, find_source, find_target, open_network, open_task
 from utils.storage import (
     ResumePoint,
     changed_settings,
     digest,
     environment,
     read_result,
-    require_writable,
     run_folder,
     save_tensors,
     write_result,
@@ -55,8 +59,9 @@ from utils.task_transform import (
 )
 
 
-def parse_options(argv: Sequence[str] | None):
+def parse_options(argv: Sequence[str] | None, model: str | None):
     parser = stage_parser(__doc__, with_target=True)
+    add_model_flags(parser, model)
     group = parser.add_argument_group("what is learned")
     add_flag(
         group, "--SETTING", type=one_of(SETTINGS), default="LearnedAll", metavar="NAME",
@@ -72,22 +77,22 @@ def parse_options(argv: Sequence[str] | None):
         group, "--BOOTSTRAP", type=whole_number, default=200, metavar="N",
         help="resamples of the test samples for 95 %% intervals (default 200); 0 turns them off",
     )  # fmt: skip
-    heads = {name: settings.source_head for name, settings in PROCEDURES.items()}
-    transforms = {name: settings.transform for name, settings in PROCEDURES.items()}
-    add_setting_flags(parser, "source head [default of each procedure]", SOURCE_HEAD_FLAGS, heads)
-    add_setting_flags(parser, "transform [default of each procedure]", TRANSFORM_FLAGS, transforms)
-    certificates = {name: settings.certificate for name, settings in PROCEDURES.items()}
-    add_setting_flags(parser, "certificate [default of each procedure]", CERTIFICATE_FLAGS, certificates)
+    settings = procedures(parser.peek("MODEL", argv)).items()
+    for title, flags, defaults in (
+        ("source head", SOURCE_HEAD_FLAGS, {name: scale.source_head for name, scale in settings}),
+        ("transform", TRANSFORM_FLAGS, {name: scale.transform for name, scale in settings}),
+        ("certificate", CERTIFICATE_FLAGS, {name: scale.certificate for name, scale in settings}),
+    ):
+        add_setting_flags(parser, f"{title} [default of each procedure]", flags, defaults)
     return parser.parse_args(argv)
 
 
 @stage_entry("stage 3 (transfer)")
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # ------------------------------------------------------------------------------------- options
-    options = parse_options(argv)
-    options.SRC = check_task_name(options.SRC, "source")
-    options.TRG = check_task_name(options.TRG, "target")
-    scale = settings_for(options.PROCEDURE, options.SRC, options.TRG)
+    options = parse_options(argv, model)
+    check_options(options)
+    scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
     head_settings = override(scale.source_head, SOURCE_HEAD_FLAGS, options)
     transform_settings = replace(
         override(scale.transform, TRANSFORM_FLAGS, options), setting=options.SETTING
@@ -95,34 +100,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     certificate_settings = override(scale.certificate, CERTIFICATE_FLAGS, options)
     certify = options.CERTIFY and options.SETTING != "FixedAll"
     device = choose_device(options.DEVICE)
-    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
-        require_writable(getattr(options, flag), f"--{flag}")
 
-    # -------------------------------------------------------------------- source network, both tasks
-    network = load_source_network(
-        options.SRC,
-        scale.model,
-        checkpoints=options.CHECKPOINT_DIR,
-        origin=options.DATA,
-        procedure=options.PROCEDURE,
-        seed=options.SEED,
-        device=device,
-    )
-    places = {"data_dir": options.DATA_DIR, "cache_dir": options.CHECKPOINT_DIR / "features"}
-    source = load_task(
-        options.SRC, network.backbone, origin=network.origin, role="source", seed=options.SEED, **places
-    )
-    target = load_task(
-        options.TRG, network.backbone, origin=options.DATA, role="target", seed=options.SEED, **places
-    )
-    check_feature_dim(options.SRC, network, target)
-    check_setting(options.SETTING, source.num_classes, target.num_classes)
-    if options.SETTING != "FixedAll":  # which draws no batch
-        check_batch_size(
-            transform_settings.batch_size,
-            max(source.num_classes, target.num_classes),
-            min(len(source.train), len(target.train)),
-        )
+    # ------------------------------------------------------------------ backbone, features of both tasks
+    with distributed.process_group(device):
+        network = open_network(options, device)
+        target_data = find_target(options, network)
+        source_data = find_source(options, network, target_data.num_classes)
+        num_classes = (source_data.num_classes, target_data.num_classes)
+        check_setting(options.SETTING, *num_classes)
+        if options.SETTING != "FixedAll":  # which draws no batch
+            smaller = min(len(source_data.train), len(target_data.train))
+            check_batch_size(transform_settings.batch_size, max(num_classes), smaller)
+        source = open_task(source_data, options, network)
+        target = open_task(target_data, options, network)
+    if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
+        return
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {
@@ -133,15 +125,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tau_measure": scale.tau_measure,
         "deviation_floor": scale.deviation_floor,
         "bootstrap": options.BOOTSTRAP,
-        "network": network.weights_digest,
+        "network": network.about,
     }
     data = {"source": source.provenance, "target": target.provenance}
-    model, seed, procedure = network.model, options.SEED, options.PROCEDURE
-    pair = (source.name, target.name, model)
+    seed, procedure = options.SEED, options.PROCEDURE
+    pair = (source.name, target.name, network.model)
     folder = run_folder(options.RESULTS_DIR, "transfer", *pair, options.SETTING, seed, procedure)
     fine_tuned = read_result(run_folder(options.RESULTS_DIR, "finetune", *pair, None, seed, procedure))
     if fine_tuned and (
-        fine_tuned["config"]["network"] != network.weights_digest
+        fine_tuned["config"]["network"] != network.about
         or fine_tuned["data"]["target"] != target.provenance
         or fine_tuned["config"]["head"]["tau"] != head_settings.tau
     ):
@@ -200,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "stage": "transfer",
         "source": source.name,
         "target": target.name,
-        "model": model,
+        "model": network.model,
         "setting": options.SETTING,
         "seed": seed,
         **learned_quantities,

@@ -20,7 +20,7 @@ from small_scale.settings import IMPROVED
 from utils.bound import transfer_bound
 from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
-from utils.features import load_task, standardise
+from utils.features import TaskRequest, load_task, standardise
 from utils.linear_head import fit_linear_head
 from utils.options import stage_entry
 from utils.source_network import load_source_network
@@ -69,10 +69,8 @@ def prepare(pair: str, seed: int, folder: Path):
     network = load_source_network(source, "lenet", checkpoints=folder, **about)
     splits = []
     for name, role in ((source, "source"), (target, "target")):
-        task = load_task(
-            name, network.backbone, origin="embedded", role=role, seed=seed,
-            data_dir=REPOSITORY / "data", cache_dir=folder / "features",
-        )  # fmt: skip
+        request = TaskRequest(REPOSITORY / "data", folder / "features", "embedded", seed)
+        task = load_task(name, network.backbone, request, role=role)
         splits.append(standardise(task, device, IMPROVED.deviation_floor))
     train, test = zip(*splits, strict=True)
     classes = int(train[0].y.max()) + 1

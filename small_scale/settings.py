@@ -4,27 +4,13 @@ PUBLISHED holds the released code's hyper-parameters. IMPROVED reaches the same 
 docs/method.md lists each deviation with its reason and its measured effect.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from utils.certificate import CertificateSettings
 from utils.linear_head import HeadSettings
+from utils.settings import ScaleSettings
 from utils.task_transform import TransformSettings
 from utils.training import TrainingSettings
-
-
-@dataclass(frozen=True)
-class ScaleSettings:
-    """Everything a procedure fixes for the three stages."""
-
-    model: str
-    training: TrainingSettings
-    target_head: HeadSettings
-    source_head: HeadSettings
-    transform: TransformSettings
-    certificate: CertificateSettings
-    tau_measure: str
-    deviation_floor: float  # of standardising (features.Standardiser)
-
 
 PENALTY_HEAD = HeadSettings(
     method="penalty",
@@ -37,7 +23,6 @@ PENALTY_HEAD = HeadSettings(
 )
 
 PUBLISHED = ScaleSettings(
-    model="lenet",
     training=TrainingSettings(
         epochs=31, batch_size=256, learning_rate=1e-3, beta1=0.5, decay=5e-4, schedule="inverse_time"
     ),
@@ -63,7 +48,6 @@ PUBLISHED = ScaleSettings(
 )
 
 IMPROVED = ScaleSettings(
-    model="lenet",
     training=TrainingSettings(
         epochs=10,
         batch_size=64,

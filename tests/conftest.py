@@ -12,7 +12,7 @@ import train_source_model
 from utils import datasets
 from utils.backbones import load_backbone
 from utils.datasets import load_dataset
-from utils.features import task_of_dataset
+from utils.features import TaskRequest, task_of_dataset
 
 requires_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="compares the GPU's results with the CPU's: no GPU here"
@@ -49,9 +49,10 @@ def trained(tmp_path_factory) -> Path:
     argv = ["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *places(folder)]
     train_source_model.main(argv)
     (network,) = (folder / "checkpoints" / "networks").iterdir()
-    backbone = load_backbone("lenet", network, torch.device("cpu"))
+    backbone = load_backbone("lenet", torch.device("cpu"), weights=network)
+    request = TaskRequest(folder / "data", folder / "checkpoints" / "features")
     for name in ("MNIST", "FMNIST"):
-        task_of_dataset(load_dataset(name, "embedded"), backbone, folder / "checkpoints" / "features")
+        task_of_dataset(load_dataset(name, "embedded"), backbone, request)
     return folder
 
 

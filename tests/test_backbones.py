@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from utils.backbones import LeNet, grey_to_unit, load_backbone
+from utils.backbones import load_backbone
 from utils.errors import InputError
+from utils.lenet import LeNet
+from utils.preprocess import GREY, grey_to_unit
 from utils.storage import save_checkpoint
 
 CPU = torch.device("cpu")
@@ -29,20 +31,21 @@ def test_lenet_is_the_published_sequence(generator):
 def test_a_loaded_backbone_gives_frozen_penultimate_features(tmp_path, generator):
     network = LeNet(7).eval()
     save_checkpoint(tmp_path / "lenet.pt", {"network": network.state_dict()})
-    backbone = load_backbone("lenet", tmp_path / "lenet.pt", CPU)
+    backbone = load_backbone("lenet", CPU, weights=tmp_path / "lenet.pt")
     images = torch.randint(256, (3, 1, 28, 28), generator=generator, dtype=torch.uint8)
     features = backbone.network(backbone.preprocess(images))
     assert features.shape == (3, backbone.feature_dim)
     assert not features.requires_grad and not backbone.network.training
     torch.testing.assert_close(features, network.penultimate(images / 255))
     save_checkpoint(tmp_path / "other.pt", {"network": LeNet(7).state_dict()})
-    other = load_backbone("lenet", tmp_path / "other.pt", CPU)
+    other = load_backbone("lenet", CPU, weights=tmp_path / "other.pt")
     assert other.weights_digest != backbone.weights_digest
 
 
 def test_preprocessing_scales_to_the_unit_interval():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1)
     assert grey_to_unit(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
+    assert torch.equal(GREY(images), grey_to_unit(images))
 
 
 def test_checkpoints_of_something_else_are_named(tmp_path):
@@ -60,6 +63,6 @@ def test_checkpoints_of_something_else_are_named(tmp_path):
     ):
         save_checkpoint(path, content)
         with pytest.raises(InputError, match=r"other\.pt"):
-            load_backbone("lenet", path, CPU)
-    with pytest.raises(InputError, match="unknown backbone vgg"):
-        load_backbone("vgg", path, CPU)
+            load_backbone("lenet", CPU, weights=path)
+    with pytest.raises(InputError, match="unknown model vgg; choose from lenet, resnet18"):
+        load_backbone("vgg", CPU)

@@ -150,7 +150,9 @@ def test_data_that_cannot_be_had_is_named_with_its_folder(tmp_path):
             load_dataset("KMNIST", origin, tmp_path / "data")
     with pytest.raises(InputError, match="USPS has no embedded sample"):
         load_dataset("USPS", "embedded", tmp_path)
-    with pytest.raises(InputError, match="CIFAR is not a data set; choose from MNIST"):
+    with pytest.raises(
+        InputError, match=r"CIFAR is not a data set \(did you mean cifar10\?\); choose from MNIST"
+    ):
         load_dataset("CIFAR", "auto", tmp_path)
     assert not (tmp_path / "data").exists()
 

@@ -3,31 +3,19 @@ import pytest
 import torch
 from sklearn.preprocessing import StandardScaler
 
-from utils import features as rooms
-from utils.backbones import LeNet, load_backbone
-from utils.datasets import Split, load_dataset
 from utils.errors import InputError
 from utils.features import (
     Features,
     Standardiser,
     Task,
-    extract_features,
+    TaskRequest,
     load_task,
     standardise,
     task_label,
-    task_of_dataset,
     task_of_feature_file,
 )
-from utils.storage import save_checkpoint
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def backbone(tmp_path):
-    torch.manual_seed(0)
-    save_checkpoint(tmp_path / "lenet.pt", {"network": LeNet(10).state_dict()})
-    return load_backbone("lenet", tmp_path / "lenet.pt", CPU)
 
 
 def test_standardising_equals_scikit_learn(generator):
@@ -57,37 +45,6 @@ def test_each_task_is_standardised_by_its_own_training_split(generator):
     assert scaled_train.x.mean(0).abs().max() < 1e-5
     deviation = train.x.std(0, correction=0)
     torch.testing.assert_close(scaled_test.x, (test.x - train.x.mean(0)) / deviation)
-
-
-def test_extraction_in_batches_equals_one_pass(backbone, generator):
-    images = torch.randint(256, (23, 1, 28, 28), generator=generator, dtype=torch.uint8)
-    split = Split(images, torch.arange(23) % 10)
-    features = extract_features(backbone, split, batch_size=5)
-    whole = backbone.network(backbone.preprocess(images))
-    torch.testing.assert_close(features.x, whole, atol=1e-5, rtol=1e-5)
-    assert torch.equal(features.y, split.labels)
-
-
-def test_the_cache_is_hit_missed_and_mended(tmp_path, backbone, monkeypatch):
-    dataset = load_dataset("MNIST", "embedded")
-    cache = tmp_path / "features"
-    calls = []
-    real = rooms.extract_features
-    monkeypatch.setattr(rooms, "extract_features", lambda *a: calls.append(1) or real(*a))
-    first = task_of_dataset(dataset, backbone, cache)
-    again = task_of_dataset(dataset, backbone, cache)
-    assert len(calls) == 2  # both splits, once
-    assert torch.equal(first.test.x, again.test.x) and torch.equal(first.train.y, again.train.y)
-
-    save_checkpoint(tmp_path / "other.pt", {"network": LeNet(10).state_dict()})
-    task_of_dataset(dataset, load_backbone("lenet", tmp_path / "other.pt", CPU), cache)
-    assert len(calls) == 4 and len(list(cache.iterdir())) == 2
-
-    for path in cache.iterdir():
-        path.write_bytes(path.read_bytes()[:1000])
-    mended = task_of_dataset(dataset, backbone, cache)
-    assert len(calls) == 6
-    assert torch.equal(first.train.x, mended.train.x)
 
 
 def test_a_feature_file_becomes_a_task(feature_files):
@@ -137,16 +94,6 @@ def test_feature_files_that_are_none(tmp_path):
             task_of_feature_file(f"features:{tmp_path / name}")
 
 
-def test_nan_features_of_a_network_are_named(tmp_path, backbone):
-    for parameter in backbone.network.parameters():
-        parameter.fill_(float("nan"))
-    with pytest.raises(
-        InputError, match="features of MNIST through lenet: 4000 of 4000 training samples"
-    ):
-        task_of_dataset(load_dataset("MNIST", "embedded"), backbone, tmp_path)
-
-
 def test_a_data_set_needs_a_backbone(tmp_path):
-    where = {"data_dir": tmp_path, "cache_dir": tmp_path, "role": "target", "seed": 0}
     with pytest.raises(InputError, match="give the target as features:PATH"):
-        load_task("MNIST", None, origin="embedded", **where)
+        load_task("MNIST", None, TaskRequest(tmp_path, tmp_path, "embedded"), role="target")

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from utils.backbones import LeNet
-from utils.datasets import Split
+from utils.images import Split
+from utils.lenet import LeNet
 from utils.storage import ResumePoint
 from utils.training import TrainingSettings, evaluate_network, random_shift, train_network
 

@@ -1,95 +1,181 @@
 """Backbones: `load_backbone(name, …)` → `Backbone(network, feature_dim, preprocess)`; a registry."""
 
+import difflib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.storage import load_checkpoint, state_digest
+from utils.lenet import LeNet, load_lenet
+from utils.preprocess import GREY, Preprocess
+from utils.pretrained import (
+    MOCO,
+    SWAV,
+    Built,
+    WeightsRequest,
+    check_open_clip_name,
+    check_timm_name,
+    clip,
+    efficientnet_lite,
+    open_clip_model,
+    robust_resnet,
+    self_supervised_resnet50,
+    simclr_resnet50,
+    timm_model,
+    torchvision_resnet,
+)
+from utils.storage import digest, state_digest
 
 
 @dataclass(frozen=True)
 class Backbone:
     """A frozen network in eval mode: preprocess(uint8 images) → network → features (n, d).
 
-    `weights_digest` identifies the weights: it keys the feature cache and enters every result.
+    `weights_digest` identifies the weights, `about` all that determines an image's features: it keys
+    their cache. `autocast`: the precision in which the network computes, None for float32 throughout.
     """
 
     name: str
     network: nn.Module
     feature_dim: int
-    preprocess: Callable[[Tensor], Tensor]
+    preprocess: Preprocess
     weights_digest: str
+    autocast: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def about(self) -> dict:
+        """What determines the features of an image, for the record."""
+        about = {
+            "weights": self.weights_digest,
+            "preprocess": dict(self.preprocess.about),
+            "precision": str(self.autocast or torch.float32).removeprefix("torch."),
+        }
+        return json.loads(json.dumps(about))  # as it is read back from a result
+
+    @property
+    def digest(self) -> str:
+        return digest(self.about)
+
+    def features(self, images: Tensor) -> Tensor:
+        """A uint8 batch on the network's device → (n, d) float32 there."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.network(self.preprocess(images)).float()
 
 
-def grey_to_unit(images: Tensor) -> Tensor:
-    """uint8 (n, 1, 28, 28) → float32 in [0, 1], laid out as the network's weights are."""
-    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+# ------------------------------------------------------------------------------------------ the registry
+LENET = "lenet"
+PRETRAINED: dict[str, Callable[[WeightsRequest], Built]] = {
+    "resnet18": partial(torchvision_resnet, depth=18),
+    "resnet50": partial(torchvision_resnet, depth=50),
+    "robust_resnet18": partial(robust_resnet, depth=18),
+    "robust_resnet50": partial(robust_resnet, depth=50),
+    "simclr": simclr_resnet50,
+    "moco": partial(self_supervised_resnet50, file_format=MOCO),
+    "swav": partial(self_supervised_resnet50, file_format=SWAV),
+    "clip": clip,
+    **{f"efficientnet_lite{k}": partial(efficientnet_lite, number=k) for k in range(3)},
+}
+LIBRARIES: dict[str, tuple[Callable, Callable]] = {
+    "timm:": (check_timm_name, timm_model),
+    "open_clip:": (check_open_clip_name, open_clip_model),
+}
+ALIASES = {"robust": "robust_resnet18"}
+ROBUST_PREFIX = "robust_"
 
 
-class LeNet(nn.Module):
-    """The released code's small network: two 5×5 convolutions, 200 features, K logits.
+def check_backbone_name(name: str) -> str:
+    """The registered spelling. Raises InputError with the choices or the nearest names."""
+    for prefix, (check, _) in LIBRARIES.items():
+        if name.startswith(prefix):
+            check(name.removeprefix(prefix))
+            return name
+    known = (LENET, *PRETRAINED, *ALIASES)
+    if name.lower() in known:
+        return ALIASES.get(name.lower(), name.lower())
+    close = difflib.get_close_matches(name.lower(), known, 1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    raise InputError(
+        f"unknown model {name}{meant}; choose from {', '.join(known)}, timm:NAME, "
+        "open_clip:ARCHITECTURE/WEIGHTS"
+    )
 
-    Pooling stands before ReLU: the two commute, and a quarter of the values is left to rectify.
+
+def backbone_label(name: str, eps: float | None = None) -> str:
+    """As it stands in paths and results: no separators of files, ε said where there is one."""
+    label = name.replace(":", "-").replace("/", "-")
+    return label if eps is None else f"{label}_eps{eps:g}"
+
+
+def load_backbone(
+    name: str,
+    device: torch.device,
+    *,
+    folder: Path = Path("checkpoints"),
+    weights: Path | None = None,
+    trust: bool = False,
+    eps: float | None = None,
+    image_size: int | None = None,
+    autocast: bool = True,
+) -> Backbone:
+    """Loads a backbone onto the device; `WeightsRequest` explains the options, `autocast` lets CUDA
+    compute in bfloat16. LeNet's `weights` are the network that stage 1 left. Raises InputError that
+    names what is missing or wrong and where the file is had.
     """
-
-    FEATURE_DIM = 200
-
-    def __init__(self, num_classes: int, convolution_dropout: float = 0.5):
-        super().__init__()
-        self.penultimate = nn.Sequential(
-            nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(),
-            nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Dropout(convolution_dropout),
-            nn.Flatten(), nn.Linear(50 * 4 * 4, self.FEATURE_DIM), nn.ReLU(),
-        )  # fmt: skip
-        self.dropout = nn.Dropout(0.5)
-        self.head = nn.Linear(self.FEATURE_DIM, num_classes)
-        for module in self.modules():  # the initial values of the released code's framework
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        self.to(memory_format=torch.channels_last)  # half the time of the default on a CPU
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, 1, 28, 28) → logits (n, K)."""
-        return self.head(self.dropout(self.penultimate(images)))
+    name = check_backbone_name(name)
+    if name == LENET:
+        network = load_lenet(weights)
+        whole = state_digest(network.state_dict())
+        return Backbone(LENET, _frozen(network.penultimate, device), LeNet.FEATURE_DIM, GREY, whole)
+    request = WeightsRequest(folder, weights, trust, eps, image_size)
+    library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
+    if library:
+        network, preprocess = LIBRARIES[library][1](request, name.removeprefix(library))
+    else:
+        network, preprocess = PRETRAINED[name](request)
+    label = backbone_label(name, eps)
+    network = _frozen(network, torch.device("cpu"))
+    dim = _feature_dim(label, network, preprocess)
+    digest_of_weights = state_digest(network.state_dict())
+    precision = torch.bfloat16 if autocast and device.type == "cuda" else None
+    return Backbone(label, network.to(device), dim, preprocess, digest_of_weights, precision)
 
 
-def _load_lenet(checkpoint: Path) -> Backbone:
-    saved = load_checkpoint(checkpoint)
-    weights = saved.get("network")
-    named = isinstance(weights, dict) and all(isinstance(value, Tensor) for value in weights.values())
-    if not named or getattr(weights.get("head.weight"), "ndim", None) != 2:
-        raise InputError(f"{checkpoint} is not a network trained by train_source_model.py")
-    network = LeNet(len(weights["head.weight"]))
+def _frozen(network: nn.Module, device: torch.device) -> nn.Module:
+    network = network.eval().requires_grad_(False)
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def _feature_dim(name: str, network: nn.Module, preprocess: Preprocess) -> int:
+    """Read off the network: what one grey image of its input size becomes."""
+    from PIL import Image
+
+    image = preprocess.frame(Image.new("RGB", (32, 32), "grey"))
     try:
-        network.load_state_dict(weights)
-    except (RuntimeError, TypeError, AttributeError) as error:
+        with torch.inference_mode():
+            features = network(preprocess(image[None]))
+    except Exception as error:  # what a network raises for a size that it was not built for
         raise InputError(
-            f"{checkpoint} is of another architecture than LeNet: {' '.join(str(error).split())[:200]}"
+            f"{name} does not take images of {image.shape[1]}×{image.shape[2]}: {str(error)[:200]}"
         ) from error
-    features = network.penultimate.eval().requires_grad_(False)
-    return Backbone("lenet", features, LeNet.FEATURE_DIM, grey_to_unit, state_digest(weights))
+    if getattr(features, "ndim", None) != 2:
+        raise InputError(f"{name} gives no vector of features: {getattr(features, 'shape', features)}")
+    return features.shape[1]
 
 
 def holds_network(checkpoint: Path, weights_digest: str) -> bool:
-    """Whether the file is there, whole, and holds the weights of this digest."""
+    """Whether the file is there, whole, and holds the LeNet of this digest."""
     try:
-        return checkpoint.exists() and _load_lenet(checkpoint).weights_digest == weights_digest
+        return (
+            checkpoint.exists() and state_digest(load_lenet(checkpoint).state_dict()) == weights_digest
+        )
     except InputError:
         return False
-
-
-BACKBONES: dict[str, Callable[[Path], Backbone]] = {"lenet": _load_lenet}
-
-
-def load_backbone(name: str, checkpoint: Path, device: torch.device) -> Backbone:
-    """Loads a registered backbone onto the device. Raises InputError that names the checkpoint."""
-    if name not in BACKBONES:
-        raise InputError(f"unknown backbone {name}; choose from {', '.join(BACKBONES)}")
-    backbone = BACKBONES[name](checkpoint)
-    backbone.network.to(device)
-    return backbone

@@ -1,39 +1,36 @@
 """The data sets: `load_dataset(name, …)` → `Dataset`; a registry, one entry a data set.
 
-A data set is had in full (torchvision's files, downloaded when absent) or, for two of them, as the
-small real sample committed in data/embedded. Images stay uint8 (n, 1, 28, 28); scaling them is the
-backbone's preprocessing.
+A data set is had in full (torchvision's files, downloaded when absent; ImageNet's and the user's own
+folders) or, for two of them, as the small real sample committed in data/embedded. Small images stay
+uint8 tensors, others files; scaling and decoding them is the backbone's preprocessing.
 """
 
 import contextlib
+import difflib
 import gzip
+import os
 import pickle
 import socket
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.images import ImageFiles, Split, class_folders, describe_split, split_of_folder
 from utils.storage import digest, require_writable
 
 EMBEDDED_DIR = Path(__file__).resolve().parent.parent / "data" / "embedded"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 ORIGINS = ("auto", "full", "embedded")
+FOLDER_PREFIX = "folder:"
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer before a download is given up
-
-
-@dataclass(frozen=True)
-class Split:
-    """images (n, channels, height, width) uint8, labels (n,) int64."""
-
-    images: Tensor
-    labels: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,107 +47,167 @@ class Dataset:
 
 # ---------------------------------------------------------------------------------- the one entrance
 def load_dataset(
-    name: str, origin: str = "auto", data_dir: Path = Path("data"), role: str = "target", seed: int = 0
+    name: str,
+    origin: str = "auto",
+    data_dir: Path = Path("data"),
+    role: str = "target",
+    seed: int = 0,
+    num_classes: int | None = None,
 ) -> Dataset:
-    """Loads a data set by its registered name.
+    """Loads a data set by its registered name, or the user's own by `folder:PATH`.
 
     `origin`: `full` (files in data_dir, else a download), `embedded` (the committed sample) or
     `auto` (full where it can be had, otherwise embedded with a warning). `role` (`source` or
-    `target`) and `seed` decide the draws that belong to a role: EMNIST's classes, USPS's training
-    sample. Raises InputError when the data cannot be had or a class has no samples.
+    `target`), `seed` and `num_classes` decide the draws that belong to a role: EMNIST's classes, USPS's
+    training sample, the classes and images of imagenet_small, of which there are `num_classes`. Raises
+    InputError when the data cannot be had or a class has no samples.
     """
     if origin not in ORIGINS:
         raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, not {origin!r}")
-    entry = DATASETS[check_dataset_name(name, role)]
-    train, test, origin = _load_splits(entry, origin, Path(data_dir))
-    dataset = Dataset(entry.name, train, test, len(entry.class_names), entry.class_names, {})
-    if entry.select:
-        dataset = entry.select(dataset, role, torch.Generator().manual_seed(seed))
-    for split_name, split in (("training", dataset.train), ("test", dataset.test)):
-        counts = torch.bincount(split.labels, minlength=dataset.num_classes)
-        if counts.min() == 0 or len(counts) > dataset.num_classes:
+    name = check_dataset_name(name, role)
+    request = Request(Path(data_dir), False, role, seed, num_classes)
+    if is_image_folder(name):
+        content, origin = read_image_folder(folder_path(name), seed), "folder"
+    else:
+        content, origin = _load_content(DATASETS[name], origin, request)
+    train, test, class_names = content
+    for split_name, split in (("training", train), ("test", test)):
+        counts = torch.bincount(split.labels, minlength=len(class_names))
+        if counts.min() == 0 or len(counts) > len(class_names):
             raise InputError(
                 f"{name} ({origin}): the {split_name} labels do not cover "
-                f"0..{dataset.num_classes - 1}: samples per class {counts.tolist()}"
+                f"0..{len(class_names) - 1}: samples per class {counts.tolist()}"
             )
     provenance = {
         "origin": origin,
-        "train": len(dataset.train.labels),
-        "test": len(dataset.test.labels),
-        "sha256": digest(
-            *(part for s in (dataset.train, dataset.test) for part in (s.images, s.labels))
-        ),
+        "train": len(train.labels),
+        "test": len(test.labels),
+        "sha256": digest(*describe_split(train), *describe_split(test)),
     }
-    return replace(dataset, provenance=provenance)
+    if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
+        provenance["modified"] = digest(train.images.stamps, test.images.stamps)
+    return Dataset(dataset_label(name), train, test, len(class_names), class_names, provenance)
 
 
-def check_dataset_name(name: str, role: str) -> str:
-    """The registered spelling of `name`. Raises InputError with the choices for this role."""
-    choices = [entry.name for entry in DATASETS.values() if role == "source" or entry.as_target]
-    for choice in choices:
-        if choice.lower() == name.lower():
-            return choice
-    kind = "data set" if name.upper() not in DATASETS else f"{role} data set"
-    raise InputError(f"{name} is not a {kind}; choose from {', '.join(choices)}, features:PATH.npz")
+def check_dataset_name(name: str, role: str, grey_only: bool = False) -> str:
+    """The registered spelling of `name`. Raises InputError with the choices for this role;
+    `grey_only`: among those that a LeNet can see.
+    """
+    if is_image_folder(name) and not grey_only:
+        return name
+    entry = next((entry for entry in DATASETS.values() if entry.name.lower() == name.lower()), None)
+    fitting = [
+        known.name
+        for known in DATASETS.values()
+        if (role == "source" or known.as_target) and (known.grey or not grey_only)
+    ]
+    if entry and entry.name in fitting:
+        return entry.name
+    if entry and role == "target" and not entry.as_target:
+        problem = "is not a target data set"
+    elif entry or is_image_folder(name):
+        problem = "is no data set of 28×28 grey images, which a LeNet needs: give a --model"
+    else:
+        close = difflib.get_close_matches(name.lower(), [known.lower() for known in fitting], 1)
+        problem = "is not a data set" + (f" (did you mean {close[0]}?)" if close else "")
+    own = [] if grey_only else [f"{FOLDER_PREFIX}PATH"]
+    choices = ", ".join([*fitting, *own, "features:PATH.npz"])
+    raise InputError(f"{name} {problem}; choose from {choices}")
+
+
+def is_image_folder(name: str) -> bool:
+    return name.startswith(FOLDER_PREFIX)
+
+
+def folder_path(name: str) -> Path:
+    return Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+
+
+def dataset_label(name: str) -> str:
+    """As it stands in paths and results: `folder:some/BIRDS` → folder-BIRDS."""
+    return f"folder-{folder_path(name).resolve().name}" if is_image_folder(name) else name
 
 
 # -------------------------------------------------------------------------------------- full data
+class Content(NamedTuple):
+    """What a reader returns: labels 0..K−1 in the order of `class_names`."""
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader may need to know; `load_dataset` explains the fields."""
+
+    data_dir: Path
+    download: bool = False
+    role: str = "target"
+    seed: int = 0
+    num_classes: int | None = None
+
+    @property
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+
 @dataclass(frozen=True)
 class DatasetEntry:
-    """`read(data_dir, download)` → (train, test); FileNotFoundError or RuntimeError if absent."""
+    """`read` raises FileNotFoundError or RuntimeError where the data is absent. `grey`: 28×28 grey."""
 
     name: str
-    class_names: tuple[str, ...]
-    read: Callable[[Path, bool], tuple[Split, Split]]
+    read: Callable[[Request], Content]
     where: str  # what to put into the data folder when it cannot be downloaded
-    embedded: str | None = None
+    grey: bool = False
+    embedded: Callable[[], Content] | None = None
     as_target: bool = True
-    select: Callable[[Dataset, str, torch.Generator], Dataset] | None = None
 
 
-def _load_splits(entry: DatasetEntry, origin: str, data_dir: Path) -> tuple[Split, Split, str]:
+def _load_content(entry: DatasetEntry, origin: str, request: Request) -> tuple[Content, str]:
     problem = None
     if origin != "embedded":
         try:
-            return *_read_full(entry, data_dir), "full"
+            return _read_full(entry, request), "full"
         except (OSError, RuntimeError) as error:
             problem = str(error).strip().replace("\n", " ")
     if origin != "full" and entry.embedded:
         if origin == "auto":
             warnings.warn(
-                f"{entry.name}: the full data set is neither in {data_dir} nor can it be downloaded; "
-                "using the embedded sample",
+                f"{entry.name}: the full data set is neither in {request.data_dir} nor can it be "
+                "downloaded; using the embedded sample",
                 stacklevel=2,
             )
-        return *_read_embedded(EMBEDDED_DIR / entry.embedded), "embedded"
+        return entry.embedded(), "embedded"
     if origin == "embedded":
         with_sample = [e.name for e in DATASETS.values() if e.embedded]
         raise InputError(
             f"{entry.name} has no embedded sample in {EMBEDDED_DIR} (only {', '.join(with_sample)} "
-            f"have one): use --DATA full and put {entry.where} into --DATA_DIR {data_dir}"
+            f"have one): use --DATA full and put {entry.where} into --DATA_DIR {request.data_dir}"
         )
     raise InputError(
-        f"{entry.name} is not in {data_dir} and cannot be downloaded: put {entry.where} there "
+        f"{entry.name} is not in {request.data_dir} and cannot be downloaded: put {entry.where} there "
         f"({problem[:200]})"
     )
 
 
-def _read_full(entry: DatasetEntry, data_dir: Path) -> tuple[Split, Split]:
+def _read_full(entry: DatasetEntry, request: Request) -> Content:
     """From the files that are there, or after a download (progress and checksum: torchvision)."""
+    data_dir = request.data_dir
     try:
-        return entry.read(data_dir, False)
+        return entry.read(request)
     except (OSError, RuntimeError):
         require_writable(data_dir, "--DATA_DIR")
     except InputError:
         raise
-    except (ValueError, EOFError, zlib.error) as error:
+    except (ValueError, LookupError, EOFError, zlib.error) as error:
         raise InputError(f"{entry.name}: damaged files in {data_dir}: {error}; delete them") from error
     before = set(data_dir.iterdir()) if data_dir.exists() else None
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        return entry.read(data_dir, True)
+        return entry.read(replace(request, download=True))
     except (OSError, RuntimeError):
         _remove_empty_folders(data_dir, before)
         raise
@@ -174,28 +231,31 @@ def _torchvision_class(name: str) -> type:
     return getattr(torchvision.datasets, name)
 
 
-def _torchvision_reader(name: str, **options) -> Callable[[Path, bool], tuple[Split, Split]]:
+def _torchvision_reader(name: str, class_names: tuple[str, ...], **options) -> Callable:
     """Reads both splits of one of torchvision's MNIST-like classes."""
 
-    def read(data_dir: Path, download: bool) -> tuple[Split, Split]:
+    def read(request: Request) -> Content:
         splits = []
         for train in (True, False):
-            raw = _torchvision_class(name)(data_dir, train=train, download=download, **options)
+            raw = _torchvision_class(name)(
+                request.data_dir, train=train, download=request.download, **options
+            )
             splits.append(Split(raw.data.unsqueeze(1), raw.targets.long()))
-        return splits[0], splits[1]
+        return Content(*splits, class_names)
 
     return read
 
 
-def _read_fashion_mnist(data_dir: Path, download: bool) -> tuple[Split, Split]:
+def _read_fashion_mnist(request: Request) -> Content:
     """Torchvision's files in data_dir, else those of Debian's dataset-fashion-mnist, else download."""
-    torchvision_files = _torchvision_reader("FashionMNIST")
-    if (data_dir / "FashionMNIST").exists():
+    torchvision_files = _torchvision_reader("FashionMNIST", CLOTHES)
+    if (request.data_dir / "FashionMNIST").exists():
         with contextlib.suppress(RuntimeError):  # what torchvision raises for absent files
-            return torchvision_files(data_dir, False)
+            return torchvision_files(replace(request, download=False))
     if DEBIAN_FASHION_MNIST.is_dir():
-        return tuple(read_idx_split(DEBIAN_FASHION_MNIST, prefix) for prefix in ("train", "t10k"))
-    return torchvision_files(data_dir, download)
+        splits = [read_idx_split(DEBIAN_FASHION_MNIST, prefix) for prefix in ("train", "t10k")]
+        return Content(*splits, CLOTHES)
+    return torchvision_files(request)
 
 
 def read_idx_split(folder: Path, prefix: str) -> Split:
@@ -207,20 +267,49 @@ def read_idx_split(folder: Path, prefix: str) -> Split:
     return Split(torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _read_emnist(data_dir: Path, download: bool) -> tuple[Split, Split]:
-    """The letters split; its labels 1..26 become 0..25. Orientation as torchvision delivers it."""
-    splits = _torchvision_reader("EMNIST", split="letters")(data_dir, download)
-    return tuple(Split(split.images, split.labels - 1) for split in splits)
+EMNIST_CLASSES = 10
+USPS_TRAINING_IMAGES = 1800
 
 
-def _read_usps(data_dir: Path, download: bool) -> tuple[Split, Split]:
-    """usps_28x28.pkl (gzip) when it lies in data_dir, else torchvision's USPS resized to 28×28."""
-    pickled = data_dir / "usps_28x28.pkl"
-    if pickled.exists():
-        return _read_usps_pickle(pickled)
+def _read_emnist(request: Request) -> Content:
+    """The letters split, its labels 1..26 as 0..25 (orientation as torchvision delivers it): 10 of the
+    26 letters, drawn from the seed and renumbered 0..9.
+    """
+    train, test, _ = _torchvision_reader("EMNIST", LETTERS, split="letters")(request)
+    chosen = torch.randperm(len(LETTERS), generator=request.generator)[:EMNIST_CLASSES].sort().values
+    splits = [replace(split, labels=split.labels - 1) for split in (train, test)]
+    return _keep_classes(Content(*splits, LETTERS), chosen)
+
+
+def _keep_classes(content: Content, chosen: Tensor) -> Content:
+    """The samples of the chosen classes, which are renumbered in the order given."""
+    renumbered = torch.full((len(content.class_names),), -1)
+    renumbered[chosen] = torch.arange(len(chosen))
+
+    def keep(split: Split) -> Split:
+        labels = renumbered[split.labels]
+        return replace(split, labels=labels).select((labels >= 0).nonzero().flatten())
+
+    names = tuple(content.class_names[k] for k in chosen.tolist())
+    return Content(keep(content.train), keep(content.test), names)
+
+
+def _read_usps(request: Request) -> Content:
+    """usps_28x28.pkl (gzip) when it lies in data_dir, else torchvision's USPS resized to 28×28. As a
+    source 1,800 random training images, as in the released code.
+    """
+    pickled = request.data_dir / "usps_28x28.pkl"
+    train, test = _read_usps_pickle(pickled) if pickled.exists() else _read_torchvisions_usps(request)
+    if request.role == "source":
+        drawn = torch.randperm(len(train.labels), generator=request.generator)[:USPS_TRAINING_IMAGES]
+        train = train.select(drawn)
+    return Content(train, test, DIGITS)
+
+
+def _read_torchvisions_usps(request: Request) -> tuple[Split, Split]:
     splits = []
     for train in (True, False):
-        raw = _torchvision_class("USPS")(data_dir, train=train, download=download)
+        raw = _torchvision_class("USPS")(request.data_dir, train=train, download=request.download)
         images = torch.from_numpy(raw.data).float().unsqueeze(1)
         images = torch.nn.functional.interpolate(
             images, size=(28, 28), mode="bilinear", align_corners=False
@@ -274,50 +363,140 @@ def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
     return splits[0], splits[1]
 
 
-# ---------------------------------------------------------------------------------- embedded data
-def _read_embedded(path: Path) -> tuple[Split, Split]:
-    """An .npz made by data/make_embedded.py: x_*, y_* for train and test, uint8, no pickle."""
-    with np.load(path, allow_pickle=False) as arrays:
-        return tuple(
-            Split(
-                torch.from_numpy(arrays[f"x_{split}"]).unsqueeze(1),
-                torch.from_numpy(arrays[f"y_{split}"].astype(np.int64)),
+# ------------------------------------------------------------------------------------ colour images
+def _cifar_reader(name: str, first_classes: int | None = None) -> Callable[[Request], Content]:
+    """Torchvision's CIFAR-10 or -100; of the latter, `first_classes` if given."""
+
+    def read(request: Request) -> Content:
+        splits = []
+        for train in (True, False):
+            raw = _torchvision_class(name)(request.data_dir, train=train, download=request.download)
+            images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
+            splits.append(Split(images, torch.tensor(raw.targets)))
+        content = Content(*splits, tuple(raw.classes))
+        return _keep_classes(content, torch.arange(first_classes)) if first_classes else content
+
+    return read
+
+
+def _files_reader(name: str, train: Sequence[str], test: str, **options) -> Callable[[Request], Content]:
+    """One of torchvision's data sets of image files; the parts named by `train` together.
+
+    Torchvision keeps names and labels in attributes of its own: asking it for a label by its public
+    interface would decode the image.
+    """
+
+    def read(request: Request) -> Content:
+        def part(split: str) -> tuple[list[str], list[int], tuple[str, ...]]:
+            raw = _torchvision_class(name)(
+                request.data_dir, split=split, download=request.download, **options
             )
-            for split in ("train", "test")
+            files = raw._images if hasattr(raw, "_images") else raw._image_files
+            names = [os.path.relpath(file, request.data_dir) for file in files]
+            return names, list(raw._labels), tuple(raw.classes)
+
+        parts = [part(split) for split in train]
+        names, labels = ([x for p in parts for x in p[k]] for k in (0, 1))
+        test_names, test_labels, class_names = part(test)
+        if any(p[2] != class_names for p in parts):
+            raise InputError(f"{name}: the splits in {request.data_dir} name different classes")
+        return Content(
+            Split(ImageFiles(request.data_dir, tuple(names)), torch.tensor(labels)),
+            Split(ImageFiles(request.data_dir, tuple(test_names)), torch.tensor(test_labels)),
+            class_names,
         )
 
-
-# ------------------------------------------------------------------------- draws that belong to a role
-EMNIST_CLASSES = 10
-USPS_TRAINING_IMAGES = 1800
+    return read
 
 
-def _draw_classes(dataset: Dataset, role: str, generator: torch.Generator) -> Dataset:
-    """10 of EMNIST's 26 letters, drawn from the seed and renumbered 0..9."""
-    chosen = torch.randperm(dataset.num_classes, generator=generator)[:EMNIST_CLASSES].sort().values
-    renumbered = torch.full((dataset.num_classes,), -1)
-    renumbered[chosen] = torch.arange(EMNIST_CLASSES)
-
-    def keep(split: Split) -> Split:
-        labels = renumbered[split.labels]
-        return Split(split.images[labels >= 0], labels[labels >= 0])
-
-    names = tuple(dataset.class_names[k] for k in chosen.tolist())
-    return replace(
-        dataset,
-        train=keep(dataset.train),
-        test=keep(dataset.test),
-        num_classes=EMNIST_CLASSES,
-        class_names=names,
-    )
+IMAGENET_SMALL_IMAGES = 50 * 200  # training images: the released code's batches
 
 
-def _draw_training_images(dataset: Dataset, role: str, generator: torch.Generator) -> Dataset:
-    """1,800 random training images of USPS as a source, as in the released code."""
-    if role != "source":
-        return dataset
-    index = torch.randperm(len(dataset.train.labels), generator=generator)[:USPS_TRAINING_IMAGES]
-    return replace(dataset, train=Split(dataset.train.images[index], dataset.train.labels[index]))
+def _imagenet_classes(request: Request) -> tuple[Path, tuple[str, ...]]:
+    folder = request.data_dir / "imagenet"
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise FileNotFoundError(f"{folder / part} is missing")
+    return folder, class_folders(folder / "train")
+
+
+def _read_imagenet(request: Request) -> Content:
+    folder, names = _imagenet_classes(request)
+    return Content(*(split_of_folder(folder / part, names) for part in ("train", "val")), names)
+
+
+def _read_imagenet_small(request: Request) -> Content:
+    """As many random classes as the target has: 10,000 of their training images, all their
+    validation images. Only these classes' folders are listed.
+    """
+    folder, names = _imagenet_classes(request)
+    if request.num_classes is None or request.num_classes > len(names):
+        raise InputError(
+            f"imagenet_small: {request.num_classes} classes asked for, as many as the target has, and "
+            f"{folder / 'train'} has {len(names)}"
+        )
+    generator = request.generator
+    chosen = torch.randperm(len(names), generator=generator)[: request.num_classes].sort().values
+    names = tuple(names[k] for k in chosen.tolist())
+    train, test = (split_of_folder(folder / part, names) for part in ("train", "val"))
+    drawn = torch.randperm(len(train.labels), generator=generator)[:IMAGENET_SMALL_IMAGES]
+    return Content(train.select(drawn.sort().values), test, names)
+
+
+# ------------------------------------------------------------------------------- the user's own folder
+TEST_SHARE = 0.2
+
+
+def read_image_folder(folder: Path, seed: int) -> Content:
+    """folder/train/CLASS/* with folder/test/CLASS/* (or val), or folder/CLASS/*, of which a fifth of
+    each class, drawn from the seed, becomes the test split.
+    """
+    if not (folder / "train").is_dir():
+        return _split_by_seed(folder, seed)
+    test = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), None)
+    if test is None:
+        raise InputError(f"{folder} has train/ but neither test/ nor val/")
+    names, test_names = class_folders(folder / "train"), class_folders(test)
+    if names != test_names:
+        odd = sorted(set(names) ^ set(test_names))
+        raise InputError(f"{folder}: train/ and {test.name}/ differ in the classes {', '.join(odd[:5])}")
+    return Content(split_of_folder(folder / "train", names), split_of_folder(test, names), names)
+
+
+def _split_by_seed(folder: Path, seed: int) -> Content:
+    names = class_folders(folder)
+    whole = split_of_folder(folder, names)
+    generator = torch.Generator().manual_seed(seed)
+    parts = ([], [])
+    for label, name in enumerate(names):
+        members = (whole.labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise InputError(f"{folder / name} holds one image: a class needs two, to train and to test")
+        members = members[torch.randperm(len(members), generator=generator)]
+        held_out = max(1, round(TEST_SHARE * len(members)))
+        for part, chosen in zip(parts, (members[held_out:], members[:held_out]), strict=True):
+            part.append(chosen.sort().values)
+    train, test = (whole.select(torch.cat(part)) for part in parts)
+    return Content(train, test, names)
+
+
+# ---------------------------------------------------------------------------------- embedded data
+# ---------------------------------------------------------------------------------- embedded data
+def _embedded_reader(file: str, class_names: tuple[str, ...]) -> Callable[[], Content]:
+    """Reads an .npz made by data/make_embedded.py: x_*, y_* for train and test, uint8, no pickle."""
+
+    def read() -> Content:
+        with np.load(EMBEDDED_DIR / file, allow_pickle=False) as arrays:
+            splits = [
+                Split(
+                    torch.from_numpy(arrays[f"x_{split}"]).unsqueeze(1),
+                    torch.from_numpy(arrays[f"y_{split}"].astype(np.int64)),
+                )
+                for split in ("train", "test")
+            ]
+        return Content(*splits, class_names)
+
+    return read
 
 
 # -------------------------------------------------------------------------------------- the registry
@@ -336,6 +515,9 @@ CLOTHES = (
 )
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+IMAGENET_FOLDERS = (
+    "imagenet/train/ and imagenet/val/ with a folder for each class (image-net.org, after registering)"
+)
 IDX_FILES = "the four *-ubyte.gz files under {}/raw/"
 
 DATASETS = {
@@ -343,38 +525,45 @@ DATASETS = {
     for entry in (
         DatasetEntry(
             "MNIST",
-            DIGITS,
-            _torchvision_reader("MNIST"),
+            _torchvision_reader("MNIST", DIGITS),
             IDX_FILES.format("MNIST"),
-            embedded="mnist5k.npz",
+            grey=True,
+            embedded=_embedded_reader("mnist5k.npz", DIGITS),
         ),
         DatasetEntry(
-            "KMNIST",
-            KUZUSHIJI,
-            _torchvision_reader("KMNIST"),
-            IDX_FILES.format("KMNIST"),
+            "KMNIST", _torchvision_reader("KMNIST", KUZUSHIJI), IDX_FILES.format("KMNIST"), grey=True
         ),
         DatasetEntry(
             "FMNIST",
-            CLOTHES,
             _read_fashion_mnist,
             IDX_FILES.format("FashionMNIST") + " or install Debian's dataset-fashion-mnist",
-            embedded="fmnist10k.npz",
+            grey=True,
+            embedded=_embedded_reader("fmnist10k.npz", CLOTHES),
         ),
         DatasetEntry(
-            "USPS",
-            DIGITS,
-            _read_usps,
-            "usps_28x28.pkl (or torchvision's usps.bz2 and usps.t.bz2)",
-            select=_draw_training_images,
+            "USPS", _read_usps, "usps_28x28.pkl (or torchvision's usps.bz2 and usps.t.bz2)", grey=True
+        ),
+        DatasetEntry("EMNIST", _read_emnist, "gzip.zip under EMNIST/raw/", grey=True, as_target=False),
+        DatasetEntry("cifar10", _cifar_reader("CIFAR10"), "cifar-10-batches-py/"),
+        DatasetEntry("cifar100", _cifar_reader("CIFAR100"), "cifar-100-python/"),
+        DatasetEntry("cifar100_small", _cifar_reader("CIFAR100", 25), "cifar-100-python/"),
+        DatasetEntry("cifar100_medium", _cifar_reader("CIFAR100", 50), "cifar-100-python/"),
+        DatasetEntry(
+            "pets",
+            _files_reader("OxfordIIITPet", ("trainval",), "test"),
+            "oxford-iiit-pet/ with the contents of images.tar.gz and annotations.tar.gz",
         ),
         DatasetEntry(
-            "EMNIST",
-            LETTERS,
-            _read_emnist,
-            "gzip.zip under EMNIST/raw/",
-            as_target=False,
-            select=_draw_classes,
+            "dtd",
+            _files_reader("DTD", ("train", "val"), "test"),
+            "dtd/ with the contents of dtd-r1.0.1.tar.gz",
         ),
+        DatasetEntry(
+            "aircraft",
+            _files_reader("FGVCAircraft", ("trainval",), "test"),
+            "fgvc-aircraft-2013b/, the contents of fgvc-aircraft-2013b.tar.gz",
+        ),
+        DatasetEntry("imagenet", _read_imagenet, IMAGENET_FOLDERS, as_target=False),
+        DatasetEntry("imagenet_small", _read_imagenet_small, IMAGENET_FOLDERS, as_target=False),
     )
 }

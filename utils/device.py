@@ -4,6 +4,7 @@ import platform
 
 import torch
 
+from utils.distributed import local_rank
 from utils.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -14,7 +15,11 @@ def choose_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("--DEVICE cuda: this machine has no usable CUDA device; use auto or cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    device = torch.device("cuda", local_rank())  # torchrun starts a process a GPU
+    torch.cuda.set_device(device)
+    return device
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Features: what the analysis works on. Extraction (cached on disk), standardising, tasks.
+"""Features: what the analysis works on. Tasks, feature files, standardising.
 
 `load_task` turns a name into a `Task`: the features of a data set seen through a backbone, or
 features made elsewhere and read from `features:PATH.npz`.
@@ -12,32 +12,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from utils.backbones import Backbone
-from utils.datasets import Dataset, Split, check_dataset_name, load_dataset
+from utils.datasets import Dataset, check_dataset_name, dataset_label, load_dataset
+from utils.distributed import main_process_first
 from utils.errors import InputError
-from utils.storage import digest, load_tensors, save_tensors
+from utils.extraction import Features, cached_features
+from utils.storage import digest
 
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
 UNREADABLE = (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
 MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-
-@dataclass(frozen=True)
-class Features:
-    """x (n, d) float32 and labels y (n,) int64 in 0..K−1."""
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def to(self, device: torch.device) -> "Features":
-        return Features(self.x.to(device), self.y.to(device))
 
 
 @dataclass(frozen=True)
@@ -60,77 +47,85 @@ def is_feature_file(name: str) -> bool:
     return name.startswith(FEATURE_FILE_PREFIX)
 
 
-def check_task_name(name: str, role: str) -> str:
+def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
     """`features:PATH` as it is, or the registered spelling of a data set; InputError otherwise."""
-    return name if is_feature_file(name) else check_dataset_name(name, role)
+    return name if is_feature_file(name) else check_dataset_name(name, role, grey_only)
 
 
 def task_label(name: str) -> str:
     """A task's name as it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
-    return f"features-{_feature_path(name).stem}" if is_feature_file(name) else name
+    return f"features-{_feature_path(name).stem}" if is_feature_file(name) else dataset_label(name)
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """Where tasks are loaded from: `load_dataset` explains origin, data_dir and seed, `cached_features`
+    the rest.
+    """
+
+    data_dir: Path
+    cache_dir: Path
+    origin: str = "auto"
+    seed: int = 0
+    workers: int = 0
+    max_corrupt: int = 0
+
+
+def find_data(
+    name: str, request: TaskRequest, *, role: str, num_classes: int | None = None
+) -> Dataset | Task:
+    """A data set, or the task of a feature file. Both tell their classes and sizes before any image is
+    looked at.
+    """
+    if is_feature_file(name):
+        return task_of_feature_file(name)
+    return main_process_first(
+        lambda: load_dataset(name, request.origin, request.data_dir, role, request.seed, num_classes)
+    )
 
 
 def load_task(
     name: str,
     backbone: Backbone | None,
+    request: TaskRequest,
     *,
-    origin: str,
-    data_dir: Path,
-    cache_dir: Path,
     role: str,
-    seed: int,
+    num_classes: int | None = None,
 ) -> Task:
-    """A feature file's task, or a data set seen through the backbone (which it then needs)."""
-    if is_feature_file(name):
-        return task_of_feature_file(name)
+    """From a name to a task: a data set needs the backbone to see it."""
+    data = find_data(name, request, role=role, num_classes=num_classes)
+    if isinstance(data, Task):
+        return data
     if backbone is None:
-        raise InputError(
-            f"{name} needs the network that made the source's features: with a features: source "
-            "give the target as features:PATH.npz too"
-        )
-    dataset = load_dataset(name, origin, data_dir, role, seed)
-    return task_of_dataset(dataset, backbone, cache_dir)
+        raise needs_backbone(name)
+    return task_of_dataset(data, backbone, request)
 
 
-# --------------------------------------------------------------------------------------- extraction
-@torch.inference_mode()
-def extract_features(backbone: Backbone, split: Split, batch_size: int = 500) -> Features:
-    """One pass of every image through the frozen backbone. The result lies on the CPU."""
-    device = next(backbone.network.parameters()).device
-    batches = tqdm(
-        split.images.split(batch_size), desc="features", unit="batch", disable=None, leave=False
+def needs_backbone(name: str) -> InputError:
+    return InputError(
+        f"{name} needs the network that made the source's features: with a features: source give the "
+        "target as features:PATH.npz too"
     )
-    x = [backbone.network(backbone.preprocess(images.to(device))).float().cpu() for images in batches]
-    return Features(torch.cat(x), split.labels)
 
 
-def task_of_dataset(dataset: Dataset, backbone: Backbone, cache_dir: Path) -> Task:
-    """A data set's features, read from the cache when this content was seen by these weights."""
-    key = digest(backbone.weights_digest, dataset.provenance["sha256"])
-    cached = cache_dir / f"{backbone.name}_{dataset.name}_{key}.safetensors"
-    tensors = _read_cache(cached)
-    if tensors is None:
-        train, test = (extract_features(backbone, split) for split in (dataset.train, dataset.test))
-        tensors = {"x_train": train.x, "y_train": train.y, "x_test": test.x, "y_test": test.y}
-        save_tensors(cached, tensors, {"backbone": backbone.name, "dataset": dataset.name})
-    task = Task(
-        dataset.name,
-        Features(tensors["x_train"], tensors["y_train"]),
-        Features(tensors["x_test"], tensors["y_test"]),
-        dataset.num_classes,
-        dataset.class_names,
-        dataset.provenance,
-    )
+def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) -> Task:
+    """A data set's features through the backbone, from the cache as far as they are there."""
+    splits, unreadable = [], []
+    for split_name, split in (("train", dataset.train), ("test", dataset.test)):
+        features, skipped = cached_features(
+            backbone, split, request.cache_dir, f"{dataset.name}_{split_name}",
+            workers=request.workers, max_corrupt=request.max_corrupt,
+        )  # fmt: skip
+        missing = torch.bincount(features.y, minlength=dataset.num_classes) == 0
+        if missing.any():
+            names = [dataset.class_names[k] for k in missing.nonzero().flatten().tolist()]
+            raise InputError(f"{dataset.name}: no readable {split_name} image of {', '.join(names[:5])}")
+        splits.append(features)
+        unreadable += skipped
+    provenance = {**dataset.provenance, **({"unreadable": unreadable} if unreadable else {})}
+    task = Task(dataset.name, *splits, dataset.num_classes, dataset.class_names, provenance)
     _require_finite(task, f"features of {dataset.name} through {backbone.name}")
     return task
-
-
-def _read_cache(path: Path) -> dict[str, Tensor] | None:
-    """The cached tensors; None where there are none or the file is damaged (it is made again)."""
-    try:
-        return load_tensors(path) if path.exists() else None
-    except InputError:
-        return None
 
 
 def task_of_feature_file(name: str) -> Task:

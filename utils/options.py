@@ -6,6 +6,7 @@ a setting default to what the procedure says, and `--help` shows that value for 
 
 import argparse
 import functools
+import itertools
 import math
 import sys
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 
 from utils.datasets import ORIGINS
 from utils.device import DEVICES
+from utils.distributed import rank, world_size
 from utils.errors import InputError
 from utils.storage import REPOSITORY
 
@@ -31,6 +33,10 @@ def positive_number(text: str) -> float:
     if not value > 0 or math.isinf(value):
         raise argparse.ArgumentTypeError(f"must be a positive, finite number, not {text!r}")
     return value
+
+
+def not_negative(text: str) -> float:
+    return 0.0 if text.strip() in ("0", "0.0") else positive_number(text)
 
 
 def positive_integer(text: str) -> int:
@@ -85,11 +91,37 @@ class StageParser(argparse.ArgumentParser):
         raise InputError(message)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's, except that unknown arguments are named together in one line."""
-        options, unknown = self.parse_known_args(args, namespace)
+        """As argparse's, but a flag may lack its dashes, as in some of the published commands, and
+        unknown arguments are named together in one line.
+        """
+        words, bare = self.with_dashes(args)
+        for flag in bare:
+            print(f"remark: {flag} is taken as --{flag}", file=sys.stderr)
+        options, unknown = self.parse_known_args(words, namespace)
         if unknown:
             self.error(f"unknown arguments: {' '.join(unknown)} (see --help)")
         return options
+
+    def with_dashes(self, args: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """(words with a bare `TAU 0.02` as `--TAU 0.02` where a flag is expected, the bare flags)."""
+        flags, words, bare = self._option_string_actions, [], []
+        takes_value = optional = False  # whether the last flag still waits for a value
+        for word in sys.argv[1:] if args is None else args:
+            if f"--{word}" in flags and (optional or not takes_value):
+                bare.append(word)
+                word = f"--{word}"
+            words.append(word)
+            action = flags.get(word)
+            takes_value = action is not None and action.nargs != 0
+            optional = takes_value and action.nargs == "?"
+        return words, bare
+
+    def peek(self, flag: str, args: Sequence[str] | None) -> str | None:
+        """A flag's text, or its default, before the parser is complete; nothing is checked."""
+        words, _ = self.with_dashes(args)
+        names = (f"--{flag}", f"--{flag.lower()}")
+        given = [value for name, value in itertools.pairwise(words) if name in names]
+        return given[-1] if given else self.get_default(flag)
 
 
 def add_flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
@@ -134,6 +166,46 @@ def stage_parser(description: str, with_target: bool) -> StageParser:
     return parser
 
 
+def add_model_flags(parser: StageParser, default: str | None) -> None:
+    """The flags of pre-trained models; `default` None: --model is required."""
+    group = parser.add_argument_group("model and images")
+    add_flag(
+        group, "--MODEL", default=default, required=default is None, metavar="NAME",
+        help="lenet (trained by stage 1), resnet18, resnet50, robust, simclr, moco, swav, clip, "
+        "efficientnet_lite0 to 2, timm:NAME or open_clip:ARCHITECTURE/WEIGHTS; with a features: source "
+        f"it only chooses the settings (default {default})",
+    )  # fmt: skip
+    add_flag(
+        group, "--ROBUST", type=truth_value, default=False, metavar="BOOL",
+        help="the adversarially trained version of resnet18 or resnet50 (default False)",
+    )  # fmt: skip
+    add_flag(group, "--EPS", type=not_negative, metavar="X", help="ε of the robust model's training")
+    add_flag(
+        group, "--WEIGHTS", type=Path, metavar="FILE",
+        help="the model's weights (default: its published file below --CHECKPOINT_DIR or a download)",
+    )  # fmt: skip
+    add_flag(
+        group, "--TRUST_CHECKPOINT", type=truth_value, default=False, metavar="BOOL",
+        help="read a weight file that may run code (default False)",
+    )  # fmt: skip
+    add_flag(
+        group, "--IMAGE_SIZE", type=positive_integer, metavar="N",
+        help="side in pixels of the square that the model sees (default: its own)",
+    )  # fmt: skip
+    add_flag(
+        group, "--AUTOCAST", type=truth_value, default=True, metavar="BOOL",
+        help="extract in bfloat16 on CUDA (default True); the CPU computes in float32",
+    )  # fmt: skip
+    add_flag(
+        group, "--WORKERS", type=whole_number, metavar="N",
+        help="processes that decode images (default: one a core, at most 8); 0: none",
+    )  # fmt: skip
+    add_flag(
+        group, "--MAX_CORRUPT", type=whole_number, default=0, metavar="N",
+        help="images of a split that may be left out because they cannot be decoded (default 0)",
+    )  # fmt: skip
+
+
 # ------------------------------------------------------------------------- flags that override settings
 @dataclass(frozen=True)
 class SettingFlag:
@@ -153,13 +225,15 @@ TRAINING_FLAGS = (
 HEAD_FLAGS = (
     SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the head's loss"),
     SettingFlag("--EPOCHS", "epochs", positive_integer, "passes over the features"),
+    SettingFlag("--STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
     SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "features a step"),
-    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
+    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
     SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
 )
 SOURCE_HEAD_FLAGS = (
     SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the source head's loss"),
     SettingFlag("--HEAD_EPOCHS", "epochs", positive_integer, "passes over the source features"),
+    SettingFlag("--HEAD_STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
 )
 TRANSFORM_FLAGS = (
     SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "N, points of each task an iteration"),
@@ -207,8 +281,12 @@ def add_setting_flags(
 
 
 def applies(settings: Any, flag: SettingFlag) -> bool:
-    """Whether a setting has an effect: the exactly constrained head knows τ alone."""
-    return getattr(settings, "method", None) != "lipschitz" or flag.field == "tau"
+    """Whether a setting has an effect: the exactly constrained head knows τ alone, and steps, where they
+    are given, replace epochs.
+    """
+    if getattr(settings, "method", None) == "lipschitz":
+        return flag.field == "tau"
+    return flag.field != "epochs" or getattr(settings, "steps", None) is None
 
 
 def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Namespace) -> Any:
@@ -219,9 +297,10 @@ def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Name
         if value is None:
             continue
         if not applies(settings, flag):
-            raise InputError(
-                f"{flag.name} has no effect on this procedure's head; use --PROCEDURE published"
+            instead = (
+                "--PROCEDURE published" if settings.method == "lipschitz" else "the number of steps"
             )
+            raise InputError(f"{flag.name} has no effect on this procedure's head; use {instead}")
         given[flag.field] = value
     return replace(settings, **given)
 
@@ -232,18 +311,21 @@ def stage_entry(stage: str) -> Callable:
     status 2; a warning becomes one line on stderr; Ctrl-C gives exit status 130.
     """
 
-    def wrap(main: Callable[[Sequence[str] | None], None]) -> Callable:
+    def who() -> str:
+        return stage if world_size() == 1 else f"{stage}, process {rank()}"
+
+    def wrap(main: Callable[..., None]) -> Callable:
         @functools.wraps(main)
-        def run(argv: Sequence[str] | None = None) -> None:
+        def run(argv: Sequence[str] | None = None, **defaults: Any) -> None:
             with warnings.catch_warnings():
                 warnings.showwarning = _print_warning
                 try:
-                    main(argv)
+                    main(argv, **defaults)
                 except InputError as error:
-                    print(f"error: {stage}: {' '.join(str(error).split())}", file=sys.stderr)
+                    print(f"error: {who()}: {' '.join(str(error).split())}", file=sys.stderr)
                     raise SystemExit(2) from error
                 except OSError as error:  # a folder in a file's place, a full disk
-                    print(f"error: {stage}: {error}", file=sys.stderr)
+                    print(f"error: {who()}: {error}", file=sys.stderr)
                     raise SystemExit(2) from error
                 except KeyboardInterrupt:
                     print(f"{stage} interrupted: the same command goes on from there", file=sys.stderr)

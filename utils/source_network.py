@@ -1,4 +1,4 @@
-"""The network whose features a run analyses, found by the name of its source.
+"""The network whose features a run analyses: pre-trained, or the one that stage 1 trained on the source.
 
 Stages 2 and 3 both start here. A `features:` source has no network: its features were made elsewhere.
 """
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from utils.backbones import Backbone, load_backbone
+from utils.backbones import LENET, Backbone, load_backbone
+from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.features import Task, is_feature_file, task_label, task_of_feature_file
 from utils.storage import REPOSITORY, find_network
@@ -16,15 +17,18 @@ from utils.storage import REPOSITORY, find_network
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """`model` names it in paths and results; `origin` is that of the data it was trained on; a
-    target must have `feature_dim` features too.
+    """`model` names it in paths and results, `about` says what determines its features; `origin` is that
+    of the source's data; a target must have `feature_dim` features too.
     """
 
     model: str
     backbone: Backbone | None
     origin: str
     feature_dim: int
-    weights_digest: str | None
+
+    @property
+    def about(self) -> dict | None:
+        return self.backbone and self.backbone.about
 
 
 def load_source_network(
@@ -36,11 +40,24 @@ def load_source_network(
     procedure: str,
     seed: int,
     device: torch.device,
+    **pretrained,
 ) -> SourceNetwork:
-    """Loads what stage 1 left. Raises InputError with the command that trains a missing network."""
+    """Loads a pre-trained model (`pretrained`: what `load_backbone` takes), or the LeNet that stage 1
+    left for this source. Raises InputError with the command that trains a missing network.
+    """
     if is_feature_file(source):
-        return SourceNetwork("features", None, origin, task_of_feature_file(source).feature_dim, None)
-    found = find_network(checkpoints, model, source, origin, procedure, seed)
+        return SourceNetwork("features", None, origin, task_of_feature_file(source).feature_dim)
+    if model == LENET:
+        pretrained["weights"], origin = _trained_network(source, checkpoints, origin, procedure, seed)
+    backbone = main_process_first(lambda: load_backbone(model, device, folder=checkpoints, **pretrained))
+    return SourceNetwork(backbone.name, backbone, origin, backbone.feature_dim)
+
+
+def _trained_network(
+    source: str, checkpoints: Path, origin: str, procedure: str, seed: int
+) -> tuple[Path, str]:
+    """The file that stage 1 left, and the origin of the data it was trained on."""
+    found = find_network(checkpoints, LENET, source, origin, procedure, seed)
     if found is None:
         command = f"python3 train_source_model.py --SRC {source}"
         for flag, value, default in (
@@ -49,12 +66,10 @@ def load_source_network(
         ):  # fmt: skip
             command += f" --{flag} {value}" if value != default else ""
         raise InputError(
-            f"no {procedure} {model} trained on {source} (seed {seed}, data {origin}) in "
+            f"no {procedure} {LENET} trained on {source} (seed {seed}, data {origin}) in "
             f"{checkpoints / 'networks'}: train it with `{command}`"
         )
-    path, trained_on = found
-    backbone = load_backbone(model, path, device)
-    return SourceNetwork(model, backbone, trained_on, backbone.feature_dim, backbone.weights_digest)
+    return found
 
 
 def check_feature_dim(source: str, network: SourceNetwork, target: Task) -> None:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from utils.device import describe_device
@@ -33,7 +36,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -97,12 +100,17 @@ def save_checkpoint(path: Path, state: Mapping) -> None:
         torch.save(dict(state), temporary)
 
 
-def load_checkpoint(path: Path) -> dict:
-    """Reads a checkpoint without running code in it. Raises InputError that names the file."""
+def load_checkpoint(path: Path, trust: bool = False) -> dict:
+    """Reads a checkpoint without running code in it, unless `trust`. Raises InputError that names it."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise InputError(
+                f"{path} holds more than tensors, numbers and text ({wanted[1]}) and could run code: if "
+                "you trust where it comes from, give --TRUST_CHECKPOINT True"
+            ) from error
         raise InputError(f"{path} is truncated or is not a checkpoint: {reason[:200]}") from error
     if not isinstance(state, dict):
         raise InputError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
@@ -153,6 +161,15 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Reads a safetensors file. Raises InputError that names it when it is damaged."""
     try:
         return load_file(path)
+    except Exception as error:
+        raise InputError(f"{path} is truncated or is not a safetensors file: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The string metadata of a safetensors file. Raises InputError that names it when it is damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
     except Exception as error:
         raise InputError(f"{path} is truncated or is not a safetensors file: {error}") from error
 

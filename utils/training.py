@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.backbones import grey_to_unit
-from utils.datasets import Split
+from utils.images import Split
+from utils.preprocess import grey_to_unit
 from utils.storage import ResumePoint
 
 SCHEDULES = ("inverse_time", "one_cycle")

