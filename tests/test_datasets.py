@@ -2,15 +2,28 @@
 
 import bz2
 import gzip
+import os
 import pickle
 import struct
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
-from utils.datasets import EMBEDDED_DIR, load_dataset
+from tests.tiny_data import (
+    TEXTURES,
+    VARIANTS,
+    write_aircraft,
+    write_cifar,
+    write_class_folders,
+    write_dtd,
+    write_imagenet,
+    write_pets,
+)
+from utils.datasets import EMBEDDED_DIR, check_dataset_name, load_dataset
 from utils.errors import InputError
+from utils.images import rgb_image
 
 RNG = np.random.default_rng(0)
 
@@ -182,3 +195,127 @@ def test_embedded_files_hold_no_pickle():
         with np.load(path, allow_pickle=False) as arrays:
             assert sorted(arrays) == ["x_test", "x_train", "y_test", "y_train"]
             assert all(arrays[name].dtype == np.uint8 for name in arrays)
+
+
+# ------------------------------------------------------------------------------------ colour images
+def test_cifar_10(tmp_path, monkeypatch):
+    images = write_cifar(tmp_path, monkeypatch)
+    dataset = load_dataset("CIFAR10", "full", tmp_path)
+    assert dataset.name == "cifar10" and dataset.num_classes == 10
+    assert dataset.class_names[3] == "class3"
+    np.testing.assert_array_equal(dataset.train.images.numpy(), images)
+    assert dataset.train.labels[:12].tolist() == [0] * 6 + [1] * 6
+
+
+def test_the_parts_of_cifar_100(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch, "CIFAR100")
+    whole = load_dataset("cifar100", "full", tmp_path)
+    assert whole.num_classes == 100
+    for name, classes in (("cifar100_small", 25), ("cifar100_medium", 50)):
+        part = load_dataset(name, "full", tmp_path)
+        assert part.class_names == whole.class_names[:classes]
+        kept = whole.train.labels < classes
+        assert torch.equal(part.train.labels, whole.train.labels[kept])
+        assert torch.equal(part.train.images, whole.train.images[kept])
+
+
+@pytest.mark.parametrize(
+    "name, write, train, class_names",
+    [
+        ("pets", write_pets, 12, ("Abyssinian", "American Bulldog", "Beagle")),
+        ("dtd", write_dtd, 15, TEXTURES),
+        ("aircraft", write_aircraft, 12, VARIANTS),
+    ],
+)
+def test_image_files_through_torchvision(tmp_path, name, write, train, class_names):
+    write(tmp_path)
+    dataset = load_dataset(name, "full", tmp_path)
+    assert dataset.class_names == class_names
+    assert (len(dataset.train), len(dataset.test)) == (train, 6)
+    assert dataset.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    classes = {"pets": "OxfordIIITPet", "dtd": "DTD", "aircraft": "FGVCAircraft"}
+    raw = getattr(torchvision.datasets, classes[name])(tmp_path, split="test")
+    for k, (image, label) in enumerate(raw):  # the public interface agrees
+        assert label == dataset.test.labels[k]
+        np.testing.assert_array_equal(image, rgb_image(dataset.test.images, k))
+    # A changed file of the same size is another data set.
+    first = tmp_path / dataset.test.images.names[0]
+    os.utime(first, (1, 1))
+    again = load_dataset(name, "full", tmp_path)
+    assert again.provenance["sha256"] == dataset.provenance["sha256"]
+    assert again.provenance != dataset.provenance
+
+
+def test_imagenet_small_draws_the_targets_number_of_classes(tmp_path, monkeypatch):
+    names = write_imagenet(tmp_path)
+    monkeypatch.setattr("utils.datasets.IMAGENET_SMALL_IMAGES", 12)
+
+    def load(seed, classes=4):
+        return load_dataset("imagenet_small", "full", tmp_path, "source", seed, classes)
+
+    first, again, other = load(0), load(0), load(1)
+    assert first.num_classes == 4 and set(first.class_names) < set(names)
+    assert (len(first.train), len(first.test)) == (12, 8)
+    assert first.provenance == again.provenance != other.provenance
+    for split in (first.train, first.test):
+        for file, label in zip(split.images.names, split.labels.tolist(), strict=True):
+            assert file.startswith(first.class_names[label] + "/")
+    with pytest.raises(InputError, match=r"imagenet_small: 13 classes asked for.*has 12"):
+        load(0, 13)
+    whole = load_dataset("imagenet", "full", tmp_path, "source")
+    assert (whole.num_classes, len(whole.train), len(whole.test)) == (12, 60, 24)
+    with pytest.raises(InputError, match="imagenet_small is not a target data set"):
+        load_dataset("imagenet_small", "full", tmp_path, "target", num_classes=4)
+
+
+def test_colour_data_that_is_missing_is_named_with_its_place(tmp_path):
+    for name, place in (
+        ("cifar10", "cifar-10-batches-py/"),
+        ("pets", "oxford-iiit-pet/"),
+        ("dtd", "dtd/"),
+        ("aircraft", "fgvc-aircraft-2013b/"),
+        ("imagenet_small", "imagenet/train/ and imagenet/val/"),
+    ):
+        with pytest.raises(InputError, match=f"{name} is not in {tmp_path} and cannot.*put {place}"):
+            load_dataset(name, "auto", tmp_path, "source", num_classes=3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_users_own_folder_with_both_splits(tmp_path):
+    write_class_folders(tmp_path / "train", ("cat", "dog"), 3, ".png")
+    write_class_folders(tmp_path / "test", ("cat", "dog"), 2, ".png")
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.name == f"folder-{tmp_path.name}" and dataset.class_names == ("cat", "dog")
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1] and len(dataset.test) == 4
+    (tmp_path / "test").rename(tmp_path / "val")
+    assert load_dataset(f"folder:{tmp_path}").provenance == dataset.provenance
+    write_class_folders(tmp_path / "val", ("emu",), 1)
+    with pytest.raises(InputError, match="differ in the classes emu"):
+        load_dataset(f"folder:{tmp_path}")
+    (tmp_path / "train" / "emu").mkdir()
+    with pytest.raises(InputError, match=r"train/emu holds no images \(\.bmp"):
+        load_dataset(f"folder:{tmp_path}")
+
+
+def test_one_folder_is_split_by_the_seed(tmp_path):
+    write_class_folders(tmp_path, ("cat", "dog"), 10)
+    first, again, other = (load_dataset(f"folder:{tmp_path}", seed=seed) for seed in (0, 0, 1))
+    assert torch.bincount(first.train.labels).tolist() == [8, 8]
+    assert torch.bincount(first.test.labels).tolist() == [2, 2]
+    assert not set(first.train.images.names) & set(first.test.images.names)
+    assert first.provenance == again.provenance != other.provenance
+    write_class_folders(tmp_path, ("emu",), 1)
+    with pytest.raises(InputError, match="emu holds one image"):
+        load_dataset(f"folder:{tmp_path}")
+    for missing in (tmp_path / "absent", tmp_path / "cat"):
+        with pytest.raises(
+            InputError, match=f"{missing.name} (is not a folder of|holds no) class folders"
+        ):
+            load_dataset(f"folder:{missing}")
+
+
+def test_a_lenet_sees_grey_images_only(tmp_path):
+    for name in ("cifar10", f"folder:{tmp_path}"):
+        with pytest.raises(InputError, match=r"no data set of 28×28 grey images.*choose from MNIST"):
+            check_dataset_name(name, "target", grey_only=True)

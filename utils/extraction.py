@@ -124,14 +124,15 @@ class Shard:
     feature_dim: int
 
     def write(self, part: Part) -> None:
-        about = {"unreadable": json.dumps(part.unreadable), "sha256": digest(part.x, part.rows)}
-        save_tensors(self.path, {"x": part.x, "rows": part.rows}, about)
+        about = {"unreadable": part.unreadable, "sha256": digest(part.x, part.rows)}
+        # In one entry: the library writes several in no fixed order, and equal shards are equal files.
+        save_tensors(self.path, {"x": part.x, "rows": part.rows}, {"about": json.dumps(about)})
 
     def read(self) -> Part | None:
         """None where the file is absent or damaged: cut off, changed, of another shape."""
         try:
-            tensors, about = load_tensors(self.path), read_metadata(self.path)
-            part = Part(tensors["x"], tensors["rows"], json.loads(about["unreadable"]))
+            tensors, about = load_tensors(self.path), json.loads(read_metadata(self.path)["about"])
+            part = Part(tensors["x"], tensors["rows"], about["unreadable"])
             whole = part.x.shape == (len(part.rows), self.feature_dim)
             complete = len(part.rows) + len(part.unreadable) == self.stop - self.start
             intact = digest(part.x, part.rows) == about["sha256"]

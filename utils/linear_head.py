@@ -405,11 +405,8 @@ def _fit_penalty(
     draws from its own generator, which makes the end of an epoch a point to resume from.
     """
     generator = torch.Generator().manual_seed(seed)
-    # The released code's framework initialises dense layers by Glorot's uniform rule.
-    limit = (6 / (features.x.shape[1] + num_classes)) ** 0.5
-    weight = torch.empty(num_classes, features.x.shape[1]).uniform_(-limit, limit, generator=generator)
-    weight = weight.to(features.x).requires_grad_()
-    bias = torch.zeros(num_classes).to(features.x).requires_grad_()
+    weight, bias = _initial_head(settings.penalised, features.x.shape[1], num_classes, generator)
+    weight, bias = (part.to(features.x).requires_grad_() for part in (weight, bias))
     head = LinearHead(weight, bias)
     optimiser = _penalty_optimiser(settings, [weight, bias])
     first = 0
@@ -449,7 +446,24 @@ def _fit_penalty(
                     "optimiser": optimiser.state_dict(),
                 }
             )
+    if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        raise InputError(f"the {progress} diverged: lower its learning rate or --PENALTY")
     return LinearHead(weight.detach(), bias.detach())
+
+
+def _initial_head(
+    penalised: str, dim: int, num_classes: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Small scale: Glorot's uniform rule, as the released code's framework does. Large scale: PyTorch's
+    rule, 1/√d; from Glorot's larger weights the released rate diverges on standardised features.
+    """
+    weight, bias = torch.empty(num_classes, dim), torch.zeros(num_classes)
+    if penalised == "sum":
+        limit = (6 / (dim + num_classes)) ** 0.5
+        return weight.uniform_(-limit, limit, generator=generator), bias
+    limit = dim**-0.5
+    bias.uniform_(-limit, limit, generator=generator)
+    return weight.uniform_(-limit, limit, generator=generator), bias
 
 
 def _penalty_optimiser(settings: HeadSettings, variables: list[Tensor]) -> torch.optim.Optimizer:

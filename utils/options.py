@@ -234,6 +234,8 @@ SOURCE_HEAD_FLAGS = (
     SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the source head's loss"),
     SettingFlag("--HEAD_EPOCHS", "epochs", positive_integer, "passes over the source features"),
     SettingFlag("--HEAD_STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
+    SettingFlag("--HEAD_LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
+    SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
 )
 TRANSFORM_FLAGS = (
     SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "N, points of each task an iteration"),

@@ -1,0 +1,266 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from tests.conftest import places
+from tests.tiny_data import write_class_folders
+from utils import extraction
+from utils.backbones import load_backbone
+from utils.datasets import load_dataset
+from utils.errors import InputError
+from utils.extraction import cached_features, extract_features
+from utils.features import Features, Standardiser, TaskRequest, load_task, task_of_dataset
+from utils.images import Split, rgb_image
+from utils.lenet import LeNet
+from utils.linear_head import evaluate_head, fit_linear_head
+from utils.storage import REPOSITORY, save_checkpoint
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def lenet(tmp_path):
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "lenet.pt", {"network": LeNet(10).state_dict()})
+    return load_backbone("lenet", CPU, weights=tmp_path / "lenet.pt")
+
+
+@pytest.fixture(scope="module")
+def lite():
+    return load_backbone("efficientnet_lite0", CPU, image_size=32)
+
+
+@pytest.fixture
+def grey(generator):
+    images = torch.randint(256, (50, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(50) % 10)
+
+
+@pytest.fixture
+def birds(tmp_path):
+    write_class_folders(tmp_path / "birds", ("emu", "owl"), 10)
+    return load_dataset(f"folder:{tmp_path / 'birds'}")
+
+
+def shard_files(cache):
+    return sorted(path for path in cache.rglob("*.safetensors"))
+
+
+def test_extraction_in_batches_equals_one_pass(lenet, grey, monkeypatch):
+    whole = lenet.network(lenet.preprocess(grey.images))
+    monkeypatch.setitem(extraction.PIXELS, "cpu", 8 * 28 * 28)
+    features = extract_features(lenet, grey)
+    torch.testing.assert_close(features.x, whole, atol=1e-5, rtol=1e-5)
+    assert torch.equal(features.y, grey.labels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_image_files_in_worker_processes(lite, birds, workers):
+    split = birds.train
+    frames = torch.stack([lite.preprocess.frame(rgb_image(split.images, k)) for k in range(len(split))])
+    features = extract_features(lite, split, workers)
+    with torch.inference_mode():
+        torch.testing.assert_close(features.x, lite.features(frames), atol=1e-5, rtol=1e-5)
+
+
+def test_grey_images_reach_a_colour_network_as_rgb(lite, grey):
+    frame = lite.preprocess.frame(rgb_image(grey.images, 0))
+    assert frame.shape == (3, 32, 32)
+    assert torch.equal(frame[0], frame[1]) and torch.equal(frame[0], frame[2])
+    assert extract_features(lite, grey).x.shape == (50, 1280)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many images pass the network."""
+    seen = []
+    real = extraction._forward
+
+    def count(backbone, images, batches, workers):
+        for part in real(backbone, images, batches, workers):
+            seen.append(len(part.rows))
+            yield part
+
+    monkeypatch.setattr(extraction, "_forward", count)
+    return seen
+
+
+def test_the_cache_is_hit_and_missed(tmp_path, lenet, grey, counted, monkeypatch):
+    monkeypatch.setattr(extraction, "SHARD", 16)
+    cache = tmp_path / "features"
+    first, _ = cached_features(lenet, grey, cache, "grey")
+    assert sum(counted) == 50 and len(shard_files(cache)) == 4
+    again, _ = cached_features(lenet, grey, cache, "grey")
+    assert sum(counted) == 50
+    assert torch.equal(first.x, again.x) and torch.equal(first.y, again.y)
+    assert torch.equal(first.x, extract_features(lenet, grey).x)
+    counted.clear()
+
+    # One changed image: its shard alone is made anew. Other labels: none is.
+    images = grey.images.clone()
+    images[20] = 0
+    changed, _ = cached_features(lenet, Split(images, grey.labels.flip(0)), cache, "grey")
+    assert sum(counted) == 16
+    different = (changed.x != first.x).any(1)
+    assert different.nonzero().flatten().tolist() == [20]
+    assert torch.equal(changed.y, grey.labels.flip(0))
+    counted.clear()
+
+    save_checkpoint(tmp_path / "other.pt", {"network": LeNet(10).state_dict()})
+    other = load_backbone("lenet", CPU, weights=tmp_path / "other.pt")
+    cached_features(other, grey, cache, "grey")
+    assert sum(counted) == 50 and len(list(cache.iterdir())) == 2
+
+
+def test_preprocessing_and_precision_belong_to_the_key(lite):
+    larger = load_backbone("efficientnet_lite0", CPU, image_size=64)
+    assert larger.weights_digest == lite.weights_digest and larger.digest != lite.digest
+    rounded = type(lite)(**{**vars(lite), "autocast": torch.bfloat16})
+    assert rounded.about["precision"] == "bfloat16" and rounded.digest != lite.digest
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
+def test_a_damaged_shard_is_made_again(tmp_path, lenet, grey, counted, monkeypatch, damage):
+    monkeypatch.setattr(extraction, "SHARD", 16)
+    cache = tmp_path / "features"
+    first, _ = cached_features(lenet, grey, cache, "grey")
+    counted.clear()
+    path = shard_files(cache)[1]
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[:1000])
+    elif damage == "flipped":  # one bit, far behind the header
+        path.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    elif damage == "foreign":
+        path.write_bytes(shard_files(cache)[3].read_bytes())  # a whole shard of other size
+    else:
+        path.write_bytes(b"")
+    mended, _ = cached_features(lenet, grey, cache, "grey")
+    assert sum(counted) == 16
+    assert torch.equal(first.x, mended.x) and path.read_bytes() == whole
+
+
+def test_images_that_cannot_be_decoded(tmp_path, lite, birds, counted):
+    split = birds.train
+    broken = [split.images.root / split.images.names[k] for k in (3, 9)]
+    broken[0].write_text("not an image")
+    broken[1].write_bytes(broken[1].read_bytes()[:300])
+    # Its stamps were read when the folder was listed: list it again, as a new run does.
+    split = load_dataset(f"folder:{tmp_path / 'birds'}").train
+    cache = tmp_path / "features"
+    for limit in (0, 1):
+        with pytest.raises(InputError, match=rf"cannot be decoded: {broken[0]}.*--MAX_CORRUPT N"):
+            cached_features(lite, split, cache, "birds", max_corrupt=limit)
+    assert not shard_files(cache)
+    features, unreadable = cached_features(lite, split, cache, "birds", max_corrupt=2, workers=2)
+    assert [name.split(" ")[0] for name in unreadable] == [str(path) for path in broken]
+    kept = [k for k in range(16) if k not in (3, 9)]
+    assert torch.equal(features.y, split.labels[kept])
+    readable = split.select(torch.tensor(kept))
+    torch.testing.assert_close(features.x, extract_features(lite, readable).x, atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="--MAX_CORRUPT"):  # what was tolerated once is not for ever
+        cached_features(lite, split, cache, "birds")
+
+    task = load_task(
+        f"folder:{tmp_path / 'birds'}", lite, TaskRequest(tmp_path, cache, max_corrupt=2), role="target"
+    )
+    assert len(task.train) == 14 and len(task.provenance["unreadable"]) == 2
+
+
+def test_a_class_without_readable_images(tmp_path, lite):
+    write_class_folders(tmp_path / "birds" / "train", ("emu", "owl"), 3)
+    write_class_folders(tmp_path / "birds" / "test", ("emu", "owl"), 3)
+    for path in (tmp_path / "birds" / "test" / "owl").iterdir():
+        path.write_text("")
+    request = TaskRequest(tmp_path, tmp_path / "features", max_corrupt=3)
+    with pytest.raises(InputError, match="folder-birds: no readable test image of owl"):
+        load_task(f"folder:{tmp_path / 'birds'}", lite, request, role="target")
+
+
+def test_nan_features_of_a_network_are_named(tmp_path, lenet):
+    for parameter in lenet.network.parameters():
+        parameter.fill_(float("nan"))
+    with pytest.raises(
+        InputError, match="features of MNIST through lenet: 4000 of 4000 training samples"
+    ):
+        task_of_dataset(
+            load_dataset("MNIST", "embedded"), lenet, TaskRequest(tmp_path, tmp_path / "features")
+        )
+
+
+def stage_2(folder, *flags: str, runner: tuple[str, ...] = ()) -> list[str]:
+    """A command that extracts the 5,000 embedded MNIST images."""
+    return [
+        sys.executable, *runner, "finetune_source_model_on_target_task.py", "--SRC", "FMNIST", "--TRG",
+        "MNIST", "--DATA", "embedded", "--model", "efficientnet_lite0", "--IMAGE_SIZE", "32",
+        *places(folder), *flags,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
+    cache = tmp_path / "one" / "checkpoints" / "features"
+    process = subprocess.Popen(
+        stage_2(tmp_path / "one"), cwd=REPOSITORY, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not shard_files(cache) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in shard_files(cache)}
+    assert 0 < len(before) < 5
+    subprocess.run(stage_2(tmp_path / "one"), cwd=REPOSITORY, check=True, capture_output=True)
+    after = {path: path.stat().st_mtime_ns for path in shard_files(cache)}
+    assert len(after) == 5 and before.items() <= after.items()
+
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = subprocess.run(
+        stage_2(tmp_path / "two", runner=torchrun), cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    twice = shard_files(tmp_path / "two" / "checkpoints" / "features")
+    assert [path.name for path in twice] == [path.name for path in after]
+    for one, two in zip(after, twice, strict=True):
+        tensors = [extraction.load_tensors(path) for path in (one, two)]
+        # The forward pass may round differently on another number of threads.
+        torch.testing.assert_close(tensors[0]["x"], tensors[1]["x"], atol=1e-5, rtol=1e-5)
+    records = []
+    for folder in ("one", "two"):
+        lines = (tmp_path / folder / "results" / "results.jsonl").read_text().splitlines()
+        records += [json.loads(line) for line in lines]
+    assert len(records) == 2  # of the two processes one has written
+    for record in records:
+        del record["seconds"], record["environment"]
+        for name in ("test_loss", "train_loss", "tau_measured", "tau_certified", "optimality_gap"):
+            record[name] = pytest.approx(record[name], rel=1e-3, abs=1e-4)
+    assert records[0] == records[1]
+
+
+def test_an_error_of_several_processes_is_said_once(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    command = stage_2(tmp_path, "--WEIGHTS", str(tmp_path / "absent.pth"), runner=torchrun)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and "stage 2 (finetune), process 0: there is no weight file" in errors[0]
+
+
+@pytest.mark.slow
+def test_imagenet_features_tell_clothes_apart():
+    """FMNIST at 96 px, EfficientNet-Lite0: a linear head does well; a random network's has 0.73."""
+    dataset = load_dataset("FMNIST", "embedded")
+    backbone = load_backbone("efficientnet_lite0", CPU, image_size=96)
+    parts = (dataset.train.select(torch.arange(1500)), dataset.test.select(torch.arange(1000)))
+    train, test = (extract_features(backbone, part, workers=1) for part in parts)
+    scaler = Standardiser.fit(train.x, 0.01)
+    train, test = (Features(scaler(part.x), part.y) for part in (train, test))
+    head = fit_linear_head(train, 10, tau=0.5)
+    assert evaluate_head(head, train, test)["test_accuracy"] >= 0.82

