@@ -1,4 +1,5 @@
 # make run   the three stages for MNIST -> FMNIST on the embedded data
+# make run-large   fine-tuning and transfer of an ImageNet network for FMNIST -> MNIST, embedded data
 # make test  the whole test suite
 # make lint  ruff, as .ci/run calls it
 # make clean removes the environment; data, checkpoints and results stay
@@ -6,11 +7,16 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run test test-fast lint clean
+.PHONY: run run-large test test-fast lint clean
 run: $(VENV)/requirements.stamp
 	$(PY) train_source_model.py --SRC MNIST --DATA embedded
 	$(PY) finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --TAU 0.2 --DATA embedded
 	$(PY) transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2 --DATA embedded
+
+LARGE := --SRC FMNIST --TRG MNIST --model efficientnet_lite0 --IMAGE_SIZE 96
+run-large: $(VENV)/requirements-large.stamp
+	$(PY) finetune_source_model_on_target_task.py $(LARGE) --DATA embedded
+	$(PY) transfer_source_to_target.py $(LARGE) --DATA embedded
 
 test: $(VENV)/requirements-test.stamp
 	$(PY) -m pytest
@@ -32,6 +38,10 @@ $(VENV)/requirements.stamp: requirements.txt
 	$(PY) -m pip install --disable-pip-version-check -q -r requirements.txt
 	touch $@
 
-$(VENV)/requirements-test.stamp: requirements-test.txt $(VENV)/requirements.stamp
+$(VENV)/requirements-large.stamp: requirements-large.txt $(VENV)/requirements.stamp
+	$(PY) -m pip install --disable-pip-version-check -q -r requirements-large.txt
+	touch $@
+
+$(VENV)/requirements-test.stamp: requirements-test.txt $(VENV)/requirements-large.stamp
 	$(PY) -m pip install --disable-pip-version-check -q -r requirements-test.txt
 	touch $@

@@ -447,6 +447,8 @@ def _fit_penalty(
                 }
             )
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+        if resume:
+            resume.clear()  # it leads nowhere
         raise InputError(f"the {progress} diverged: lower its learning rate or --PENALTY")
     return LinearHead(weight.detach(), bias.detach())
 
