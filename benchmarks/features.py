@@ -56,13 +56,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--MODELS", nargs="+", default=["efficientnet_lite0", "resnet18", "resnet50"])
     parser.add_argument("--IMAGES", type=int, default=256)
+    parser.add_argument("--WORKERS", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--REPEATS", type=int, default=3)
     parser.add_argument("--CACHED", type=int, nargs=2, default=CACHED, metavar=("N", "D"))
     parser.add_argument("--RESULTS", type=Path, default=None, help="folder of the table")
     options = parser.parse_args(argv)
 
     device = choose_device("auto")
-    workers = os.cpu_count() or 1
+    workers = options.WORKERS
     table = Table("features", ["bare", "extraction", "share"], argv)
     table.heading(f"images/s, {options.IMAGES} images of FMNIST, {workers} workers, best of repeats")
     split = load_dataset("FMNIST", "embedded").train.select(torch.arange(options.IMAGES))

@@ -14,6 +14,7 @@ import transfer_source_to_target as stage_3
 from scales import procedures, settings_for
 from tests.conftest import places
 from tests.test_pretrained import FORMATS, random_resnet
+from tests.test_readme import STAGE_COMMANDS
 from tests.tiny_data import write_cifar, write_class_folders, write_imagenet
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, stage_parser
 from utils.storage import REPOSITORY
@@ -79,10 +80,12 @@ def test_resnet_18(place, monkeypatch, capsys):
     shown = capsys.readouterr()
     assert "remark: TAU is taken as --TAU" in shown.err
     assert f"{record['test_loss']:.4f}" in shown.out  # stage 3 shows the fine-tuned head's
-    # The same by the root's script; the flag that says False means it.
-    argv = ["--SRC", "imagenet_small", "--TRG", "cifar10", "--model", "resnet18", "--ROBUST", "False"]
-    stage_2.main([*argv, "--IMAGE_SIZE", "32", *places(place)])
-    assert "the result was there" in capsys.readouterr().out
+    # The README's commands for the root's scripts mean the same; the flag that says False means it.
+    commands = [words for words in STAGE_COMMANDS if "--model" in words]
+    for stage, words, short in zip((stage_2, stage_3), commands, ((), SHORT), strict=True):
+        argv = [*words[2:], *short, "--ROBUST", "False", "--IMAGE_SIZE", "32", *places(place)]
+        stage.main(argv)
+        assert "the result was there" in capsys.readouterr().out
 
 
 def test_robust_resnet_18(place, monkeypatch):
