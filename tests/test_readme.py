@@ -62,4 +62,5 @@ def test_make_run_runs_the_readmes_commands():
 
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (REPOSITORY / target).exists(), target
+        if not target.startswith("https://"):  # there is no network in tests
+            assert (REPOSITORY / target).exists(), target
