@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from benchmarks import certificate, heads, pipeline, recipes, transport
+from benchmarks import features as benchmark_features
 from benchmarks import transform as benchmark_transform
 from tests.random_tasks import random_features, random_transform
 from utils.features import Features
@@ -91,3 +92,11 @@ def test_pipeline_runs_both_procedures(tmp_path):
     )
     text = (tmp_path / "pipeline.txt").read_text()
     assert "all stages: improved" in text and text.count("transfer") == 2
+
+
+def test_features_compares_extraction_with_the_bare_forward_pass(tmp_path):
+    sizes = ["--IMAGES", "4", "--REPEATS", "1", "--WORKERS", "0", "--CACHED", "50", "8"]
+    benchmark_features.main(["--MODELS", "resnet18", *sizes, "--RESULTS", str(tmp_path)])
+    (bare, extraction, share) = values(tmp_path, "features")["resnet18"][:3]
+    assert float(share.rstrip("%")) == pytest.approx(100 * float(extraction) / float(bare), rel=0.1)
+    assert "50 x 8 found in the cache" in (tmp_path / "features.txt").read_text()
