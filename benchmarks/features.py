@@ -39,7 +39,7 @@ def backbone_of(name: str, device: torch.device) -> Backbone:
 
 def bare_seconds(backbone: Backbone, split: Split) -> float:
     frames = [backbone.preprocess.frame(rgb_image(split.images, k)) for k in range(len(split))]
-    size = _batch_size(backbone, split.images)
+    size = _batch_size(backbone)
     batches = [part.to(backbone.device) for part in torch.stack(frames).split(size)]
     return seconds_of(lambda: [backbone.features(part).cpu() for part in batches])
 

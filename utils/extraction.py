@@ -47,7 +47,7 @@ def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Feat
     """One pass of every image through the frozen backbone, in memory. The result lies on the CPU.
     Raises InputError that names an image that cannot be decoded.
     """
-    batches = torch.arange(len(split.labels)).split(_batch_size(backbone, split.images))
+    batches = torch.arange(len(split.labels)).split(_batch_size(backbone))
     results = list(_forward(backbone, split.images, batches, workers))
     _refuse_unreadable([name for batch in results for name in batch.unreadable], 0)
     return Features(torch.cat([batch.x for batch in results]), split.labels)
@@ -161,7 +161,7 @@ def _extract_shards(
     max_corrupt: int,
 ) -> None:
     """Extracts and writes shard after shard; the workers never wait for one to end."""
-    size = _batch_size(backbone, images)
+    size = _batch_size(backbone)
     batches = [torch.arange(shard.start, shard.stop).split(size) for shard in shards]
     results = _forward(backbone, images, [batch for part in batches for batch in part], workers)
     unreadable: list[str] = []
@@ -183,7 +183,7 @@ def _extract_shards(
 
 
 # ----------------------------------------------------------------------------------- the forward pass
-def _batch_size(backbone: Backbone, images: Tensor | ImageFiles) -> int:
+def _batch_size(backbone: Backbone) -> int:
     """A power of two, so that batches fill a shard."""
     height, width = backbone.preprocess.size
     return min(SHARD, 2 ** ((PIXELS[backbone.device.type] // (height * width)).bit_length() - 1))

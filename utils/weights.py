@@ -26,8 +26,8 @@ def read_weights(path: Path, trust: bool = False) -> dict:
         raise InputError(f"there is no weight file {path}")
     if path.suffix == ".safetensors":
         return load_tensors(path)
-    if _is_torchscript(path):
-        return read_torchscript_tensors(path)
+    if folder := _torchscript_folder(path):
+        return _torchscript_tensors(path, folder)
     return load_checkpoint(path, trust)
 
 
@@ -135,10 +135,6 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_
     return storage.as_strided(size, stride, offset)
 
 
-def _is_torchscript(path: Path) -> bool:
-    return _torchscript_folder(path) is not None
-
-
 def _torchscript_folder(path: Path) -> str | None:
     """The folder of a TorchScript archive in which data.pkl lies beside constants.pkl."""
     try:
@@ -150,11 +146,11 @@ def _torchscript_folder(path: Path) -> str | None:
     return next((folder for folder in folders if f"{folder}data.pkl" in names), None)
 
 
-def read_torchscript_tensors(path: Path) -> dict[str, Tensor]:
+def _torchscript_tensors(path: Path, folder: str) -> dict[str, Tensor]:
     """All tensors of a TorchScript archive by their dotted names; none of its code is run."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return _named_tensors(_TensorUnpickler(archive, _torchscript_folder(path)).load())
+            return _named_tensors(_TensorUnpickler(archive, folder).load())
     except Exception as error:  # whatever a damaged archive makes zipfile, pickle or torch raise
         raise InputError(f"{path} is a damaged TorchScript archive: {error}") from error
 
