@@ -18,11 +18,13 @@ run-large: $(VENV)/requirements-large.stamp
 	$(PY) finetune_source_model_on_target_task.py $(LARGE) --DATA embedded
 	$(PY) transfer_source_to_target.py $(LARGE) --DATA embedded
 
+# One process a core, each with one thread: most tests are small.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8
 test: $(VENV)/requirements-test.stamp
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-fast: $(VENV)/requirements-test.stamp
-	$(PY) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/requirements-test.stamp
 	$(VENV)/bin/ruff check .
