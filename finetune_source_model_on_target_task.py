@@ -19,7 +19,7 @@ from utils.backbones import LENET
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
 from utils.features import standardise, task_label
-from utils.linear_head import evaluate_head, fit_linear_head
+from utils.linear_head import evaluate_head, shared_linear_head
 from utils.options import (
     HEAD_FLAGS,
     add_model_flags,
@@ -31,9 +31,7 @@ from utils.options import (
 from utils.report import print_fine_tuning
 from utils.stage import check_options, find_target, open_network, open_task
 from utils.storage import (
-    ResumePoint,
     changed_settings,
-    digest,
     environment,
     read_result,
     run_folder,
@@ -89,11 +87,10 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
 
     # ----------------------------------------------------------------------------------------- fit
     train, test = standardise(target, device, scale.deviation_floor)
-    resume = ResumePoint(folder / "resume.pt", digest(config, data, options.SEED))
     start = time.perf_counter()
-    head = fit_linear_head(
-        train, target.num_classes, head_settings.tau, head_settings.method,
-        settings=head_settings, seed=options.SEED, resume=resume, progress="target head",
+    head = shared_linear_head(
+        options.CHECKPOINT_DIR / "heads", train, target.num_classes, head_settings,
+        seed=options.SEED, overwrite=options.OVERWRITE, progress="target head",
     )  # fmt: skip
     seconds = {"head": time.perf_counter() - start}
 
@@ -117,7 +114,6 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     about = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
     save_tensors(folder / "head.safetensors", {"weight": head.weight, "bias": head.bias}, about)
     write_result(folder, options.RESULTS_DIR, record)
-    resume.clear()
     print_fine_tuning(record, folder)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 import torch
 
 from small_scale.settings import PROCEDURES, settings_for
+from utils import distributed
 from utils.backbones import LENET, holds_network
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
@@ -48,6 +49,8 @@ def parse_options(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
+    if distributed.rank() > 0:  # one process trains
+        return
     options.SRC = check_dataset_name(options.SRC, "source", grey_only=True)
     scale = settings_for(options.PROCEDURE, options.SRC)
     training = override(scale.training, TRAINING_FLAGS, options)

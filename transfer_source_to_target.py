@@ -23,7 +23,7 @@ from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
 from utils.features import standardise
-from utils.linear_head import fit_linear_head
+from utils.linear_head import shared_linear_head
 from utils.options import (
     CERTIFICATE_FLAGS,
     SOURCE_HEAD_FLAGS,
@@ -147,19 +147,17 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # ------------------------------------------------------------------------ source head, transform
     source_train, source_test = standardise(source, device, scale.deviation_floor)
     target_train, target_test = standardise(target, device, scale.deviation_floor)
-    fingerprint = digest(config, data, seed)
     seconds, start = {}, time.perf_counter()
-    resume = ResumePoint(folder / "resume_head.pt", fingerprint)
-    head = fit_linear_head(
-        source_train, source.num_classes, head_settings.tau, head_settings.method,
-        settings=head_settings, seed=seed, resume=resume, progress="source head",
+    head = shared_linear_head(
+        options.CHECKPOINT_DIR / "heads", source_train, source.num_classes, head_settings,
+        seed=seed, overwrite=options.OVERWRITE, progress="source head",
     )  # fmt: skip
     seconds["source_head"] = time.perf_counter() - start
 
     start = time.perf_counter()
-    resume_transform = ResumePoint(folder / "resume_transform.pt", fingerprint)
+    resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, seed))
     transform = learn_task_transform(
-        source_train, target_train, head, transform_settings, seed=seed, resume=resume_transform
+        source_train, target_train, head, transform_settings, seed=seed, resume=resume
     )
     seconds["transform"] = time.perf_counter() - start
 
@@ -219,7 +217,6 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
     write_result(folder, options.RESULTS_DIR, record)
     resume.clear()
-    resume_transform.clear()
     print_transfer(record, fine_tuned, folder)
 
 

@@ -20,7 +20,7 @@ from benchmarks.measure import Table
 from utils.backbones import Backbone, load_backbone
 from utils.datasets import load_dataset
 from utils.device import choose_device
-from utils.extraction import SHARD, _batch_size, cached_features, extract_features
+from utils.extraction import SHARD, batch_size, cached_features, extract_features
 from utils.images import Split, rgb_image
 from utils.options import stage_entry
 from utils.preprocess import GREY
@@ -39,7 +39,7 @@ def backbone_of(name: str, device: torch.device) -> Backbone:
 
 def bare_seconds(backbone: Backbone, split: Split) -> float:
     frames = [backbone.preprocess.frame(rgb_image(split.images, k)) for k in range(len(split))]
-    size = _batch_size(backbone)
+    size = batch_size(backbone)
     batches = [part.to(backbone.device) for part in torch.stack(frames).split(size)]
     return seconds_of(lambda: [backbone.features(part).cpu() for part in batches])
 

@@ -4,7 +4,9 @@ import bz2
 import gzip
 import os
 import pickle
+import shutil
 import struct
+import tarfile
 
 import numpy as np
 import pytest
@@ -266,6 +268,26 @@ def test_imagenet_small_draws_the_targets_number_of_classes(tmp_path, monkeypatc
     assert (whole.num_classes, len(whole.train), len(whole.test)) == (12, 60, 24)
     with pytest.raises(InputError, match="imagenet_small is not a target data set"):
         load_dataset("imagenet_small", "full", tmp_path, "target", num_classes=4)
+
+
+def test_a_damaged_archive_is_named_and_leaves_no_half(tmp_path):
+    write_aircraft(tmp_path)
+    folder, archive = tmp_path / "fgvc-aircraft-2013b", tmp_path / "fgvc-aircraft-2013b.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    shutil.rmtree(folder)
+    archive.write_bytes(archive.read_bytes()[:-300])
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"its archive in {tmp_path} is damaged .* delete it"):
+            load_dataset("aircraft", "full", tmp_path)
+        assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_folder_needs_a_path():
+    with pytest.raises(InputError, match="names no path: give folder:PATH"):
+        load_dataset("folder:")
+    with pytest.raises(InputError, match="~nobody-here"):
+        load_dataset("folder:~nobody-here/x")
 
 
 def test_colour_data_that_is_missing_is_named_with_its_place(tmp_path):

@@ -5,18 +5,20 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import places
 from tests.tiny_data import write_class_folders
-from utils import extraction
+from utils import distributed, extraction
 from utils.backbones import load_backbone
 from utils.datasets import load_dataset
 from utils.errors import InputError
 from utils.extraction import cached_features, extract_features
 from utils.features import Features, Standardiser, TaskRequest, load_task, task_of_dataset
-from utils.images import Split, rgb_image
+from utils.images import ImageFiles, Split, rgb_image
 from utils.lenet import LeNet
 from utils.linear_head import evaluate_head, fit_linear_head
 from utils.storage import REPOSITORY, save_checkpoint
@@ -173,6 +175,34 @@ def test_images_that_cannot_be_decoded(tmp_path, lite, birds, counted):
     assert len(task.train) == 14 and len(task.provenance["unreadable"]) == 2
 
 
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path, lite, birds, counted, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "denied for a while")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(extraction, "rgb_image", denied)
+        with pytest.raises(InputError, match="denied for a while"):
+            cached_features(lite, birds.train, tmp_path / "features", "birds", max_corrupt=15)
+        _, unreadable = cached_features(
+            lite, birds.train, tmp_path / "features", "birds", max_corrupt=16
+        )
+    assert len(unreadable) == 16
+    features, unreadable = cached_features(lite, birds.train, tmp_path / "features", "birds")
+    assert not unreadable and len(features) == 16
+
+
+def test_images_larger_than_a_batch_of_one(lite, monkeypatch):
+    monkeypatch.setitem(extraction.PIXELS, "cpu", 32 * 32 - 1)
+    assert extraction.batch_size(lite) == 1
+
+
+def test_sixteen_bit_grey_keeps_its_greys(tmp_path):
+    values = np.array([[0, 4000], [30000, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "x-ray.png")
+    image = rgb_image(ImageFiles(tmp_path, ("x-ray.png",)), 0)
+    assert np.asarray(image)[:, :, 0].tolist() == [[0, 15], [117, 255]]
+
+
 def test_a_class_without_readable_images(tmp_path, lite):
     write_class_folders(tmp_path / "birds" / "train", ("emu", "owl"), 3)
     write_class_folders(tmp_path / "birds" / "test", ("emu", "owl"), 3)
@@ -247,6 +277,7 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
     assert records[0] == records[1]
 
 
+@pytest.mark.slow
 def test_an_error_of_several_processes_is_said_once(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     command = stage_2(tmp_path, "--WEIGHTS", str(tmp_path / "absent.pth"), runner=torchrun)
@@ -254,6 +285,23 @@ def test_an_error_of_several_processes_is_said_once(tmp_path):
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and "stage 2 (finetune), process 0: there is no weight file" in errors[0]
+
+    # What no one foresaw in one process ends the others as well: here a file where a folder must be.
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "features").write_text("")
+    done = subprocess.run(
+        stage_2(tmp_path, runner=torchrun), cwd=REPOSITORY, capture_output=True, text=True
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode != 0 and len(errors) == 1 and "features" in errors[0]
+    assert "Connection closed" not in done.stderr
+
+
+def test_rank_counts_under_torchrun_alone(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert distributed.rank() == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert distributed.rank() == 1
 
 
 @pytest.mark.slow

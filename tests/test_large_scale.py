@@ -131,7 +131,7 @@ def test_the_published_procedure(place, monkeypatch):
 def test_the_users_own_folders(tmp_path, monkeypatch, capsys):
     for name, shift in (("birds", 0), ("cats", 5)):
         for split, each in (("train", 12), ("test", 6)):
-            write_class_folders(tmp_path / name / split, ("a", "b", "c"), each + shift)
+            write_class_folders(tmp_path / name / split, ("a$^$", "b_$x", "c"), each + shift)
     argv = ["--SRC", f"folder:{tmp_path / 'birds'}", "--TRG", f"folder:{tmp_path / 'cats'}"]
     argv += ["--model", "efficientnet_lite0", "--IMAGE_SIZE", "32", *places(tmp_path)]
     stage_2.main(argv)

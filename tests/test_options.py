@@ -7,6 +7,7 @@ from utils.errors import InputError
 from utils.options import (
     HEAD_FLAGS,
     TRANSFORM_FLAGS,
+    add_model_flags,
     add_setting_flags,
     override,
     stage_entry,
@@ -69,6 +70,13 @@ def test_help_shows_the_value_of_each_procedure(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "[improved —, published 501]" in shown
     assert "[improved 0.2, published 0.2]" in shown
+
+
+def test_a_flag_is_peeked_at_in_every_spelling():
+    for words in (["--model", "clip"], ["--MODEL=clip"], ["MODEL", "clip"]):
+        parser = stage_parser("A test.", with_target=True)
+        add_model_flags(parser, "lenet")
+        assert parser.peek("MODEL", words) == "clip"
 
 
 def test_given_flags_override_their_fields():

@@ -156,6 +156,7 @@ def test_files_of_another_network_are_refused(tmp_path):
         ("timm:vit_smal_patch16_224", r"timm knows no model .*nearest: vit_small_patch16_224"),
         ("timm:resnet18.nonsense", r"timm knows no model resnet18.nonsense; nearest: resnet18"),
         ("open_clip:ViT-B32/openai", r"open_clip knows no architecture ViT-B32; nearest: ViT-B-32"),
+        ("open_clip:ViT-B-32/openai", r"QuickGELU: give open_clip:ViT-B-32-quickgelu/openai"),
         ("open_clip:ViT-B-32", r"give the weights as open_clip:ViT-B-32/WEIGHTS, .*laion2b_e16"),
     ],
 )
@@ -306,3 +307,20 @@ def test_an_open_clip_checkpoint(tmp_path, clip_model):
     with torch.inference_mode():
         expected = direct(backbone.preprocess(frame))
     assert torch.equal(backbone.features(frame), expected)
+
+
+def test_an_open_clip_resnet(tmp_path, monkeypatch, caplog):
+    """Its tower tells the size of its images as one number."""
+    import open_clip
+
+    config = open_clip.get_model_config("RN50-quickgelu")
+    config["vision_cfg"].update(layers=[1, 1, 1, 1], width=16, image_size=64)
+    config["text_cfg"].update(layers=1, width=64)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "RN50-quickgelu", config)
+    torch.save(
+        open_clip.create_model("RN50-quickgelu", pretrained=None).state_dict(), tmp_path / "weights.pt"
+    )
+    caplog.clear()
+    backbone = load_backbone("open_clip:RN50-quickgelu/openai", CPU, weights=tmp_path / "weights.pt")
+    assert backbone.feature_dim == config["embed_dim"] and backbone.preprocess.size == (64, 64)
+    assert not caplog.records  # nothing about random weights, which it has not

@@ -117,7 +117,8 @@ def test_only_what_fits_is_loaded(tmp_path):
     lacking = {name: value for name, value in whole.items() if "0.bias" not in name}
     assert "missing: 0.bias" in complaint(lacking)
     assert "other shape: 0.weight" in complaint({**whole, "module.0.weight": torch.ones(2, 4)})
-    assert "other shape: 0.weight" in complaint({**whole, "module.0.weight": "text"})
+    for strange in ("text", torch.ones(2, 3).to_sparse(), torch.ones(2, 3) * 1j):
+        assert "other shape: 0.weight" in complaint({**whole, "module.0.weight": strange})
     assert "(6)" not in complaint(lacking) and "… (6)" in complaint({}, prefix="model.")
 
 

@@ -158,14 +158,13 @@ def _feature_dim(name: str, network: nn.Module, preprocess: Preprocess) -> int:
     """Read off the network: what one grey image of its input size becomes."""
     from PIL import Image
 
-    image = preprocess.frame(Image.new("RGB", (32, 32), "grey"))
     try:
+        image = preprocess.frame(Image.new("RGB", (32, 32), "grey"))
         with torch.inference_mode():
             features = network(preprocess(image[None]))
     except Exception as error:  # what a network raises for a size that it was not built for
-        raise InputError(
-            f"{name} does not take images of {image.shape[1]}×{image.shape[2]}: {str(error)[:200]}"
-        ) from error
+        size = "×".join(map(str, preprocess.size))
+        raise InputError(f"{name} does not take images of {size}: {str(error)[:200]}") from error
     if getattr(features, "ndim", None) != 2:
         raise InputError(f"{name} gives no vector of features: {getattr(features, 'shape', features)}")
     return features.shape[1]

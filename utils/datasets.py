@@ -10,8 +10,11 @@ import difflib
 import gzip
 import os
 import pickle
+import shutil
 import socket
+import tarfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -74,9 +77,10 @@ def load_dataset(
     for split_name, split in (("training", train), ("test", test)):
         counts = torch.bincount(split.labels, minlength=len(class_names))
         if counts.min() == 0 or len(counts) > len(class_names):
+            absent = (counts == 0).nonzero().flatten().tolist()
             raise InputError(
-                f"{name} ({origin}): the {split_name} labels do not cover "
-                f"0..{len(class_names) - 1}: samples per class {counts.tolist()}"
+                f"{name} ({origin}): the {split_name} labels do not cover 0..{len(class_names) - 1}: "
+                f"none of {absent[:5]}, largest label {len(counts) - 1}"
             )
     provenance = {
         "origin": origin,
@@ -120,7 +124,18 @@ def is_image_folder(name: str) -> bool:
 
 
 def folder_path(name: str) -> Path:
-    return Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+    return path_of(name, FOLDER_PREFIX)
+
+
+def path_of(name: str, prefix: str) -> Path:
+    """The path in `prefix:PATH`, ~ replaced. Raises InputError for no path and for ~name of nobody."""
+    text = name.removeprefix(prefix)
+    if not text:
+        raise InputError(f"{name} names no path: give {prefix}PATH")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: {error}") from error
 
 
 def dataset_label(name: str) -> str:
@@ -191,6 +206,10 @@ def _load_content(entry: DatasetEntry, origin: str, request: Request) -> tuple[C
     )
 
 
+# What a damaged file or archive makes its readers raise.
+DAMAGED = (ValueError, LookupError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+
+
 def _read_full(entry: DatasetEntry, request: Request) -> Content:
     """From the files that are there, or after a download (progress and checksum: torchvision)."""
     data_dir = request.data_dir
@@ -200,7 +219,7 @@ def _read_full(entry: DatasetEntry, request: Request) -> Content:
         require_writable(data_dir, "--DATA_DIR")
     except InputError:
         raise
-    except (ValueError, LookupError, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise InputError(f"{entry.name}: damaged files in {data_dir}: {error}; delete them") from error
     before = set(data_dir.iterdir()) if data_dir.exists() else None
     timeout = socket.getdefaulttimeout()
@@ -208,9 +227,18 @@ def _read_full(entry: DatasetEntry, request: Request) -> Content:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         return entry.read(replace(request, download=True))
+    except InputError:
+        raise
     except (OSError, RuntimeError):
         _remove_empty_folders(data_dir, before)
         raise
+    except DAMAGED as error:
+        for path in set(data_dir.iterdir()) - (before or set()):  # half of an archive's files
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise InputError(
+            f"{entry.name}: its archive in {data_dir} is damaged ({str(error)[:200]}): delete it, and "
+            "the next run downloads it again"
+        ) from error
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -350,15 +378,7 @@ def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
                     torch.from_numpy(np.asarray(labels).astype(np.int64).reshape(-1)),
                 )
             )
-    except (
-        pickle.UnpicklingError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        LookupError,
-        zlib.error,
-    ) as error:
+    except (OSError, TypeError, pickle.UnpicklingError, *DAMAGED) as error:
         raise InputError(f"{path} is not the USPS pickle: {error}") from error
     return splits[0], splits[1]
 
@@ -480,7 +500,6 @@ def _split_by_seed(folder: Path, seed: int) -> Content:
     return Content(train, test, names)
 
 
-# ---------------------------------------------------------------------------------- embedded data
 # ---------------------------------------------------------------------------------- embedded data
 def _embedded_reader(file: str, class_names: tuple[str, ...]) -> Callable[[], Content]:
     """Reads an .npz made by data/make_embedded.py: x_*, y_* for train and test, uint8, no pickle."""

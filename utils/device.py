@@ -17,6 +17,11 @@ def choose_device(name: str) -> torch.device:
         raise InputError("--DEVICE cuda: this machine has no usable CUDA device; use auto or cpu")
     if name == "cpu" or not available:
         return torch.device("cpu")
+    if local_rank() >= torch.cuda.device_count():
+        raise InputError(
+            f"process {local_rank()} of this machine finds {torch.cuda.device_count()} CUDA devices: "
+            "start one process a GPU (--nproc_per_node)"
+        )
     device = torch.device("cuda", local_rank())  # torchrun starts a process a GPU
     torch.cuda.set_device(device)
     return device

@@ -6,6 +6,7 @@ Without torchrun there is one process of rank 0 and nothing here waits for anyth
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -14,19 +15,26 @@ from torch import distributed
 from utils.errors import InputError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # one process may extract, or download, for longer than gloo's half hour
 
 
 def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
+    return _from_torchrun("RANK")
 
 
 def local_rank() -> int:
     """The process's number on its machine: which of its GPUs it takes."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _from_torchrun("LOCAL_RANK")
 
 
 def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if size.isdigit() else 1
+
+
+def _from_torchrun(name: str) -> int:
+    """0 where one process runs alone, whatever other programs keep in variables of this name."""
+    return int(os.environ.get(name, "0")) if world_size() > 1 else 0
 
 
 @contextlib.contextmanager
@@ -35,7 +43,8 @@ def process_group(device: torch.device) -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
     finally:
@@ -48,25 +57,47 @@ def main_process_first(action: Callable[[], T]) -> T:
     """Rank 0 runs it before the others do, so that a file is downloaded once."""
     result, problem = None, None
     if rank() == 0:
-        try:
-            result = action()
-        except InputError as error:
-            problem = error
+        result, problem = _attempt(action)
     agree(problem)
-    return result if rank() == 0 else action()
+    if distributed.is_initialized():
+        if rank() > 0:
+            result, problem = _attempt(action)
+        agree(problem)
+    return result
 
 
-def agree(problem: InputError | None) -> None:
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return action(), None
+    except Exception as error:  # whatever it is, the other processes must hear of it
+        return None, error
+
+
+def from_main_process(value: T) -> T:
+    """Rank 0's value, in all processes."""
+    if not distributed.is_initialized():
+        return value
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def agree(problem: Exception | None) -> None:
     """Waits for all processes; if one has a problem, all end: rank 0 with its message, the others
     silently, with the exit status of bad input.
     """
     if not distributed.is_initialized():
-        problems = [problem]
-    else:
-        problems = [None] * world_size()
-        distributed.all_gather_object(problems, problem)
-    first = next((found for found in problems if found), None)
-    if first and rank() > 0:
+        if problem:
+            raise problem
+        return
+    texts: list[str | None] = [None] * world_size()
+    expected = isinstance(problem, InputError | OSError)
+    text = problem and (str(problem) if expected else f"{type(problem).__name__}: {problem}")
+    distributed.all_gather_object(texts, text)  # as text: not every exception can be sent
+    first = next((k for k, found in enumerate(texts) if found), None)
+    if first is None:
+        return
+    if rank() > 0:
         raise SystemExit(2)
-    if first:
-        raise first
+    where = "" if first == 0 else f"in process {first}: "
+    raise InputError(f"{where}{texts[first]}") from problem

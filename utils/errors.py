@@ -25,5 +25,5 @@ def check_batch_size(batch_size: int, num_classes: int, num_samples: int) -> Non
     if not num_classes <= batch_size <= num_samples:
         raise InputError(
             f"the batch size must lie between the number of classes ({num_classes}) and the number "
-            f"of training samples ({num_samples}), not {batch_size}"
+            f"of training samples ({num_samples}), not {batch_size}: give another --BATCH_SIZE"
         )

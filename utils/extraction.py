@@ -5,6 +5,7 @@ each named by what identifies its images. A shard is written when it is complete
 extraction goes on at the first one that is missing; a damaged one is made again.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from utils import distributed
 from utils.backbones import Backbone
 from utils.errors import InputError
 from utils.images import ImageFiles, Split, content_digest, image_name, rgb_image
-from utils.storage import digest, load_tensors, read_metadata, save_tensors
+from utils.storage import digest, load_tensors, only_one, read_metadata, save_tensors
 
 SHARD = 1024  # images: what an interrupted extraction loses at most
 # Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
@@ -47,7 +48,7 @@ def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Feat
     """One pass of every image through the frozen backbone, in memory. The result lies on the CPU.
     Raises InputError that names an image that cannot be decoded.
     """
-    batches = torch.arange(len(split.labels)).split(_batch_size(backbone))
+    batches = torch.arange(len(split.labels)).split(batch_size(backbone))
     results = list(_forward(backbone, split.images, batches, workers))
     _refuse_unreadable([name for batch in results for name in batch.unreadable], 0)
     return Features(torch.cat([batch.x for batch in results]), split.labels)
@@ -66,16 +67,34 @@ def cached_features(
     processes that decode (0: in this one), and the names of the images that could not be decoded: they
     are left out, and more than `max_corrupt` are refused.
 
-    Under torchrun shard k is made by process k mod their number; all must see the same folder.
+    Under torchrun the missing shards are dealt out in turn; all processes must see the same folder.
     """
+    folder = folder / f"{backbone.name}_{backbone.digest}"
     shards = _shards(backbone, split, folder, name)
-    here = range(distributed.rank(), len(shards), distributed.world_size())
-    found = {number: part for number in here if (part := shards[number].read())}
-    absent = [shards[number] for number in here if number not in found]
+    # torchrun's processes share the shards; others would all extract the same ones.
+    alone = only_one(folder / name) if distributed.world_size() == 1 else contextlib.nullcontext()
+    with alone:
+        return _read_or_extract(backbone, split, shards, name, workers, max_corrupt)
+
+
+def _read_or_extract(
+    backbone: Backbone,
+    split: Split,
+    shards: Sequence["Shard"],
+    name: str,
+    workers: int,
+    max_corrupt: int,
+) -> tuple[Features, list[str]]:
+    found = {}
+    if distributed.rank() == 0:
+        parts = ((number, _whole_part(shard, split.images)) for number, shard in enumerate(shards))
+        found = {number: part for number, part in parts if part}
+    absent = distributed.from_main_process([k for k in range(len(shards)) if k not in found])
+    absent = [shards[k] for k in absent[distributed.rank() :: distributed.world_size()]]
     problem = None
     try:
         _extract_shards(backbone, split.images, absent, name, workers, max_corrupt)
-    except InputError as error:
+    except Exception as error:  # a full disk, a lost worker: the other processes must hear of it
         problem = error
     distributed.agree(problem)
 
@@ -91,16 +110,22 @@ def cached_features(
         filled += len(part.x)
         rows.append(part.rows + shard.start)
         unreadable += part.unreadable
-    _refuse_unreadable(unreadable, max_corrupt)
+    distributed.agree(_too_many_unreadable(unreadable, max_corrupt))
     return Features(x[:filled], split.labels[torch.cat(rows)]), unreadable
 
 
+def _too_many_unreadable(names: Sequence[str], max_corrupt: int) -> InputError | None:
+    if len(names) <= max_corrupt:
+        return None
+    return InputError(
+        f"images that cannot be decoded: {', '.join(names[:3])}{' …' if len(names) > 3 else ''} "
+        f"({len(names)} so far); mend or delete them, or skip some with --MAX_CORRUPT N"
+    )
+
+
 def _refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
-    if len(names) > max_corrupt:
-        raise InputError(
-            f"images that cannot be decoded: {', '.join(names[:3])}{' …' if len(names) > 3 else ''} "
-            f"({len(names)} so far); mend or delete them, or skip some with --MAX_CORRUPT N"
-        )
+    if problem := _too_many_unreadable(names, max_corrupt):
+        raise problem
 
 
 # -------------------------------------------------------------------------------------- the shards
@@ -141,8 +166,25 @@ class Shard:
         return part if whole and complete and intact else None
 
 
+def _whole_part(shard: Shard, images: Tensor | ImageFiles) -> Part | None:
+    """What the shard holds; None also if an image that could not be decoded now can be."""
+    part = shard.read()
+    if part and part.unreadable:
+        left_out = set(range(shard.stop - shard.start)) - set(part.rows.tolist())
+        if any(_decodes(images, shard.start + row) for row in left_out):
+            return None
+    return part
+
+
+def _decodes(images: Tensor | ImageFiles, index: int) -> bool:
+    try:
+        rgb_image(images, index)
+    except Exception:  # PIL's decoders raise half a dozen types
+        return False
+    return True
+
+
 def _shards(backbone: Backbone, split: Split, folder: Path, name: str) -> list[Shard]:
-    folder = folder / f"{backbone.name}_{backbone.digest}"
     shards = []
     for number, start in enumerate(range(0, len(split.labels), SHARD)):
         stop = min(start + SHARD, len(split.labels))
@@ -161,7 +203,7 @@ def _extract_shards(
     max_corrupt: int,
 ) -> None:
     """Extracts and writes shard after shard; the workers never wait for one to end."""
-    size = _batch_size(backbone)
+    size = batch_size(backbone)
     batches = [torch.arange(shard.start, shard.stop).split(size) for shard in shards]
     results = _forward(backbone, images, [batch for part in batches for batch in part], workers)
     unreadable: list[str] = []
@@ -183,10 +225,11 @@ def _extract_shards(
 
 
 # ----------------------------------------------------------------------------------- the forward pass
-def _batch_size(backbone: Backbone) -> int:
+def batch_size(backbone: Backbone) -> int:
     """A power of two, so that batches fill a shard."""
     height, width = backbone.preprocess.size
-    return min(SHARD, 2 ** ((PIXELS[backbone.device.type] // (height * width)).bit_length() - 1))
+    fitting = max(1, PIXELS[backbone.device.type] // (height * width))
+    return min(SHARD, 2 ** (fitting.bit_length() - 1))
 
 
 class _Frames(TorchDataset):

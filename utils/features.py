@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from utils.backbones import Backbone
-from utils.datasets import Dataset, check_dataset_name, dataset_label, load_dataset
+from utils.datasets import Dataset, check_dataset_name, dataset_label, load_dataset, path_of
 from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.extraction import Features, cached_features
@@ -22,7 +22,10 @@ from utils.storage import digest
 
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
-UNREADABLE = (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, NotImplementedError,
+    MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -152,9 +155,10 @@ def task_of_feature_file(name: str) -> Task:
     for split_name, split in zip(("y_train", "y_test"), splits, strict=True):
         counts = torch.bincount(split.y, minlength=num_classes)
         if len(counts) > num_classes or counts.min() == 0:
+            absent = (counts == 0).nonzero().flatten().tolist()
             raise InputError(
-                f"{path}: {split_name} must hold every class 0..{num_classes - 1}; samples per class "
-                f"{counts.tolist()}"
+                f"{path}: {split_name} must hold every class 0..{num_classes - 1}: none of "
+                f"{absent[:5]}, largest label {len(counts) - 1}"
             )
     provenance = {
         "origin": "features",
@@ -171,11 +175,7 @@ def task_of_feature_file(name: str) -> Task:
 
 
 def _feature_path(name: str) -> Path:
-    path = Path(name.removeprefix(FEATURE_FILE_PREFIX))
-    try:
-        return path.expanduser()
-    except RuntimeError as error:  # ~name of nobody
-        raise InputError(f"{path}: {error}") from error
+    return path_of(name, FEATURE_FILE_PREFIX)
 
 
 def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Features:
@@ -190,7 +190,9 @@ def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Fea
         raise InputError(f"{path}: y_{split} must be integers from 0 on, not {y.dtype}")
     if y.max() >= MOST_CLASSES:
         raise InputError(f"{path}: y_{split} holds the label {y.max()}: labels must be 0..K-1")
-    return Features(torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y.astype(np.int64)))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        x = x.astype(np.float32)
+    return Features(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)))
 
 
 def _require_finite(task: Task, what: str) -> None:

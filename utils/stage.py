@@ -8,7 +8,15 @@ import torch
 from utils.backbones import LENET, ROBUST_PREFIX, check_backbone_name
 from utils.datasets import Dataset
 from utils.errors import InputError
-from utils.features import Task, TaskRequest, check_task_name, find_data, needs_backbone, task_of_dataset
+from utils.features import (
+    Task,
+    TaskRequest,
+    check_task_name,
+    find_data,
+    is_feature_file,
+    needs_backbone,
+    task_of_dataset,
+)
 from utils.source_network import SourceNetwork, check_feature_dim, load_source_network
 from utils.storage import require_writable
 
@@ -23,6 +31,12 @@ def check_options(options: argparse.Namespace) -> None:
     grey_only = options.MODEL == LENET
     options.SRC = check_task_name(options.SRC, "source", grey_only)
     options.TRG = check_task_name(options.TRG, "target", grey_only)
+    if is_feature_file(options.SRC):
+        given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
+        if given:
+            raise InputError(f"--{given[0]} has no effect on a features: source, which has no network")
+        if not is_feature_file(options.TRG):
+            raise needs_backbone(options.TRG)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
 
@@ -64,8 +78,6 @@ def find_target(options: argparse.Namespace, network: SourceNetwork) -> Dataset 
     target = find_data(options.TRG, _request(options, options.DATA), role="target")
     if isinstance(target, Task):
         check_feature_dim(options.SRC, network, target)
-    elif network.backbone is None:
-        raise needs_backbone(options.TRG)
     return target
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -29,6 +30,7 @@ from utils.device import describe_device
 from utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+RUN = ("stage", "source", "target", "model", "setting", "seed")  # identify a record, with its procedure
 
 
 # ---------------------------------------------------------------------------------- atomic writes
@@ -61,6 +63,47 @@ def append_record(path: Path, record: Mapping) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+def read_records(path: Path) -> tuple[list[dict], list[str]]:
+    """(the records of a results.jsonl, what is wrong with the lines that are none). A run that was
+    repeated has several lines: the last counts. Raises InputError where there is no such file.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run a stage first") from error
+    records, damaged = {}, []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            identity = tuple(record[name] for name in RUN)
+            procedure = record["config"]["procedure"]
+        except (ValueError, LookupError, TypeError) as error:
+            damaged.append(f"{path}, line {number} is no result ({type(error).__name__}: {error})")
+            continue
+        records.pop((*identity, procedure), None)
+        records[(*identity, procedure)] = record
+    return list(records.values()), damaged
+
+
+@contextmanager
+def only_one(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Lets one process at a time into the block for `path`. The others wait, or with `busy` raise
+    InputError with that text. The system frees the lock of a process that dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if busy is None else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(busy) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def require_writable(folder: Path, flag: str) -> None:
@@ -104,6 +147,8 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
     """Reads a checkpoint without running code in it, unless `trust`. Raises InputError that names it."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=not trust)
+    except ImportError as error:
+        raise InputError(f"{path} needs the package {error.name}, which is not installed") from error
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -237,10 +282,11 @@ def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[st
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and machine, for the record of a result."""
-    packages = ("torch", "torchvision", "numpy", "scipy", "POT")
+    packages = ("torch", "torchvision", "numpy", "scipy", "POT", "timm", "open_clip_torch")
+    installed = {found.name for found in metadata.distributions()}
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in packages},
+        **{name: metadata.version(name) for name in packages if name in installed},
         "platform": f"{sys.platform} {platform.machine()}",
         "device": describe_device(device),
         "git_commit": _git_commit(),

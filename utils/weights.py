@@ -52,7 +52,7 @@ def fit_weights(
     shapes = [
         name
         for name in state.keys() & wanted.keys()
-        if not isinstance(state[name], Tensor) or state[name].shape != wanted[name].shape
+        if not _is_plain(state[name]) or state[name].shape != wanted[name].shape
     ]
     problems = [
         f"{what}: {', '.join(sorted(names)[:3])}{f' … ({len(names)})' if len(names) > 3 else ''}"
@@ -62,6 +62,16 @@ def fit_weights(
     if problems:
         raise InputError(f"{path} is of another architecture: {'; '.join(problems)}")
     network.load_state_dict({**wanted, **state})
+
+
+def _is_plain(value: object) -> bool:
+    """A dense tensor of real numbers that are there."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and not value.is_complex()
+        and value.device.type != "meta"
+    )
 
 
 def entry_of(content: Mapping, entry: str | None, path: Path) -> Mapping:
@@ -140,7 +150,7 @@ def _torchscript_folder(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return None
     folders = [name.removesuffix("constants.pkl") for name in names if name.endswith("/constants.pkl")]
     return next((folder for folder in folders if f"{folder}data.pkl" in names), None)
