@@ -4,7 +4,8 @@
     python3 -m benchmarks.features --MODELS resnet18 --IMAGES 128
 
 The bare pass sees frames that lie ready on the device, in batches as large as the extraction's;
-extraction starts from stored images. Networks that have no weight file here get random weights.
+extraction starts from stored images, 28×28 arrays or JPEG files of 500×375 pixels, and ends with
+shards on the disk. Networks that have no weight file here get random weights.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import torch
 import torchvision
+from PIL import Image
 
 from benchmarks.measure import Table
 from utils.backbones import Backbone, load_backbone
 from utils.datasets import load_dataset
 from utils.device import choose_device
 from utils.extraction import SHARD, batch_size, cached_features, extract_features
-from utils.images import Split, rgb_image
+from utils.images import ImageFiles, Split, rgb_image
 from utils.options import stage_entry
 from utils.preprocess import GREY
 
@@ -63,24 +65,57 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     device = choose_device("auto")
-    workers = options.WORKERS
-    table = Table("features", ["bare", "extraction", "share"], argv)
-    table.heading(f"images/s, {options.IMAGES} images of FMNIST, {workers} workers, best of repeats")
+    table = Table("features", ["bare", "28×28 arrays", "JPEG files"], argv)
+    table.heading(
+        f"images/s, {options.IMAGES} images of FMNIST, {options.WORKERS} workers, best of repeats"
+    )
     split = load_dataset("FMNIST", "embedded").train.select(torch.arange(options.IMAGES))
+    with tempfile.TemporaryDirectory() as folder:
+        photographs = write_photographs(Path(folder), split)
+        measure_models(options, table, device, split, photographs)
+    measure_cache(options, table, device)
+    table.write(options.RESULTS)
+
+
+def write_photographs(folder: Path, split: Split) -> Split:
+    """The images as JPEG files of the median size of ImageNet's."""
+    names = []
+    for k in range(len(split)):
+        names.append(f"{k}.jpg")
+        image = rgb_image(split.images, k).resize((500, 375), Image.Resampling.BICUBIC)
+        image.save(folder / names[-1], quality=90)
+    return Split(ImageFiles(folder, tuple(names)), split.labels)
+
+
+def extraction_seconds(backbone: Backbone, split: Split, workers: int) -> float:
+    with tempfile.TemporaryDirectory() as cache:
+        return seconds_of(
+            lambda: cached_features(backbone, split, Path(cache), "images", workers=workers)
+        )
+
+
+def measure_models(
+    options: argparse.Namespace, table: Table, device: torch.device, split: Split, photographs: Split
+) -> None:
+    workers = options.WORKERS
     for name in options.MODELS:
         backbone = backbone_of(name, device)
         extract_features(backbone, split.select(torch.arange(min(32, options.IMAGES))))
-        # Bare and extraction take turns, so that the machine's moods meet both.
-        pairs = [
+        # They take turns, so that the machine's moods meet all.
+        times = [
             (
                 bare_seconds(backbone, split),
-                seconds_of(lambda backbone=backbone: extract_features(backbone, split, workers)),
+                extraction_seconds(backbone, split, workers),
+                extraction_seconds(backbone, photographs, workers),
             )
             for _ in range(options.REPEATS)
         ]
-        bare, whole = (options.IMAGES / min(times) for times in zip(*pairs, strict=True))
-        table.row(name, f"{bare:.1f}", f"{whole:.1f}", f"{whole / bare:.0%}")
+        bare, arrays, files = (options.IMAGES / min(column) for column in zip(*times, strict=True))
+        shares = (f"{rate:.1f} ({rate / bare:.0%})" for rate in (arrays, files))
+        table.row(name, f"{bare:.1f}", *shares)
 
+
+def measure_cache(options: argparse.Namespace, table: Table, device: torch.device) -> None:
     count, dim = options.CACHED
     images = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, dim)).to(device)
@@ -93,7 +128,6 @@ def main(argv: list[str] | None = None) -> None:
     table.say(
         f"\n{count} x {dim} found in the cache (shards of {SHARD}, checksums tested): {seconds:.2f} s"
     )
-    table.write(options.RESULTS)
 
 
 if __name__ == "__main__":
