@@ -40,7 +40,7 @@ from utils.storage import (
 )
 
 
-def parse_options(argv: Sequence[str] | None, model: str | None):
+def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
     parser = stage_parser(__doc__, with_target=True)
     add_model_flags(parser, model)
     settings = procedures(parser.peek("MODEL", argv))

@@ -59,7 +59,7 @@ from utils.task_transform import (
 )
 
 
-def parse_options(argv: Sequence[str] | None, model: str | None):
+def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
     parser = stage_parser(__doc__, with_target=True)
     add_model_flags(parser, model)
     group = parser.add_argument_group("what is learned")

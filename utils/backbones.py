@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.lenet import LeNet, load_lenet
+from utils.lenet import LeNet, load_lenet, random_lenet
 from utils.preprocess import GREY, Preprocess
 from utils.pretrained import (
     MOCO,
@@ -19,10 +19,12 @@ from utils.pretrained import (
     Built,
     WeightsRequest,
     check_open_clip_name,
+    check_random_name,
     check_timm_name,
     clip,
     efficientnet_lite,
     open_clip_model,
+    random_model,
     robust_resnet,
     self_supervised_resnet50,
     simclr_resnet50,
@@ -73,6 +75,7 @@ class Backbone:
 
 # ------------------------------------------------------------------------------------------ the registry
 LENET = "lenet"
+RANDOM_LENET = "random:lenet"
 PRETRAINED: dict[str, Callable[[WeightsRequest], Built]] = {
     "resnet18": partial(torchvision_resnet, depth=18),
     "resnet50": partial(torchvision_resnet, depth=50),
@@ -85,6 +88,7 @@ PRETRAINED: dict[str, Callable[[WeightsRequest], Built]] = {
     **{f"efficientnet_lite{k}": partial(efficientnet_lite, number=k) for k in range(3)},
 }
 LIBRARIES: dict[str, tuple[Callable, Callable]] = {
+    "random:": (check_random_name, random_model),
     "timm:": (check_timm_name, timm_model),
     "open_clip:": (check_open_clip_name, open_clip_model),
 }
@@ -92,8 +96,15 @@ ALIASES = {"robust": "robust_resnet18"}
 ROBUST_PREFIX = "robust_"
 
 
+def is_grey_model(name: str) -> bool:
+    """Whether it sees 28×28 grey images."""
+    return name in (LENET, RANDOM_LENET)
+
+
 def check_backbone_name(name: str) -> str:
     """The registered spelling. Raises InputError with the choices or the nearest names."""
+    if name.lower() == RANDOM_LENET:
+        return RANDOM_LENET
     for prefix, (check, _) in LIBRARIES.items():
         if name.startswith(prefix):
             check(name.removeprefix(prefix))
@@ -105,7 +116,7 @@ def check_backbone_name(name: str) -> str:
     meant = f" (did you mean {close[0]}?)" if close else ""
     raise InputError(
         f"unknown model {name}{meant}; choose from {', '.join(known)}, timm:NAME, "
-        "open_clip:ARCHITECTURE/WEIGHTS"
+        "open_clip:ARCHITECTURE/WEIGHTS, random:lenet, random:TIMM_NAME"
     )
 
 
@@ -125,17 +136,19 @@ def load_backbone(
     eps: float | None = None,
     image_size: int | None = None,
     autocast: bool = True,
+    seed: int = 0,
 ) -> Backbone:
     """Loads a backbone onto the device; `WeightsRequest` explains the options, `autocast` lets CUDA
-    compute in bfloat16. LeNet's `weights` are the network that stage 1 left. Raises InputError that
-    names what is missing or wrong and where the file is had.
+    compute in bfloat16, `seed` draws a random control's weights. LeNet's `weights` are the network that
+    stage 1 left. Raises InputError that names what is missing or wrong and where the file is had.
     """
     name = check_backbone_name(name)
-    if name == LENET:
-        network = load_lenet(weights)
+    if is_grey_model(name):
+        network = load_lenet(weights) if name == LENET else random_lenet(seed)
         whole = state_digest(network.state_dict())
-        return Backbone(LENET, _frozen(network.penultimate, device), LeNet.FEATURE_DIM, GREY, whole)
-    request = WeightsRequest(folder, weights, trust, eps, image_size)
+        frozen = _frozen(network.penultimate, device)
+        return Backbone(backbone_label(name), frozen, LeNet.FEATURE_DIM, GREY, whole)
+    request = WeightsRequest(folder, weights, trust, eps, image_size, seed)
     library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
     if library:
         network, preprocess = LIBRARIES[library][1](request, name.removeprefix(library))

@@ -38,6 +38,13 @@ class LeNet(nn.Module):
         return self.head(self.dropout(self.penultimate(images)))
 
 
+def random_lenet(seed: int) -> LeNet:
+    """A control: the weights with which training would begin."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LeNet(10)
+
+
 def load_lenet(checkpoint: Path) -> LeNet:
     """The network that train_source_model.py left. Raises InputError that names the file."""
     weights = load_checkpoint(checkpoint).get("network")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from torch import nn
 
 from utils.errors import InputError
@@ -24,7 +25,7 @@ from utils.weights import download, entry_of, fit_weights, read_weights
 class WeightsRequest:
     """`weights`: a local file in the place of the default one; `trust`: it may run code. `folder` holds
     the default files and the downloads. `eps` belongs to robust models; `image_size` replaces the side
-    of the square that the network sees.
+    of the square that the network sees; `seed` draws the weights of a random control.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class WeightsRequest:
     trust: bool = False
     eps: float | None = None
     image_size: int | None = None
+    seed: int = 0
 
 
 Built = tuple[nn.Module, Preprocess]
@@ -177,6 +179,23 @@ def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
             layer, _, rest = name.partition(".")
             renamed[f"{outer.get(layer, layer)}.{rest}"] = value
     return renamed
+
+
+# ------------------------------------------------------------------------------------- random controls
+def random_model(request: WeightsRequest, name: str) -> Built:
+    """An architecture of timm with the weights it begins training with, drawn from the seed."""
+    if request.weights:
+        raise InputError(f"--WEIGHTS has no effect on random:{name}")
+    with torch.random.fork_rng():
+        torch.manual_seed(request.seed)
+        network = _library("timm").create_model(name, pretrained=False, num_classes=0)
+    return network, _timm_frame(network, request.image_size)
+
+
+def check_random_name(name: str) -> None:
+    known = _library("timm").list_models()
+    if name not in known:
+        raise InputError(f"random:{name}: timm knows no architecture {name}{_nearest(name, known)}")
 
 
 # ----------------------------------------------------------------------------------- timm and open_clip

@@ -49,7 +49,9 @@ def load_source_network(
         return SourceNetwork("features", None, origin, task_of_feature_file(source).feature_dim)
     if model == LENET:
         pretrained["weights"], origin = _trained_network(source, checkpoints, origin, procedure, seed)
-    backbone = main_process_first(lambda: load_backbone(model, device, folder=checkpoints, **pretrained))
+    backbone = main_process_first(
+        lambda: load_backbone(model, device, folder=checkpoints, seed=seed, **pretrained)
+    )
     return SourceNetwork(backbone.name, backbone, origin, backbone.feature_dim)
 
 

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from utils.backbones import LENET, ROBUST_PREFIX, check_backbone_name
+from utils.backbones import ROBUST_PREFIX, check_backbone_name, is_grey_model
 from utils.datasets import Dataset
 from utils.errors import InputError
 from utils.features import (
@@ -28,7 +28,7 @@ def check_options(options: argparse.Namespace) -> None:
     or be written to.
     """
     options.MODEL = chosen_model(options)
-    grey_only = options.MODEL == LENET
+    grey_only = is_grey_model(options.MODEL)
     options.SRC = check_task_name(options.SRC, "source", grey_only)
     options.TRG = check_task_name(options.TRG, "target", grey_only)
     if is_feature_file(options.SRC):
@@ -52,7 +52,7 @@ def chosen_model(options: argparse.Namespace) -> str:
     if options.EPS is not None and not robust:
         raise InputError("--EPS has no effect on a model that is not robust: add --ROBUST True")
     given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
-    if name == LENET and given:
+    if is_grey_model(name) and given:
         raise InputError(f"--{given[0]} has no effect on a LeNet, which stage 1 trains: give a --model")
     return name
 

@@ -1,0 +1,177 @@
+"""A whole table: every stage of SRC × TRG × model × SETTING × SEED, what cells share computed once.
+
+    python3 sweep.py --SRC MNIST FMNIST --TRG MNIST FMNIST --SETTING LearnedAll LearnedA --SEED 0 1 2
+    python3 sweep.py --SRC MNIST FMNIST --TRG MNIST FMNIST --SEED 0 1 2 --DATA embedded --JOBS 2
+    python3 sweep.py --SRC imagenet_small --TRG cifar10 pets --model resnet18 clip --ENGINE ray
+    python3 sweep.py --SRC MNIST --TRG FMNIST --TRANSFER_FLAGS "--BATCH_SIZE 500 --ITERATIONS 50"
+
+The same command again computes only what is missing or failed. Each cell's result lies where the stage
+scripts leave it; the summary over seeds in RESULTS_DIR/sweep/ (CSV, JSON lines, Markdown, LaTeX).
+Exit status 1 if a cell failed. A Ray cluster's machines must see this repository and its folders.
+"""
+
+import os
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tqdm import tqdm
+
+from utils.backbones import LENET, check_backbone_name
+from utils.engines import choose_engine, run_jobs
+from utils.features import check_task_name
+from utils.jobs import FAILED, Job, Outcome, check_stage_flags, plan_jobs
+from utils.options import (
+    StageParser,
+    add_flag,
+    add_image_flags,
+    add_place_flags,
+    add_procedure_flag,
+    not_negative,
+    one_of,
+    positive_integer,
+    seed_number,
+    stage_entry,
+    whole_number,
+)
+from utils.storage import only_one, read_result, require_writable
+from utils.summary import markdown, summarise, write_summary
+from utils.task_transform import SETTINGS
+
+ENGINES = ("local", "ray")
+
+
+def parse_options(argv: Sequence[str] | None):
+    parser = StageParser(__doc__)
+    group = parser.add_argument_group("the cells")
+    add_flag(group, "--SRC", nargs="+", required=True, metavar="NAME", help="source data sets")
+    add_flag(group, "--TRG", nargs="+", required=True, metavar="NAME", help="target data sets")
+    add_flag(group, "--MODEL", nargs="+", default=[LENET], metavar="NAME", help="models (default lenet)")
+    add_flag(
+        group, "--SETTING", nargs="+", type=one_of(SETTINGS), default=["LearnedAll"], metavar="NAME",
+        help=f"{', '.join(SETTINGS)} (default LearnedAll)",
+    )  # fmt: skip
+    add_flag(
+        group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"
+    )
+    add_procedure_flag(group)
+    for stage, example in (
+        ("train", "--EPOCHS 5"), ("finetune", "--TAU 0.2"), ("transfer", "--BATCH_SIZE 500 --TAU 0.2"),
+    ):  # fmt: skip
+        add_flag(
+            group, f"--{stage.upper()}_FLAGS", type=shlex.split, default=[], metavar="'FLAGS'",
+            help=f"further flags of the {stage} stage, in one word: '{example}'",
+        )  # fmt: skip
+
+    engine = parser.add_argument_group("where they run")
+    add_flag(
+        engine, "--ENGINE", type=one_of(ENGINES), default="local", metavar="NAME",
+        help="local (default): on this machine; ray: on a Ray cluster",
+    )  # fmt: skip
+    add_flag(
+        engine, "--JOBS", type=positive_integer, default=1, metavar="N",
+        help="local: processes (default 1: in this one)",
+    )  # fmt: skip
+    add_flag(
+        engine, "--CPUS", type=positive_integer, metavar="N",
+        help="threads of a task, reserved on Ray (default: local, its share of the cores; ray, 1)",
+    )  # fmt: skip
+    add_flag(
+        engine, "--GPUS", type=not_negative, default=0.0, metavar="X",
+        help="GPUs that Ray reserves for a task, also a fraction of one (default 0)",
+    )  # fmt: skip
+    add_flag(
+        engine, "--RAY_ADDRESS", metavar="HOST:PORT",
+        help="of a running cluster, or auto to find one (default: one is started here)",
+    )  # fmt: skip
+    add_flag(
+        engine, "--RETRIES", type=whole_number, default=2, metavar="N",
+        help="how often a task whose process was lost is run again (default 2)",
+    )  # fmt: skip
+    images = parser.add_argument_group("images")
+    add_flag(images, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
+    add_image_flags(images)
+    add_place_flags(parser)
+    return parser.parse_args(argv)
+
+
+@stage_entry("sweep")
+def main(argv: Sequence[str] | None = None) -> None:
+    # ------------------------------------------------------------------------------------- options
+    options = parse_options(argv)
+    options.SRC = _distinct(check_task_name(name, "source") for name in options.SRC)
+    options.TRG = _distinct(check_task_name(name, "target") for name in options.TRG)
+    options.MODEL = _distinct(check_backbone_name(name) for name in options.MODEL)
+    options.SETTING, options.SEED = _distinct(options.SETTING), _distinct(options.SEED)
+    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
+        require_writable(getattr(options, flag), f"--{flag}")
+    jobs = plan_jobs(options)
+    check_stage_flags(jobs)
+
+    # ----------------------------------------------------------------------------------------- run
+    results = options.RESULTS_DIR
+    busy = f"another sweep is writing to {results}: wait for it, or give another --RESULTS_DIR"
+    with only_one(results / "sweep", busy):
+        engine = choose_engine(
+            options.ENGINE, jobs=options.JOBS, cpus=options.CPUS, gpus=options.GPUS,
+            address=options.RAY_ADDRESS,
+        )  # fmt: skip
+        start, finished = time.perf_counter(), False
+        try:
+            outcomes = _run(jobs, engine, options.RETRIES)
+            finished = True
+        finally:
+            engine.close(at_once=not finished)
+
+        # ------------------------------------------------------------------------ report and save
+        failed = {
+            job.name: outcome.reason for job, outcome in outcomes.items() if outcome.state == FAILED
+        }
+        rows = summarise(_results(jobs, outcomes))
+        write_summary(rows, failed, results / "sweep")
+    print(markdown(rows), end="")
+    counts = Counter(outcome.state for outcome in outcomes.values())
+    shown = ", ".join(f"{count} {state}" for state, count in counts.items())
+    print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
+    print(f"summary: {os.path.relpath(results / 'sweep')}/summary.csv (beside it .jsonl, .md, .tex)")
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if failed:
+        raise SystemExit(1)
+
+
+def _distinct(names) -> list:
+    return list(dict.fromkeys(names))
+
+
+def _run(jobs: Sequence[Job], engine, retries: int) -> dict[Job, Outcome]:
+    """Runs them behind a bar; without a terminal, a line for each that ends."""
+    counts: Counter[str] = Counter()
+    with tqdm(total=len(jobs), desc="sweep", unit="task", disable=None, smoothing=0) as bar:
+
+        def ended(job: Job, outcome: Outcome) -> None:
+            counts[outcome.state] += 1
+            bar.set_postfix(counts)
+            bar.update()
+            if bar.disable or outcome.state == FAILED:
+                tail = f": {outcome.reason}" if outcome.reason else f", {outcome.seconds:.1f} s"
+                tqdm.write(f"{outcome.state} {job.name}{tail}", file=sys.stderr)
+
+        return run_jobs(jobs, engine, retries, ended)
+
+
+def _results(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[tuple[dict, dict | None]]:
+    """(stage-3 record, stage-2 record of the same pair) of each cell that is there."""
+    results = []
+    for job in jobs:
+        if job.stage == "transfer" and outcomes[job].state != FAILED:
+            (fine_tuning,) = job.follows
+            there = outcomes[fine_tuning].state != FAILED
+            results.append((read_result(job.folder), read_result(fine_tuning.folder) if there else None))
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,377 @@
+"""Sweeps of small feature files: what is planned, shared, kept, retried and summed up."""
+
+import csv
+import errno
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import pytest
+
+import sweep
+from tests.conftest import places
+from utils import engines, jobs, storage
+from utils.engines import Processes, run_jobs
+from utils.errors import InputError
+from utils.jobs import COMPUTED, FAILED, REUSED, Job, Outcome
+from utils.storage import REPOSITORY, only_one, read_records
+from utils.summary import latex, markdown, summarise
+
+SHORT = ("--TRANSFER_FLAGS", "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFY False")
+
+
+@pytest.fixture
+def command(feature_files, tmp_path):
+    """Both files as sources and targets, two settings: 4 transfers, 2 heads."""
+    cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SETTING", "LearnedAll", "FixedAll"]
+    return [*cells, "--CPUS", "1", *SHORT, *places(tmp_path)]
+
+
+def plan(*argv: str) -> list[Job]:
+    return jobs.plan_jobs(sweep.parse_options(argv))
+
+
+def records(folder) -> dict[str, dict]:
+    """Every result below a folder by its path, without what depends on the run."""
+    found = {}
+    for path in sorted((folder / "results").rglob("result.json")):
+        record = json.loads(path.read_text())
+        del record["seconds"], record["environment"]
+        found[str(path.relative_to(folder))] = record
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ plan
+def test_shared_stages_are_planned_once():
+    planned = plan(
+        "--SRC", "MNIST", "FMNIST", "--TRG", "MNIST", "FMNIST", "--SEED", "0", "1", "--SETTING",
+        "LearnedAll", "LearnedA", "FixedAll",
+    )  # fmt: skip
+    stages = [job.stage for job in planned]
+    # Two networks a seed, a head for each of two pairs, and three settings of each pair.
+    assert [stages.count(stage) for stage in ("train", "finetune", "transfer")] == [4, 4, 12]
+    place = {job: k for k, job in enumerate(planned)}
+    for job in planned:
+        assert job.source != job.target
+        assert all(place[before] < place[job] for before in (*job.needs, *job.follows))
+        for need in job.needs:
+            assert (need.stage, need.source, need.seed) == ("train", job.source, job.seed)
+
+
+def test_a_data_set_alone_is_paired_with_itself():
+    assert {job.target for job in plan("--SRC", "MNIST", "--TRG", "MNIST")} == {None, "MNIST"}
+
+
+def test_flags_reach_the_models_that_know_them():
+    planned = plan(
+        "--SRC", "MNIST", "--TRG", "FMNIST", "--MODEL", "lenet", "resnet18", "robust_resnet18",
+        "--IMAGE_SIZE", "96", "--EPS", "0.1",
+    )  # fmt: skip
+    flags = {job.model: " ".join(job.argv) for job in planned if job.stage == "transfer"}
+    assert "--IMAGE_SIZE" not in flags["lenet"] and "--IMAGE_SIZE 96" in flags["resnet18"]
+    assert "--EPS" not in flags["resnet18"] and "--EPS 0.1" in flags["robust_resnet18_eps0.1"]
+    assert [job.model for job in planned if job.stage == "train"] == ["lenet"]
+
+
+# ----------------------------------------------------------------------------------------- local engine
+def test_a_sweep_and_its_second_call(command, tmp_path, capsys):
+    sweep.main(command)
+    shown = capsys.readouterr()
+    assert "6 tasks: 6 computed" in shown.out and shown.err.count("computed transfer") == 4
+    first = records(tmp_path)
+    assert len(first) == 6
+    sweep.main(command)
+    assert "6 tasks: 6 reused" in capsys.readouterr().out
+    assert len((tmp_path / "results" / "results.jsonl").read_text().splitlines()) == 6
+
+    with (tmp_path / "results" / "sweep" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4
+    for row in rows:
+        pair = f"{row['source']}_to_{row['target']}"
+        record = first[f"results/transfer/{pair}/features_{row['setting']}_seed0/result.json"]
+        assert float(row["bound_certified"]) == record["bound_certified"]
+        head = first[f"results/finetune/{pair}/features_seed0/result.json"]
+        assert float(row["fine_tuned_accuracy"]) == head["test_accuracy"]
+
+    # What is gone is made again, and nothing else.
+    folder = tmp_path / "results/transfer/features-source_to_features-target/features_FixedAll_seed0"
+    (folder / "result.json").unlink()
+    sweep.main(command)
+    shown = capsys.readouterr().out
+    assert "5 reused" in shown and "1 computed" in shown
+    assert records(tmp_path) == first
+
+
+def test_a_failed_cell_is_named_and_the_others_are_there(command, tmp_path, feature_files, capsys):
+    x, y = np.eye(3, 7)[np.arange(30) % 3], np.arange(30) % 3
+    np.savez(tmp_path / "wide.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    wide = f"features:{tmp_path / 'wide.npz'}"
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([*command, "--TRG", feature_files[1], wide])
+    assert stop.value.code == 1
+    shown = capsys.readouterr()
+    assert "failed: transfer features-source → features-wide features LearnedAll seed 0" in shown.err
+    assert "both must come from the same backbone" in shown.err
+    text = (tmp_path / "results" / "sweep" / "failed.txt").read_text()
+    # Two sources, each with a head and two settings; source and target of one pair are the same.
+    assert len(text.splitlines()) == 6 and "wide" in text
+    rows = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
+    assert [json.loads(row)["target"] for row in rows] == ["features-target"] * 2
+    sweep.main(command)
+    assert not (tmp_path / "results" / "sweep" / "failed.txt").exists()
+
+
+def test_a_full_disk_fails_the_cell(command, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage, "append_record", full)
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(command)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.count("No space left on device") == 12  # each told twice
+
+
+def test_an_error_that_no_one_foresaw_leaves_a_log(command, tmp_path, monkeypatch, capsys):
+    def broken(*_, **__):
+        print("so far so good")
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("transfer_source_to_target.transfer_bound", broken)
+        with pytest.raises(SystemExit):
+            sweep.main([*command, "--SETTING", "FixedAll", "--RETRIES", "1"])
+    assert "ZeroDivisionError: a bug (see " in capsys.readouterr().err
+    (log, _) = sorted((tmp_path / "results").rglob("failed.log"))
+    text = log.read_text()
+    assert text.startswith("python3 transfer_source_to_target.py --SRC features:")
+    assert "so far so good" in text and "Traceback" in text
+    sweep.main(command)
+    assert not log.exists()
+
+
+def test_two_sweeps_on_one_folder(command, tmp_path, capsys):
+    with only_one(tmp_path / "results" / "sweep"), pytest.raises(SystemExit) as stop:
+        sweep.main(command)
+    assert stop.value.code == 2
+    assert f"another sweep is writing to {tmp_path / 'results'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (["--SRC"], "argument --SRC/--src: expected at least one argument"),
+        (["--SRC", "x"], "x is not a data set"),
+        (["--MODEL", "resnet19"], "did you mean resnet18"),
+        (["--SETTING", "LearnedB"], "must be one of LearnedAll"),
+        (["--SEED", "-1"], "must be a whole number"),
+        (["--ENGINE", "slurm"], "must be one of local, ray"),
+        (["--JOBS", "0"], "must be a positive whole number"),
+        (["--TRANSFER_FLAGS", "--ITERATION 5"], "unknown arguments: --ITERATION 5"),
+    ],
+)
+def test_bad_input_is_one_line(command, tmp_path, capsys, flags, complaint):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([*command, *flags])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: sweep: ") and complaint in line
+    assert not (tmp_path / "results").exists()
+
+
+# -------------------------------------------------------------------------------------------- schedule
+class Scripted:
+    """An engine whose jobs end as told: an Outcome, or an exception for a lost worker."""
+
+    def __init__(self, capacity: int, ends: dict[str, list]):
+        self.capacity, self.ends, self.order = capacity, ends, []
+
+    def submit(self, job):
+        self.order.append(job.source)
+        end = self.ends.get(job.source, [Outcome(COMPUTED)]).pop(0)
+        future = Future()
+        future.set_exception(end) if isinstance(end, Exception) else future.set_result(end)
+        return future
+
+
+def job(name: str, needs=(), follows=()) -> Job:
+    return Job("train", name, None, "lenet", None, 0, (), None, tuple(needs), tuple(follows))
+
+
+def test_needs_come_first_and_fail_with_what_they_need():
+    first, other = job("MNIST"), job("USPS")
+    second, third = job("FMNIST", [first]), job("KMNIST", follows=[first])
+    engine = Scripted(3, {"MNIST": [Outcome(FAILED, reason="no data")]})
+    outcomes = run_jobs([second, third, first, other], engine, 2)
+    assert engine.order == ["MNIST", "USPS", "KMNIST"]
+    assert outcomes[second].reason == "needs train MNIST lenet seed 0, which failed"
+    assert outcomes[third].state == outcomes[other].state == COMPUTED
+
+
+def test_lost_jobs_are_run_again_and_bad_input_is_not():
+    lost = BrokenProcessPool("a process died")
+    engine = Scripted(
+        2,
+        {
+            "MNIST": [lost, lost, Outcome(REUSED)],
+            "USPS": [lost, lost, lost],
+            "FMNIST": [Outcome(FAILED, reason="no data")],
+        },
+    )
+    mnist, usps, fmnist = (job(name) for name in ("MNIST", "USPS", "FMNIST"))
+    outcomes = run_jobs([mnist, usps, fmnist], engine, 2)
+    assert outcomes[mnist].state == REUSED
+    assert "its process was lost (BrokenProcessPool: a process died)" in outcomes[usps].reason
+    assert engine.order.count("FMNIST") == 1
+
+
+# --------------------------------------------------------------------------- processes, Ctrl-C and Ray
+@pytest.mark.slow
+def test_a_killed_worker_and_an_interrupt_lose_no_finished_cell(feature_files, tmp_path):
+    cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SEED", *map(str, range(4))]
+    command = [
+        sys.executable, "sweep.py", *cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path),
+    ]  # fmt: skip
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=-1, stderr=-1)
+
+    def wait_for(count: int, process) -> None:
+        deadline = time.monotonic() + 120
+        while len(records(tmp_path)) < count and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    process = start()
+    wait_for(2, process)
+    workers = [
+        int(entry.name)
+        for entry in os.scandir("/proc")
+        if entry.name.isdigit() and _parent(entry.name) == process.pid and _runs_jobs(entry.name)
+    ]
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for(5, process)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130 and "interrupted" in told
+    kept = records(tmp_path)
+    assert 5 <= len(kept) < 16
+    stamps = {path: (tmp_path / path).stat().st_mtime_ns for path in kept}
+
+    process = start()
+    shown, told = process.communicate()
+    assert process.returncode == 0, told
+    assert len(records(tmp_path)) == 16 and f"{len(kept)} reused" in shown
+    assert stamps == {path: (tmp_path / path).stat().st_mtime_ns for path in kept}
+
+
+def _parent(pid: str) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rsplit(")", 1)[1].split()[1])
+    except OSError:
+        return None
+
+
+def _runs_jobs(pid: str) -> bool:
+    with open(f"/proc/{pid}/cmdline") as file:
+        return "spawn_main" in file.read()
+
+
+def test_a_pool_that_broke_is_started_again(tmp_path):
+    engine = Processes(1, 1)
+    with pytest.raises(BrokenProcessPool):
+        engine.pool.submit(os._exit, 1).result()
+    absent = Job("train", "x", None, "lenet", None, 0, ("--SRC", "x"), tmp_path)
+    outcome = engine.submit(absent).result()
+    engine.close(at_once=True)
+    assert outcome.state == FAILED and "x is not a data set" in outcome.reason
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_numbers(command, tmp_path, feature_files, capsys):
+    command = [*command, "--SRC", feature_files[0], "--TRG", feature_files[1]]
+    sweep.main(command)
+    local = records(tmp_path)
+    sweep.main([*command, *places(tmp_path / "ray"), "--ENGINE", "ray"])
+    assert "3 tasks: 3 computed" in capsys.readouterr().out
+    assert records(tmp_path / "ray") == local
+
+
+def test_ray_that_does_not_answer(command, capsys, monkeypatch):
+    monkeypatch.setattr(engines, "ANSWER_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for address, complaint in (
+            ("127.0.0.1:1", "does not answer"),
+            ("nonsense", "does not answer"),
+            (f"127.0.0.1:{silent.getsockname()[1]}", "is no Ray cluster"),
+        ):
+            with pytest.raises(SystemExit) as stop:
+                sweep.main([*command, "--ENGINE", "ray", "--RAY_ADDRESS", address])
+            assert stop.value.code == 2
+            assert complaint in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------- summary
+def record(seed: int, value: float | None, source: str = "A_B") -> dict:
+    numbers = dict.fromkeys(
+        ("target_accuracy", "target_loss", "weighted_source_loss", "label_mismatch"), 1.0
+    )
+    return {
+        "source": source, "target": "C", "model": "lenet", "setting": "LearnedAll", "seed": seed,
+        **numbers, "bound_published": value, "bound_certified": value, "tau_measured": 0.5,
+        "wasserstein_distance": value, "refined": None,
+    }  # fmt: skip
+
+
+def test_means_and_spread_over_seeds():
+    values = [1.5, 2.5, 4.0]
+    rows = summarise(
+        [
+            (record(k, value), {"test_accuracy": 0.5, "test_loss": value})
+            for k, value in enumerate(values)
+        ]
+    )
+    (row,) = rows
+    assert row["seeds"] == 3
+    assert row["bound_published"] == pytest.approx(np.mean(values))
+    assert row["bound_published_spread"] == pytest.approx(statistics.stdev(values))
+    assert row["distribution_mismatch"] == pytest.approx(0.5 * np.mean(values))
+    assert row["fine_tuned_loss"] == pytest.approx(np.mean(values))
+    (single,) = summarise([(record(0, 1.0), None)])
+    assert single["bound_published_spread"] is None and single["fine_tuned_accuracy"] is None
+    (undefined,) = summarise([(record(0, 1.0), None), (record(1, None), None)])
+    assert undefined["bound_published"] is None and undefined["target_loss"] == 1.0
+
+
+def test_tables_of_papers():
+    rows = summarise([(record(0, 1.0), None), (record(1, 2.0), None)])
+    lines = markdown(rows).splitlines()
+    assert len(lines) == 3 and len({line.count("|") for line in lines}) == 1
+    assert "| 1.500 ± 0.707 |" in lines[2]
+    text = latex(rows)
+    assert r"A\_B & C" in text and r"1.500 $\pm$ 0.707" in text and text.count(r"\\") == 2
+
+
+def test_damaged_lines_are_named_and_the_others_used(command, tmp_path):
+    sweep.main([*command, "--SETTING", "FixedAll"])
+    path = tmp_path / "results" / "results.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join([lines[0], '{"stage": "trai', lines[1], "[]", *lines[2:], lines[1]]) + "\n"
+    )
+    found, damaged = read_records(path)
+    assert len(found) == 4
+    assert [line.split(" is no")[0] for line in damaged] == [f"{path}, line {k}" for k in (2, 4)]
+    with pytest.raises(InputError, match="run a stage first"):
+        read_records(tmp_path / "absent.jsonl")

@@ -1,0 +1,193 @@
+"""Jobs: the stages that the cells of a table need, each once, and running one in this process.
+
+A cell is (source, target, model, setting, seed). Its jobs are stage 1 for a LeNet, stage 2 and stage
+3; cells that need the same network or target head share the job. Whether a result that is there still
+holds, the stage itself decides: it compares settings and data.
+"""
+
+import argparse
+import contextlib
+import importlib
+import io
+import itertools
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, is_grey_model
+from utils.errors import InputError
+from utils.features import is_feature_file, task_label
+from utils.storage import run_folder
+
+# By name, since the scripts stand above this package; a worker process imports the one that it runs.
+SCRIPTS = {
+    "train": "train_source_model",
+    "finetune": "finetune_source_model_on_target_task",
+    "transfer": "transfer_source_to_target",
+}
+COMPUTED, REUSED, FAILED = "computed", "reused", "failed"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage of one cell: its script's arguments and the folder in which it leaves its result.
+
+    It runs after the jobs of `needs`, and not at all if one of them fails; after those of `follows` as
+    they come.
+    """
+
+    stage: str
+    source: str
+    target: str | None
+    model: str
+    setting: str | None
+    seed: int
+    argv: tuple[str, ...] = field(repr=False)
+    folder: Path = field(repr=False)
+    needs: tuple["Job", ...] = field(default=(), repr=False)
+    follows: tuple["Job", ...] = field(default=(), repr=False)
+
+    @property
+    def name(self) -> str:
+        pair = task_label(self.source) + (f" → {task_label(self.target)}" if self.target else "")
+        return " ".join(
+            part for part in (self.stage, pair, self.model, self.setting, f"seed {self.seed}") if part
+        )
+
+    @property
+    def command(self) -> str:
+        return " ".join(["python3", f"{SCRIPTS[self.stage]}.py", *self.argv])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: `computed`, `reused` (its result was there) or `failed`, for a `reason` of one
+    line; `again`: whether another try may end otherwise.
+    """
+
+    state: str
+    seconds: float = 0.0
+    reason: str = ""
+    again: bool = False
+
+
+# -------------------------------------------------------------------------------------------- planning
+def plan_jobs(options: argparse.Namespace) -> list[Job]:
+    """The jobs of the product SRC × TRG × MODEL × SETTING × SEED, each after those it needs. A task is
+    paired with itself only if there is nothing else.
+    """
+    pairs = list(itertools.product(options.SRC, options.TRG))
+    pairs = [(source, target) for source, target in pairs if source != target] or pairs
+    jobs: dict[Job, None] = {}
+    for (source, target), model, seed in itertools.product(pairs, options.MODEL, options.SEED):
+        shared = _Shared(options, source, model, seed)
+        trained = (shared.job("train"),) if shared.model == LENET else ()
+        fine_tuned = shared.job("finetune", target, needs=trained)
+        transferred = [
+            shared.job("transfer", target, setting, needs=trained, follows=(fine_tuned,))
+            for setting in options.SETTING
+        ]
+        jobs |= dict.fromkeys([*trained, fine_tuned, *transferred])
+    return list(jobs)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the jobs of a source, model and seed have in common."""
+
+    options: argparse.Namespace
+    source: str
+    name: str
+    seed: int
+
+    @property
+    def model(self) -> str:
+        """As it stands in paths and results."""
+        if is_feature_file(self.source):
+            return "features"
+        robust = self.name.startswith(ROBUST_PREFIX)
+        return backbone_label(self.name, self.options.EPS if robust else None)
+
+    def job(
+        self,
+        stage: str,
+        target: str | None = None,
+        setting: str | None = None,
+        needs: tuple[Job, ...] = (),
+        follows: tuple[Job, ...] = (),
+    ) -> Job:
+        options = self.options
+        names = (task_label(self.source), target and task_label(target), self.model, setting, self.seed)
+        folder = run_folder(options.RESULTS_DIR, stage, *names, options.PROCEDURE)
+        argv = ("--SRC", self.source, *(("--TRG", target) if target else ()))
+        argv += ("--SEED", str(self.seed), "--PROCEDURE", options.PROCEDURE, *self._places())
+        if stage != "train":
+            argv += self._image_flags()
+        if setting:
+            argv += ("--SETTING", setting)
+        argv += tuple(getattr(options, f"{stage.upper()}_FLAGS"))
+        return Job(
+            stage, self.source, target, self.model, setting, self.seed, argv, folder, needs, follows
+        )
+
+    def _places(self) -> tuple[str, ...]:
+        flags = ("DATA", "DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE")
+        return tuple(
+            itertools.chain(*((f"--{flag}", str(getattr(self.options, flag))) for flag in flags))
+        )
+
+    def _image_flags(self) -> tuple[str, ...]:
+        flags = ["TRUST_CHECKPOINT", "AUTOCAST", "WORKERS", "MAX_CORRUPT"]
+        flags += [] if is_grey_model(self.name) else ["IMAGE_SIZE"]
+        flags += ["EPS"] if self.name.startswith(ROBUST_PREFIX) else []
+        given = {flag: getattr(self.options, flag) for flag in flags}
+        words = [(f"--{flag}", str(value)) for flag, value in given.items() if value is not None]
+        return ("--MODEL", self.name, *itertools.chain(*words))
+
+
+def check_stage_flags(jobs: Sequence[Job]) -> None:
+    """Lets each stage read its flags. Raises the InputError that it would raise."""
+    first = {job.stage: job for job in reversed(jobs)}
+    for stage, job in first.items():
+        script = importlib.import_module(SCRIPTS[stage])
+        script.parse_options(list(job.argv))
+
+
+# --------------------------------------------------------------------------------------------- running
+def run_job(job: Job, threads: int | None = None) -> Outcome:
+    """Runs the stage in this process, on `threads` threads (None: as many as there are). What it prints
+    is kept in failed.log beside its result if it fails.
+    """
+    start, before = time.perf_counter(), _last_change(job.folder)
+    said, log = io.StringIO(), job.folder / "failed.log"
+    with threadpool_limits(threads):
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                script = importlib.import_module(SCRIPTS[job.stage])
+                script.main.__wrapped__(list(job.argv))
+        except Exception as error:  # a cell that fails must not end the others
+            reason = " ".join(str(error).split()) or type(error).__name__
+            expected = isinstance(error, InputError | OSError)
+            if not expected:
+                reason = f"{type(error).__name__}: {reason} (see {log})"
+                with contextlib.suppress(OSError):
+                    log.parent.mkdir(parents=True, exist_ok=True)
+                    log.write_text(f"{job.command}\n\n{said.getvalue()}\n{traceback.format_exc()}")
+            return Outcome(FAILED, time.perf_counter() - start, reason, again=not expected)
+    log.unlink(missing_ok=True)
+    state = REUSED if _last_change(job.folder) == before else COMPUTED
+    return Outcome(state, time.perf_counter() - start)
+
+
+def _last_change(folder: Path) -> int | None:
+    try:
+        return (folder / "result.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,127 @@
+"""A sweep's table: mean and spread over seeds of what its cells report, for papers and for tools."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from utils.storage import atomic_write
+
+CELL = ("source", "target", "model", "setting")
+QUANTITIES = {
+    "fine_tuned_accuracy": "fine-tuned accuracy",
+    "fine_tuned_loss": "fine-tuned loss",
+    "target_accuracy": "target accuracy",
+    "target_loss": "target loss",
+    "weighted_source_loss": "source loss",
+    "label_mismatch": "label mismatch",
+    "distribution_mismatch": "distribution mismatch",
+    "bound_published": "published bound",
+    "bound_certified": "certified bound",
+    "refined_target_accuracy": "refined accuracy",
+    "refined_bound_certified": "refined certified bound",
+}
+SHOWN = (
+    "fine_tuned_accuracy", "target_accuracy", "target_loss", "bound_published", "bound_certified",
+    "refined_bound_certified",
+)  # fmt: skip
+UNDEFINED = "—"
+
+
+def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, float | None]:
+    """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed."""
+    distance, refined = record["wasserstein_distance"], record.get("refined") or {}
+    values = {name: record.get(name) for name in QUANTITIES}
+    return values | {
+        "fine_tuned_accuracy": fine_tuned and fine_tuned["test_accuracy"],
+        "fine_tuned_loss": fine_tuned and fine_tuned["test_loss"],
+        "distribution_mismatch": None if distance is None else record["tau_measured"] * distance,
+        "refined_target_accuracy": refined.get("target_accuracy"),
+        "refined_bound_certified": refined.get("bound_certified"),
+    }
+
+
+def summarise(records: Sequence[tuple[Mapping, Mapping | None]]) -> list[dict]:
+    """One row a cell without its seed, from (stage-3 record, stage-2 record) pairs: for each quantity
+    its mean and its standard deviation over the seeds (n − 1; None for one seed). A quantity that is
+    undefined for a seed is None.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for record, fine_tuned in records:
+        cell = tuple(record[name] for name in CELL)
+        groups.setdefault(cell, []).append(quantities_of(record, fine_tuned))
+    rows = []
+    for cell, members in groups.items():
+        row = {**dict(zip(CELL, cell, strict=True)), "seeds": len(members)}
+        for name in QUANTITIES:
+            values = [member[name] for member in members]
+            defined = all(value is not None for value in values)
+            row[name] = statistics.fmean(values) if defined else None
+            several = defined and len(values) > 1
+            row[f"{name}_spread"] = statistics.stdev(values) if several else None
+        rows.append(row)
+    return rows
+
+
+def write_summary(rows: Sequence[Mapping], failed: Mapping[str, str], folder: Path) -> None:
+    """summary.csv, .jsonl, .md and .tex, and failed.txt, a line a failed cell (absent if none)."""
+    lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    texts = {"csv": _csv(rows), "jsonl": "".join(lines), "md": markdown(rows), "tex": latex(rows)}
+    for suffix, text in texts.items():
+        with atomic_write(folder / f"summary.{suffix}") as temporary:
+            temporary.write_text(text)
+    if failed:
+        with atomic_write(folder / "failed.txt") as temporary:
+            temporary.write_text("".join(f"{name}: {reason}\n" for name, reason in failed.items()))
+    else:
+        (folder / "failed.txt").unlink(missing_ok=True)
+
+
+def markdown(rows: Sequence[Mapping]) -> str:
+    table = _table(rows, "±")
+    lines = ["| " + " | ".join(line) + " |" for line in table]
+    lines.insert(1, "|" + "---|" * len(CELL) + "---:|" * (len(table[0]) - len(CELL)))
+    return "\n".join(lines) + "\n"
+
+
+def latex(rows: Sequence[Mapping]) -> str:
+    """A tabular with the rules of the package booktabs."""
+    head, *body = (
+        " & ".join(_escaped(text) for text in line) + r" \\" for line in _table(rows, r"$\pm$")
+    )
+    columns = "l" * len(CELL) + "r" * (1 + len(SHOWN))
+    start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+    return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
+
+
+def _table(rows: Sequence[Mapping], sign: str) -> list[list[str]]:
+    table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SHOWN)]]
+    for row in rows:
+        cells = [_number(row[name], row[f"{name}_spread"], sign) for name in SHOWN]
+        table.append([*(str(row[name]) for name in CELL), str(row["seeds"]), *cells])
+    return table
+
+
+def _number(mean: float | None, spread: float | None, sign: str) -> str:
+    if mean is None:
+        return UNDEFINED
+    return f"{mean:.3f}" if spread is None or math.isnan(spread) else f"{mean:.3f} {sign} {spread:.3f}"
+
+
+def _escaped(text: str) -> str:
+    """For LaTeX; the sign between mean and spread is LaTeX already."""
+    for special in "&%#_":
+        text = text.replace(special, f"\\{special}")
+    return text.replace(UNDEFINED, "--")
+
+
+def _csv(rows: Sequence[Mapping]) -> str:
+    spread = [name for pair in QUANTITIES for name in (pair, f"{pair}_spread")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*CELL, "seeds", *spread], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
