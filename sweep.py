@@ -11,7 +11,6 @@ Exit status 1 if a cell failed. A Ray cluster's machines must see this repositor
 """
 
 import os
-import shlex
 import sys
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from utils.options import (
     add_image_flags,
     add_place_flags,
     add_procedure_flag,
+    add_stage_flags,
     not_negative,
     one_of,
     positive_integer,
@@ -57,13 +57,7 @@ def parse_options(argv: Sequence[str] | None):
         group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"
     )
     add_procedure_flag(group)
-    for stage, example in (
-        ("train", "--EPOCHS 5"), ("finetune", "--TAU 0.2"), ("transfer", "--BATCH_SIZE 500 --TAU 0.2"),
-    ):  # fmt: skip
-        add_flag(
-            group, f"--{stage.upper()}_FLAGS", type=shlex.split, default=[], metavar="'FLAGS'",
-            help=f"further flags of the {stage} stage, in one word: '{example}'",
-        )  # fmt: skip
+    add_stage_flags(group)
 
     engine = parser.add_argument_group("where they run")
     add_flag(
@@ -91,8 +85,8 @@ def parse_options(argv: Sequence[str] | None):
         help="how often a task whose process was lost is run again (default 2)",
     )  # fmt: skip
     images = parser.add_argument_group("images")
-    add_flag(images, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
     add_image_flags(images)
+    add_flag(images, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
     add_place_flags(parser)
     return parser.parse_args(argv)
 

@@ -232,6 +232,16 @@ def batch_size(backbone: Backbone) -> int:
     return min(SHARD, 2 ** (fitting.bit_length() - 1))
 
 
+def prepared_frames(backbone: Backbone, split: Split) -> Iterator[Part]:
+    """uint8 frames of the images, batch by batch in their order. Raises InputError for an image that
+    cannot be decoded.
+    """
+    batches = torch.arange(len(split.labels)).split(batch_size(backbone))
+    for part in _prepared(backbone, split.images, batches, 0):
+        _refuse_unreadable(part.unreadable, 0)
+        yield part
+
+
 class _Frames(TorchDataset):
     """Each image's frame, or the reason why it cannot be decoded: an exception would end the worker."""
 

@@ -153,9 +153,13 @@ class _Shared:
 def check_stage_flags(jobs: Sequence[Job]) -> None:
     """Lets each stage read its flags. Raises the InputError that it would raise."""
     first = {job.stage: job for job in reversed(jobs)}
-    for stage, job in first.items():
-        script = importlib.import_module(SCRIPTS[stage])
-        script.parse_options(list(job.argv))
+    for job in first.values():
+        stage_options(job)
+
+
+def stage_options(job: Job) -> argparse.Namespace:
+    """The job's arguments as its script reads them."""
+    return importlib.import_module(SCRIPTS[job.stage]).parse_options(list(job.argv))
 
 
 # --------------------------------------------------------------------------------------------- running

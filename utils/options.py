@@ -9,6 +9,7 @@ import contextlib
 import functools
 import itertools
 import math
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -152,6 +153,17 @@ def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
         group, "--PROCEDURE", type=one_of(PROCEDURES), default="improved", metavar="NAME",
         help="improved (default) or published: the released procedure in every hyper-parameter",
     )  # fmt: skip
+
+
+def add_stage_flags(group: argparse._ArgumentGroup) -> None:
+    """For scripts that run the stages: what they hand on to each."""
+    for stage, example in (
+        ("train", "--EPOCHS 5"), ("finetune", "--TAU 0.2"), ("transfer", "--BATCH_SIZE 500 --TAU 0.2"),
+    ):  # fmt: skip
+        add_flag(
+            group, f"--{stage.upper()}_FLAGS", type=shlex.split, default=[], metavar="'FLAGS'",
+            help=f"further flags of the {stage} stage, in one word: '{example}'",
+        )  # fmt: skip
 
 
 def add_place_flags(parser: StageParser) -> None:

@@ -358,3 +358,18 @@ def _download_named(model: str, request: WeightsRequest) -> Iterator[None]:
 def _nearest(name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, 3, 0.5)
     return f"; nearest: {', '.join(close)}" if close else ""
+
+
+# ------------------------------------------------------------------------------------ what is known
+# Top-1 accuracy on ImageNet's validation images as published with the weights.
+EFFICIENTNET_LITE_ACCURACY = (0.751, 0.767, 0.776)  # tensorflow/tpu, models/official/efficientnet/lite
+
+
+def imagenet_accuracy(name: str) -> float | None:
+    """None where the weights' publisher states none or the model is no classifier of ImageNet."""
+    if name in ("resnet18", "resnet50"):
+        weights = getattr(_library("torchvision").models, f"ResNet{name[6:]}_Weights").IMAGENET1K_V1
+        return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
+    if name.startswith("efficientnet_lite"):
+        return EFFICIENTNET_LITE_ACCURACY[int(name[-1])]
+    return None

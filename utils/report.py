@@ -329,6 +329,40 @@ def _some_of_each_class(split: Features) -> Features:
     return Features(split.x[chosen], split.y[chosen])
 
 
+def draw_ranking(
+    target: str, scores: Mapping[str, Mapping], truth: Mapping[str, float], path: Path
+) -> None:
+    """A panel a score: each candidate's score, with its interval, against its fine-tuned accuracy."""
+    metrics = list(dict.fromkeys(name for of_one in scores.values() for name in of_one))
+    rows = -(-len(metrics) // 4)
+    figure, grid = plt.subplots(
+        rows, 4, figsize=(12, 2.5 * rows + 1), sharey=True, layout="constrained", squeeze=False
+    )
+    colours = plt.get_cmap("tab20")
+    for axes, metric in zip(grid.flat, metrics, strict=False):
+        for k, (candidate, of_one) in enumerate(scores.items()):
+            if metric not in of_one:
+                continue
+            score = of_one[metric]
+            axes.plot(score.value, truth[candidate], "o", color=colours(k % 20), markersize=5)
+            if score.interval:
+                axes.plot(score.interval, [truth[candidate]] * 2, color=colours(k % 20), linewidth=1)
+        lower = metric.startswith("bound") or "mismatch" in metric or "loss" in metric
+        axes.set_title(f"−{metric}" if lower else metric, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(metrics) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("fine-tuned accuracy")
+    handles = [
+        plt.Line2D([], [], linestyle="", marker="o", color=colours(k % 20), label=candidate)
+        for k, candidate in enumerate(scores)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(f"scores against fine-tuned accuracy on {target}")
+    _save(figure, path)
+
+
 def _title(record: Mapping) -> str:
     about = (record["model"], record["setting"], record["config"]["procedure"])
     return " · ".join((f"{record['source']} → {record['target']}", *about))

@@ -71,20 +71,35 @@ def write_summary(rows: Sequence[Mapping], failed: Mapping[str, str], folder: Pa
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
     texts = {"csv": _csv(rows), "jsonl": "".join(lines), "md": markdown(rows), "tex": latex(rows)}
     for suffix, text in texts.items():
-        with atomic_write(folder / f"summary.{suffix}") as temporary:
-            temporary.write_text(text)
+        write_text(folder / f"summary.{suffix}", text)
     if failed:
-        with atomic_write(folder / "failed.txt") as temporary:
-            temporary.write_text("".join(f"{name}: {reason}\n" for name, reason in failed.items()))
+        text = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
+        write_text(folder / "failed.txt", text)
     else:
         (folder / "failed.txt").unlink(missing_ok=True)
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
-    table = _table(rows, "±")
-    lines = ["| " + " | ".join(line) + " |" for line in table]
-    lines.insert(1, "|" + "---|" * len(CELL) + "---:|" * (len(table[0]) - len(CELL)))
+    head, *body = _table(rows, "±")
+    return markdown_table(head, body, left=len(CELL))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Its first `left` columns aligned to the left, the others to the right."""
+    lines = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
+    lines.insert(1, "|" + "---|" * left + "---:|" * (len(head) - left))
     return "\n".join(lines) + "\n"
+
+
+def csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def latex(rows: Sequence[Mapping]) -> str:
