@@ -5,6 +5,8 @@
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --PROCEDURE published
     python3 transfer_source_to_target.py --SRC imagenet_small --TRG cifar10 --model resnet18
     python3 transfer_source_to_target.py --SRC features:A.npz --TRG features:B.npz
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --TARGET_LABELS pseudo
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SOURCE_CLASSES 5
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ITERATIONS 20
 
 A LeNet (the default model) comes from stage 1; other models come pre-trained; feature files need none.
@@ -22,7 +24,7 @@ from utils.bound import transfer_bound
 from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
-from utils.features import standardise
+from utils.features import Features, standardise
 from utils.linear_head import shared_linear_head
 from utils.options import (
     CERTIFICATE_FLAGS,
@@ -31,15 +33,26 @@ from utils.options import (
     add_flag,
     add_model_flags,
     add_setting_flags,
+    class_choice,
     one_of,
     override,
+    positive_integer,
     stage_entry,
     stage_parser,
     truth_value,
     whole_number,
 )
-from utils.report import draw_bound, draw_figures, print_transfer
-from utils.stage import check_options, find_source, find_target, open_network, open_task
+from utils.pseudo_labels import GIVEN, PSEUDO, cluster, label_agreement, re_estimate
+from utils.report import draw_bound, draw_figures, print_pseudo_labels, print_transfer
+from utils.source_classes import ALL, choose_source_classes, number_of_classes
+from utils.stage import (
+    check_options,
+    find_source,
+    find_target,
+    open_network,
+    open_task,
+    variant_label,
+)
 from utils.storage import (
     ResumePoint,
     changed_settings,
@@ -67,6 +80,19 @@ def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
         group, "--SETTING", type=one_of(SETTINGS), default="LearnedAll", metavar="NAME",
         help="LearnedAll (default): A, b, its inverse, B, D; LearnedA: B a random permutation; "
         "FixedAll: B a random permutation and nothing learned",
+    )  # fmt: skip
+    add_flag(
+        group, "--SOURCE_CLASSES", type=class_choice, default=ALL, metavar="CHOICE",
+        help="of the source: all (default), random or similar (as many as the target has), or N random "
+        "ones",
+    )  # fmt: skip
+    add_flag(
+        group, "--TARGET_LABELS", type=one_of((GIVEN, PSEUDO)), default=GIVEN, metavar="HOW",
+        help="given (default), or pseudo: clusters of the target's features, its own labels unused",
+    )  # fmt: skip
+    add_flag(
+        group, "--PSEUDO_ROUNDS", type=positive_integer, default=1, metavar="N",
+        help="times that the transform is learned with pseudo-labels, anew each time (default 1)",
     )  # fmt: skip
     add_flag(
         group, "--CERTIFY", type=truth_value, default=True, metavar="BOOL",
@@ -106,13 +132,15 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         network = open_network(options, device)
         target_data = find_target(options, network)
         source_data = find_source(options, network, target_data.num_classes)
-        num_classes = (source_data.num_classes, target_data.num_classes)
+        chosen = number_of_classes(options.SOURCE_CLASSES, target_data.num_classes)
+        num_classes = (chosen or source_data.num_classes, target_data.num_classes)
         check_setting(options.SETTING, *num_classes)
         if options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))
             check_batch_size(transform_settings.batch_size, max(num_classes), smaller)
-        source = open_task(source_data, options, network)
         target = open_task(target_data, options, network)
+        source = open_task(source_data, options, network)
+        source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return
 
@@ -127,10 +155,14 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "bootstrap": options.BOOTSTRAP,
         "network": network.about,
     }
+    pseudo = options.TARGET_LABELS == PSEUDO
+    if pseudo:
+        config["pseudo_rounds"] = options.PSEUDO_ROUNDS
     data = {"source": source.provenance, "target": target.provenance}
     seed, procedure = options.SEED, options.PROCEDURE
     pair = (source.name, target.name, network.model)
-    folder = run_folder(options.RESULTS_DIR, "transfer", *pair, options.SETTING, seed, procedure)
+    run, variant = (*pair, options.SETTING, seed, procedure), variant_label(options)
+    folder = run_folder(options.RESULTS_DIR, "transfer", *run, variant)
     fine_tuned = read_result(run_folder(options.RESULTS_DIR, "finetune", *pair, None, seed, procedure))
     if fine_tuned and (
         fine_tuned["config"]["network"] != network.about
@@ -142,6 +174,8 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
         draw_bound(stored, fine_tuned, folder)
         print_transfer(stored, fine_tuned, folder, reused=True)
+        if pseudo:
+            print_pseudo_labels(stored, read_result(run_folder(options.RESULTS_DIR, "transfer", *run)))
         return
 
     # ------------------------------------------------------------------------ source head, transform
@@ -154,11 +188,24 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     )  # fmt: skip
     seconds["source_head"] = time.perf_counter() - start
 
-    start = time.perf_counter()
-    resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, seed))
-    transform = learn_task_transform(
-        source_train, target_train, head, transform_settings, seed=seed, resume=resume
-    )
+    def learn(target: Features, number: int = 0) -> TaskTransform:
+        path = folder / (f"resume_transform_{number}.pt" if number else "resume_transform.pt")
+        resume = ResumePoint(path, digest(config, data, seed, number))
+        return learn_task_transform(
+            source_train, target, head, transform_settings, seed=seed, resume=resume
+        )
+
+    start, labels = time.perf_counter(), None
+    if not pseudo:
+        transform = learn(target_train)
+    else:  # the target's own labels are used for nothing but the comparison with them
+        clusters = cluster(target_train.x, target.num_classes, seed)
+        transform = learn(clusters.relabel(target_train))
+        for number in range(1, options.PSEUDO_ROUNDS):
+            clusters = re_estimate(clusters, target_train.x, transform, head)
+            transform = learn(clusters.relabel(target_train), number)
+        labels = {"agreement": label_agreement(clusters.labels(target_test.x), target_test.y)}
+        target_train, target_test = (clusters.relabel(split) for split in (target_train, target_test))
     seconds["transform"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -192,10 +239,12 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "target": target.name,
         "model": network.model,
         "setting": options.SETTING,
+        "variant": variant,
         "seed": seed,
         **learned_quantities,
         "source_head_optimality_gap": head.optimality_gap,
         "refined": refined_quantities,
+        "pseudo_labels": labels,
         "iterations": transform.iterations,
         "final_objective": final_objective(transform, transform_settings),
         "config": config,
@@ -213,11 +262,15 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
             save_tensors(folder / f"{name}.safetensors", tensors, about)
         else:  # an earlier run's refined copy does not belong to this result
             (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    names = (source.class_names, target.class_names)
+    clustered = tuple(f"cluster {k}" for k in range(target.num_classes))
+    names = (source.class_names, clustered if pseudo else target.class_names)
     draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
     write_result(folder, options.RESULTS_DIR, record)
-    resume.clear()
+    for path in folder.glob("resume_transform*.pt"):
+        path.unlink()
     print_transfer(record, fine_tuned, folder)
+    if pseudo:
+        print_pseudo_labels(record, read_result(run_folder(options.RESULTS_DIR, "transfer", *run)))
 
 
 if __name__ == "__main__":

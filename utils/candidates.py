@@ -17,6 +17,7 @@ from utils.jobs import Job
 from utils.linear_head import HeadSettings, shared_linear_head
 from utils.pretrained import imagenet_accuracy
 from utils.ranking import Score, half_samples, interval_of
+from utils.source_classes import choose_source_classes
 from utils.stage import find_source, find_target, open_network, open_task
 from utils.storage import read_result
 from utils.task_transform import draw_by_counts, index_by_class
@@ -61,8 +62,9 @@ def open_candidate(
     device = choose_device(options.DEVICE)
     network = open_network(options, device)
     target_data = find_target(options, network)
-    source = open_task(find_source(options, network, target_data.num_classes), options, network)
     target = open_task(target_data, options, network)
+    source = open_task(find_source(options, network, target_data.num_classes), options, network)
+    source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     source_train, _ = standardise(source, device, deviation_floor)
     target_train, _ = standardise(target, device, deviation_floor)
     head = shared_linear_head(

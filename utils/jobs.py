@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, is_grey_model
 from utils.errors import InputError
 from utils.features import is_feature_file, task_label
+from utils.stage import variant_label
 from utils.storage import run_folder
 
 # By name, since the scripts stand above this package; a worker process imports the one that it runs.
@@ -131,6 +132,9 @@ class _Shared:
         if setting:
             argv += ("--SETTING", setting)
         argv += tuple(getattr(options, f"{stage.upper()}_FLAGS"))
+        if setting:
+            variant = variant_label(_script_options(stage, argv))
+            folder = run_folder(options.RESULTS_DIR, stage, *names, options.PROCEDURE, variant)
         return Job(
             stage, self.source, target, self.model, setting, self.seed, argv, folder, needs, follows
         )
@@ -159,7 +163,11 @@ def check_stage_flags(jobs: Sequence[Job]) -> None:
 
 def stage_options(job: Job) -> argparse.Namespace:
     """The job's arguments as its script reads them."""
-    return importlib.import_module(SCRIPTS[job.stage]).parse_options(list(job.argv))
+    return _script_options(job.stage, job.argv)
+
+
+def _script_options(stage: str, argv: Sequence[str]) -> argparse.Namespace:
+    return importlib.import_module(SCRIPTS[stage]).parse_options(list(argv))
 
 
 # --------------------------------------------------------------------------------------------- running

@@ -69,6 +69,17 @@ def truth_value(text: str) -> bool:
     return values[text.lower()]
 
 
+def class_choice(text: str) -> str:
+    """`all`, `random`, `similar`, or a number of classes as text."""
+    if text.lower() in ("all", "random", "similar"):
+        return text.lower()
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(
+            f"must be all, random, similar or a number of classes from 2 on, not {text!r}"
+        )
+    return str(int(text))
+
+
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
     """Reads one of the names, in any case, as the registered spelling."""
 

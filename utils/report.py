@@ -91,6 +91,26 @@ def print_transfer(
     print(f"figure: {_short(folder / 'bound.png')} (beside it: label_map, curves, features)")
 
 
+def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
+    """How far an estimate without labels is from the run with the target's own, where there is one."""
+    agreement = record["pseudo_labels"]["agreement"]
+    print(f"pseudo-labels: as the target's own on {agreement:.1%} of its test samples, best naming")
+    if labelled is None or _comparable(labelled["config"]) != _comparable(record["config"]):
+        print("with the target's labels: not run with these settings (--TARGET_LABELS given)")
+        return
+    pair = {**record, **_third_term(record)}, {**labelled, **_third_term(labelled)}
+    rows = []
+    for name, text in EXPLANATIONS.items():
+        if name in pair[0]:
+            a, b = (one[name] for one in pair)
+            rows.append((name, a, b, None if a is None or b is None else a - b, text))
+    _print_rows(rows, ("pseudo", "labelled", "difference"))
+
+
+def _comparable(config: Mapping) -> dict:
+    return {name: value for name, value in config.items() if name not in ("pseudo_rounds", "bootstrap")}
+
+
 def _print_heading(title: str, record: Mapping, reused: bool) -> None:
     data = ", ".join(f"{role} {about['origin']}" for role, about in record["data"].items())
     state = " · the result was there (--OVERWRITE computes it again)" if reused else ""
@@ -364,8 +384,8 @@ def draw_ranking(
 
 
 def _title(record: Mapping) -> str:
-    about = (record["model"], record["setting"], record["config"]["procedure"])
-    return " · ".join((f"{record['source']} → {record['target']}", *about))
+    about = (record["model"], record["setting"], record.get("variant"), record["config"]["procedure"])
+    return " · ".join((f"{record['source']} → {record['target']}", *filter(None, about)))
 
 
 def _save(figure: plt.Figure, path: Path) -> None:

@@ -17,6 +17,8 @@ from utils.features import (
     needs_backbone,
     task_of_dataset,
 )
+from utils.pseudo_labels import PSEUDO
+from utils.source_classes import ALL, SIMILAR, number_of_classes
 from utils.source_network import SourceNetwork, check_feature_dim, load_source_network
 from utils.storage import require_writable
 
@@ -81,10 +83,26 @@ def find_target(options: argparse.Namespace, network: SourceNetwork) -> Dataset 
     return target
 
 
-def find_source(options: argparse.Namespace, network: SourceNetwork, num_classes: int) -> Dataset | Task:
-    """`num_classes`: as many as the target has, for a source of which classes are drawn."""
+def find_source(options: argparse.Namespace, network: SourceNetwork, num_targets: int) -> Dataset | Task:
+    """A source of which classes are drawn offers as many as are asked for, or as the target has."""
+    if options.SOURCE_CLASSES == SIMILAR and options.SRC == "imagenet_small":
+        raise InputError(
+            "--SOURCE_CLASSES similar chooses among all classes, and imagenet_small is drawn: give "
+            "--SRC imagenet"
+        )
+    count = number_of_classes(options.SOURCE_CLASSES, num_targets) or num_targets
     request = _request(options, network.origin)
-    return find_data(options.SRC, request, role="source", num_classes=num_classes)
+    return find_data(options.SRC, request, role="source", num_classes=count)
+
+
+def variant_label(options: argparse.Namespace) -> str | None:
+    """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not."""
+    parts = []
+    if options.SOURCE_CLASSES != ALL:
+        parts.append(f"{options.SOURCE_CLASSES}-classes")
+    if options.TARGET_LABELS == PSEUDO:
+        parts.append("pseudo-labels")
+    return "_".join(parts) or None
 
 
 def open_task(data: Dataset | Task, options: argparse.Namespace, network: SourceNetwork) -> Task:

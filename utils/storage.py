@@ -30,7 +30,8 @@ from utils.device import describe_device
 from utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RUN = ("stage", "source", "target", "model", "setting", "seed")  # identify a record, with its procedure
+# What identifies a record, with its procedure.
+RUN = ("stage", "source", "target", "model", "setting", "variant", "seed")
 
 
 # ---------------------------------------------------------------------------------- atomic writes
@@ -79,7 +80,7 @@ def read_records(path: Path) -> tuple[list[dict], list[str]]:
             continue
         try:
             record = json.loads(line)
-            identity = tuple(record[name] for name in RUN)
+            identity = tuple(record.get(name) if name == "variant" else record[name] for name in RUN)
             procedure = record["config"]["procedure"]
         except (ValueError, LookupError, TypeError) as error:
             damaged.append(f"{path}, line {number} is no result ({type(error).__name__}: {error})")
@@ -229,13 +230,15 @@ def run_folder(
     setting: str | None,
     seed: int,
     procedure: str,
+    variant: str | None = None,
 ) -> Path:
-    """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_seed{seed}; `published` adds its name.
+    """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_seed{seed}; a variant stands behind the setting,
+    and `published` adds its name.
 
     Stage 1 has neither target nor setting, stage 2 no setting: those parts fall away.
     """
     pair = source if target is None else f"{source}_to_{target}"
-    parts = [model, setting, f"seed{seed}", "published" if procedure == "published" else None]
+    parts = [model, setting, variant, f"seed{seed}", "published" if procedure == "published" else None]
     return results / stage / pair / "_".join(part for part in parts if part)
 
 

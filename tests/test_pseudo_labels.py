@@ -1,0 +1,82 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import transfer_source_to_target as stage_3
+from tests.conftest import places
+from utils.errors import InputError
+from utils.features import Features
+from utils.linear_head import LinearHead
+from utils.pseudo_labels import cluster, label_agreement, re_estimate
+from utils.task_transform import TaskTransform
+
+
+def blobs(counts: tuple[int, ...], seed: int = 0) -> Features:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.cat([torch.full((count,), k) for k, count in enumerate(counts)])
+    return Features(6 * torch.eye(8)[y] + torch.randn(len(y), 8, generator=generator), y)
+
+
+def test_separated_classes_are_found():
+    train, test = blobs((60, 40, 20)), blobs((15, 10, 5), seed=1)
+    clusters = cluster(train.x, 3, seed=0)
+    assert label_agreement(clusters.labels(train.x), train.y) == 1.0
+    assert label_agreement(clusters.relabel(test).y, test.y) == 1.0
+    assert torch.equal(clusters.relabel(test).x, test.x)
+    again = cluster(train.x, 3, seed=0)
+    assert torch.equal(again.labels(test.x), clusters.labels(test.x))
+    with pytest.raises(InputError, match=r"no sample of a split is in cluster .* for 3 classes"):
+        clusters.relabel(Features(test.x[:15], test.y[:15]))
+
+
+def test_predictions_start_the_next_round():
+    """A transformed classifier that tells the classes apart puts clusters that were wrong right."""
+    train = blobs((40, 40, 40))
+    wrong = cluster(blobs((40, 40, 40)).x.flip(1), 3, seed=0)
+    clusters = cluster(train.x, 3, seed=0)
+    confused = type(clusters)(clusters.mean, clusters.axes, wrong.centres[:, : clusters.axes.shape[1]])
+    eye = torch.eye(8, dtype=torch.float64)
+    transform = TaskTransform(
+        eye, torch.zeros(8).double(), eye, torch.eye(3).double(), torch.full((3,), 1 / 3).double(), {}
+    )
+    head = LinearHead(3 * torch.eye(3, 8), torch.zeros(3))
+    mended = re_estimate(confused, train.x, transform, head)
+    assert label_agreement(mended.labels(train.x), train.y) == 1.0
+
+
+def test_agreement_names_clusters_as_well_as_can_be():
+    truth = torch.tensor([0, 0, 0, 1, 1, 2])
+    assert label_agreement(torch.tensor([2, 2, 2, 0, 0, 1]), truth) == 1.0
+    assert label_agreement(torch.tensor([0, 0, 1, 1, 1, 1]), truth) == pytest.approx(4 / 6)
+
+
+def test_the_script_uses_no_label_of_the_target(tmp_path, feature_files, capsys):
+    """Labels that say nothing change only the agreement; the labelled run is set beside it."""
+    short = ["--BATCH_SIZE", "30", "--ITERATIONS", "5", "--BOOTSTRAP", "0", "--REFINE_STEPS", "2"]
+    base = ["--SRC", feature_files[0], "--TRG", feature_files[1], *short, *places(tmp_path)]
+    pseudo = [*base, "--TARGET_LABELS", "pseudo", "--PSEUDO_ROUNDS", "2"]
+    stage_3.main(pseudo)
+    assert "not run with these settings" in capsys.readouterr().out
+    stage_3.main(base)
+    stage_3.main(pseudo)
+    shown = capsys.readouterr().out
+    assert "the result was there" in shown and "difference" in shown
+    path = tmp_path / "results" / "results.jsonl"
+    estimate, labelled = (json.loads(line) for line in path.read_text().splitlines())
+    assert estimate["variant"] == "pseudo-labels" and labelled["variant"] is None
+    assert estimate["pseudo_labels"]["agreement"] == 1.0  # these classes are far apart
+    assert estimate["bound_certified"] >= estimate["target_loss"]
+
+    file = feature_files[1].removeprefix("features:")
+    arrays = dict(np.load(file))
+    rng = np.random.default_rng(0)
+    for name in ("y_train", "y_test"):
+        arrays[name] = rng.permutation(arrays[name])
+    np.savez(file, **arrays)
+    stage_3.main(pseudo)
+    blind = json.loads(path.read_text().splitlines()[-1])
+    assert blind["pseudo_labels"]["agreement"] < 0.6
+    for name in ("target_loss", "bound_published", "bound_certified", "label_mismatch", "refined"):
+        assert blind[name] == estimate[name]
