@@ -1,5 +1,6 @@
 # make run   the three stages for MNIST -> FMNIST on the embedded data
 # make run-large   fine-tuning and transfer of an ImageNet network for FMNIST -> MNIST, embedded data
+# make report  one page of everything in results/
 # make test  the whole test suite
 # make lint  ruff, as .ci/run calls it
 # make clean removes the environment; data, checkpoints and results stay
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run run-large test test-fast lint clean
+.PHONY: run run-large report test test-fast lint clean
 run: $(VENV)/requirements.stamp
 	$(PY) train_source_model.py --SRC MNIST --DATA embedded
 	$(PY) finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --TAU 0.2 --DATA embedded
@@ -17,6 +18,9 @@ LARGE := --SRC FMNIST --TRG MNIST --model efficientnet_lite0 --IMAGE_SIZE 96
 run-large: $(VENV)/requirements-large.stamp
 	$(PY) finetune_source_model_on_target_task.py $(LARGE) --DATA embedded
 	$(PY) transfer_source_to_target.py $(LARGE) --DATA embedded
+
+report: $(VENV)/requirements.stamp
+	$(PY) report.py
 
 # One process a core, each with one thread: most tests are small.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8

@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "model": network.model,
         "setting": None,
         "seed": options.SEED,
+        "command": f"python3 finetune_source_model_on_target_task.py {options.command}",
         **quantities,
         "config": config,
         "data": data,

@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "model": LENET,
         "setting": None,
         "seed": options.SEED,
+        "command": f"python3 train_source_model.py {options.command}",
         "test_accuracy": accuracy,
         "test_loss": loss,
         "weights_digest": state_digest(weights),

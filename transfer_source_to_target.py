@@ -138,8 +138,8 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         if options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))
             check_batch_size(transform_settings.batch_size, max(num_classes), smaller)
-        target = open_task(target_data, options, network)
         source = open_task(source_data, options, network)
+        target = open_task(target_data, options, network)
         source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return
@@ -241,6 +241,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "setting": options.SETTING,
         "variant": variant,
         "seed": seed,
+        "command": f"python3 transfer_source_to_target.py {options.command}",
         **learned_quantities,
         "source_head_optimality_gap": head.optimality_gap,
         "refined": refined_quantities,

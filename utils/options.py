@@ -24,6 +24,7 @@ from utils.errors import InputError
 from utils.storage import REPOSITORY
 
 PROCEDURES = ("improved", "published")
+PLACE_FLAGS = ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "WORKERS")
 
 
 # ---------------------------------------------------------------------------------- values of flags
@@ -116,7 +117,17 @@ class StageParser(argparse.ArgumentParser):
         options, unknown = self.parse_known_args(words, namespace)
         if unknown:
             self.error(f"unknown arguments: {' '.join(unknown)} (see --help)")
+        options.command = self.command(options)
         return options
+
+    def command(self, options: argparse.Namespace) -> str:
+        """The flags that differ from their defaults and bear on the numbers, as words of a shell."""
+        words = []
+        for action in self._actions:
+            value = getattr(options, action.dest, action.default)
+            if action.dest not in PLACE_FLAGS and value != action.default:
+                words += [f"--{action.dest}", str(value)]
+        return shlex.join(words)
 
     def with_dashes(self, args: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """(words with a bare `TAU 0.02` as `--TAU 0.02` where a flag is expected, the bare flags)."""

@@ -237,7 +237,7 @@ def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> Non
     axes.set_ylim(0, 1.12 * max(constant, *(height for _, height, _ in tops)))
     axes.set_title(_title(record))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    _save(figure, folder / "bound.png")
+    save_figure(figure, folder / "bound.png")
 
 
 def draw_label_map(
@@ -265,7 +265,7 @@ def draw_label_map(
             axes.text(s, t, f"{values[t, s]:.2f}", ha="center", va="center", color=colour, fontsize=7)
     figure.colorbar(image, label="B (probability)")
     axes.set_title(f"label map B\n{_title(record)}")
-    _save(figure, folder / "label_map.png")
+    save_figure(figure, folder / "label_map.png")
 
 
 def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) -> None:
@@ -281,7 +281,7 @@ def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) ->
     for axes in grid[-1]:
         axes.set_xlabel("iteration")
     figure.suptitle(f"terms of the objective · {_title(record)}")
-    _save(figure, folder / "curves.png")
+    save_figure(figure, folder / "curves.png")
 
 
 def draw_features(
@@ -322,7 +322,7 @@ def draw_features(
     figure.suptitle(_title(record))
     if len(class_names[1]) <= colours.N:
         _class_legend(figure, colours, mapped, class_names)
-    _save(figure, folder / "features.png")
+    save_figure(figure, folder / "features.png")
 
 
 def _class_legend(
@@ -380,7 +380,7 @@ def draw_ranking(
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(f"scores against fine-tuned accuracy on {target}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _title(record: Mapping) -> str:
@@ -388,7 +388,10 @@ def _title(record: Mapping) -> str:
     return " · ".join((f"{record['source']} → {record['target']}", *filter(None, about)))
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
+    """In the format of its suffix; a PDF holds no date: the same run draws the same file."""
+    about = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    plt.close(figure)
+        figure.savefig(temporary, dpi=150, format=path.suffix[1:], **about)
+    if close:
+        plt.close(figure)

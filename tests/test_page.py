@@ -1,0 +1,128 @@
+"""The report over many runs: what is grouped, what the page holds, and that it needs nothing else."""
+
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+
+import pytest
+
+import rank_models
+import report
+import sweep
+import transfer_source_to_target as stage_3
+from tests.conftest import places
+from utils.overview import agreement_of_bounds, group_runs
+from utils.page import table
+from utils.storage import read_records
+
+SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --REFINE_STEPS 2"
+
+
+@pytest.fixture
+def swept(tmp_path, feature_files):
+    """Two pairs, two settings, two seeds."""
+    cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SEED", "0", "1"]
+    settings = ["--SETTING", "FixedAll", "LearnedAll"]
+    sweep.main([*cells, *settings, "--TRANSFER_FLAGS", SHORT, *places(tmp_path)])
+    return tmp_path / "results"
+
+
+class Page(HTMLParser):
+    """Headings, addresses and the rows of tables; elements must be closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.headings, self.addresses, self.rows = [], [], [], []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+
+def test_runs_are_grouped_by_all_but_their_seed(swept):
+    records, _ = read_records(swept / "results.jsonl")
+    groups = group_runs(records)
+    assert [group["setting"] for group in groups] == ["LearnedAll", "FixedAll"] * 2
+    for group in groups:
+        members = [
+            record for record in records
+            if record["stage"] == "transfer"
+            and all(record[name] == group[name] for name in ("source", "target", "setting"))
+        ]  # fmt: skip
+        assert sorted(group["values"]["target_loss"]) == sorted(r["target_loss"] for r in members)
+        tuned = [r for r in records if r["stage"] == "finetune" and r["target"] == group["target"]]
+        assert sorted(group["values"]["fine_tuned_loss"]) == sorted(r["test_loss"] for r in tuned)
+    _, rows = agreement_of_bounds(groups)
+    assert [row[-1] for row in rows] == ["8", "8"]
+
+
+def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_files, capsys):
+    target = ["--TRG", feature_files[1], "--TRANSFER_FLAGS", SHORT, "--RESAMPLES", "3"]
+    rank_models.main(["--SRC", feature_files[0], *target, *places(tmp_path)])
+    with (swept / "results.jsonl").open("a") as file:
+        file.write('{"stage": "trai\n')
+    capsys.readouterr()
+    report.main(["--RESULTS_DIR", str(swept)])
+    shown = capsys.readouterr()
+    assert "line 13 is no result" in shown.err and "12 runs" in shown.out
+    folder = swept / "report"
+    text = (folder / "index.html").read_text()
+    page = Page(text)
+    assert page.headings == [
+        "Left out", "Bounds and losses", "Does the bound tell the loss?", "Settings compared",
+        "Models ranked for features-target", "Every run", "Where the numbers come from",
+    ]  # fmt: skip
+    assert {address[:22] for address in page.addresses} == {"data:image/png;base64,"}
+    assert not re.search(r"https?://|<script|@import|url\(", text)
+    for name in ("terms", "agreement", "settings"):
+        assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (folder / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
+    records, _ = read_records(swept / "results.jsonl")
+    shown_losses = {row[8] for row in page.rows if row and row[0].isdigit()}
+    assert {f"{r['target_loss']:.3f}" for r in records if r["stage"] == "transfer"} <= shown_losses
+
+    # The same results make the same page.
+    report.main(["--RESULTS_DIR", str(swept), "--OUT", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "index.html").read_text() == text
+    assert (tmp_path / "again" / "terms.pdf").read_bytes() == (folder / "terms.pdf").read_bytes()
+
+
+def test_the_command_of_a_row_makes_it_again(swept, tmp_path):
+    records, _ = read_records(swept / "results.jsonl")
+    record = next(r for r in records if r["stage"] == "transfer" and r["setting"] == "LearnedAll")
+    python, script, *argv = shlex.split(record["command"])
+    assert (python, script) == ("python3", "transfer_source_to_target.py")
+    stage_3.main([*argv, *places(tmp_path / "again")])
+    lines = (tmp_path / "again" / "results" / "results.jsonl").read_text().splitlines()
+    (again,) = map(json.loads, lines)
+    for found in (record, again):
+        del found["seconds"], found["environment"]
+    assert again == record
+
+
+def test_names_cannot_break_the_page():
+    cells = [["<b>", "&"], ["</td><script>", '"']]
+    assert Page(table(cells[0], cells[1:])).rows == cells
+
+
+def test_no_results_is_said_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--RESULTS_DIR", str(tmp_path)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "results.jsonl cannot be read" in line and not (tmp_path / "report").exists()
