@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 import finetune_source_model_on_target_task
+import rank_models
+import sweep
 import train_source_model
 import transfer_source_to_target
 from tests.conftest import places
+from utils.jobs import check_stage_flags, plan_jobs
 from utils.storage import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -64,3 +67,15 @@ def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("https://"):  # there is no network in tests
             assert (REPOSITORY / target).exists(), target
+
+
+@pytest.mark.parametrize("script", ["sweep.py", "rank_models.py"])
+def test_the_commands_over_many_runs_are_understood(script):
+    """They take minutes: their own tests run them on tiny tasks. Here every stage reads its flags."""
+    commands = [words for words in STAGE_COMMANDS if words[1] == script]
+    assert commands
+    for _, _, *argv in commands:
+        options = {"sweep.py": sweep, "rank_models.py": rank_models}[script].parse_options(argv)
+        planned = plan_jobs(options) if script == "sweep.py" else rank_models.plan(options)
+        check_stage_flags(planned)
+        assert len(planned) >= 17

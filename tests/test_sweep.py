@@ -70,6 +70,12 @@ def test_a_data_set_alone_is_paired_with_itself():
     assert {job.target for job in plan("--SRC", "MNIST", "--TRG", "MNIST")} == {None, "MNIST"}
 
 
+def test_two_files_of_one_name_are_refused(tmp_path, feature_files):
+    other = tmp_path / "elsewhere" / "target.npz"
+    with pytest.raises(InputError, match="have one name in the results: rename a file"):
+        plan("--SRC", feature_files[0], "--TRG", feature_files[1], f"features:{other}")
+
+
 def test_flags_reach_the_models_that_know_them():
     planned = plan(
         "--SRC", "MNIST", "--TRG", "FMNIST", "--MODEL", "lenet", "resnet18", "robust_resnet18",

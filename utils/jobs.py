@@ -10,9 +10,10 @@ import contextlib
 import importlib
 import io
 import itertools
+import shlex
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,7 +63,7 @@ class Job:
 
     @property
     def command(self) -> str:
-        return " ".join(["python3", f"{SCRIPTS[self.stage]}.py", *self.argv])
+        return shlex.join(["python3", f"{SCRIPTS[self.stage]}.py", *self.argv])
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,18 @@ def plan_jobs(options: argparse.Namespace) -> list[Job]:
             for setting in options.SETTING
         ]
         jobs |= dict.fromkeys([*trained, fine_tuned, *transferred])
+    _require_folders_of_their_own(jobs)
     return list(jobs)
+
+
+def _require_folders_of_their_own(jobs: Iterable[Job]) -> None:
+    """Tasks are named in paths by their file alone: two of one name would overwrite each other."""
+    owners: dict[Path, Job] = {}
+    for job in jobs:
+        other = owners.setdefault(job.folder, job)
+        if other is not job:
+            names = sorted({other.source, job.source, other.target or "", job.target or ""} - {""})
+            raise InputError(f"two of {', '.join(names)} have one name in the results: rename a file")
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,8 @@ class _Shared:
 
     def _image_flags(self) -> tuple[str, ...]:
         flags = ["TRUST_CHECKPOINT", "AUTOCAST", "WORKERS", "MAX_CORRUPT"]
-        flags += [] if is_grey_model(self.name) else ["IMAGE_SIZE"]
+        without_images = is_grey_model(self.name) or is_feature_file(self.source)
+        flags += [] if without_images else ["IMAGE_SIZE"]
         flags += ["EPS"] if self.name.startswith(ROBUST_PREFIX) else []
         given = {flag: getattr(self.options, flag) for flag in flags}
         words = [(f"--{flag}", str(value)) for flag, value in given.items() if value is not None]
