@@ -24,6 +24,7 @@ from utils.linear_head import (
     label_gradient_norms,
     lipschitz_constant,
     loss_gradient_norms,
+    shared_linear_head,
     summed_gradient_norms,
 )
 from utils.storage import ResumePoint
@@ -266,3 +267,35 @@ def test_evaluation_of_a_constant_head(blobs):
     quantities = evaluate_head(LinearHead(torch.zeros(4, 6), torch.zeros(4)), blobs, blobs)
     assert quantities["test_loss"] == pytest.approx(np.log(4))
     assert quantities["tau_measured"] == quantities["tau_certified"] == 0
+
+
+def test_a_head_is_fitted_once_for_the_same_features(tmp_path, blobs, monkeypatch):
+    fits = []
+    real = linear_head.fit_linear_head
+
+    def counting(*args, **options):
+        fits.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(linear_head, "fit_linear_head", counting)
+    settings = HeadSettings(tau=0.5)
+
+    def head(features=blobs, **options):
+        return shared_linear_head(tmp_path, features, 4, options.pop("settings", settings), **options)
+
+    first, again = head(), head(seed=3)  # the exact fit draws nothing
+    assert len(fits) == 1 and torch.equal(first.weight, again.weight)
+    assert (first.optimality_gap, first.fit_seconds) == (again.optimality_gap, again.fit_seconds)
+    assert first.fit_seconds > 0
+    head(settings=replace(settings, tau=0.6))
+    head(Features(blobs.x, blobs.y.flip(0)))
+    head(Features(blobs.x + 1e-3, blobs.y))
+    penalty = replace(settings, method="penalty", epochs=1, batch_size=100)
+    head(settings=penalty, seed=0)
+    head(settings=penalty, seed=1)
+    assert len(fits) == 6
+    head(overwrite=True)
+    assert len(fits) == 7
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:50])
+    assert torch.equal(head().weight, first.weight) and len(fits) == 8

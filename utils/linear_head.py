@@ -8,6 +8,7 @@ convex hull of {e_j − e_y}, the exact Lipschitz constant over all x and y is
 import contextlib
 import json
 import math
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,12 +34,13 @@ class LinearHead:
     """weight (K, d), bias (K,): logits Wx + c of a softmax classifier.
 
     `optimality_gap`: by how much its training loss may exceed the constrained optimum (nats); None
-    where no such bound is known.
+    where no such bound is known. `fit_seconds`: what fitting it took, here or where it was fitted.
     """
 
     weight: Tensor
     bias: Tensor
     optimality_gap: float | None = None
+    fit_seconds: float = 0.0
 
     @property
     def num_classes(self) -> int:
@@ -188,15 +190,18 @@ def shared_linear_head(
     if path.exists() and not overwrite:
         with contextlib.suppress(InputError, LookupError, ValueError):  # damaged: fitted again
             tensors, about = load_tensors(path), read_metadata(path)
-            gap = json.loads(about["optimality_gap"])
-            return LinearHead(tensors["weight"], tensors["bias"], gap).to(device)
+            figures = (json.loads(about[name]) for name in ("optimality_gap", "fit_seconds"))
+            return LinearHead(tensors["weight"], tensors["bias"], *figures).to(device)
     resume = ResumePoint(path.with_suffix(".resume.pt"), key)
+    start = time.perf_counter()
     head = fit_linear_head(
         features, num_classes, settings.tau, settings.method,
         settings=settings, seed=seed, resume=resume, progress=progress,
     )  # fmt: skip
+    head = replace(head, fit_seconds=time.perf_counter() - start)
     if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
-        about = {"optimality_gap": json.dumps(head.optimality_gap)}
+        names = ("optimality_gap", "fit_seconds")
+        about = {name: json.dumps(getattr(head, name)) for name in names}
         save_tensors(path, {"weight": head.weight, "bias": head.bias}, about)
     resume.clear()
     return head
