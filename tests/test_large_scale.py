@@ -14,7 +14,7 @@ import transfer_source_to_target as stage_3
 from scales import procedures, settings_for
 from tests.conftest import places
 from tests.test_pretrained import FORMATS, random_resnet
-from tests.test_readme import STAGE_COMMANDS
+from tests.test_readme import STAGE_COMMANDS, STAGES
 from tests.tiny_data import write_cifar, write_class_folders, write_imagenet
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, stage_parser
 from utils.storage import REPOSITORY
@@ -81,7 +81,7 @@ def test_resnet_18(place, monkeypatch, capsys):
     assert "remark: TAU is taken as --TAU" in shown.err
     assert f"{record['test_loss']:.4f}" in shown.out  # stage 3 shows the fine-tuned head's
     # The README's commands for the root's scripts mean the same; the flag that says False means it.
-    commands = [words for words in STAGE_COMMANDS if "--model" in words]
+    commands = [words for words in STAGE_COMMANDS if "--model" in words and words[1] in STAGES]
     for stage, words, short in zip((stage_2, stage_3), commands, ((), SHORT), strict=True):
         argv = [*words[2:], *short, "--ROBUST", "False", "--IMAGE_SIZE", "32", *places(place)]
         stage.main(argv)

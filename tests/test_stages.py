@@ -270,7 +270,7 @@ def test_killed_processes_go_on_to_the_same_numbers(workplace, tmp_path):
         sys.executable,
         str(REPOSITORY / "transfer_source_to_target.py"),
         *PAIR,
-        *("--ITERATIONS", "700", "--BATCH_SIZE", "100", "--BOOTSTRAP", "0"),
+        *("--ITERATIONS", "2500", "--BATCH_SIZE", "100", "--BOOTSTRAP", "0"),
     ]
     whole = tmp_path / "whole"
     shutil.copytree(workplace, whole)
