@@ -7,6 +7,9 @@ import pickle
 import shutil
 import struct
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +26,24 @@ from tests.tiny_data import (
     write_imagenet,
     write_pets,
 )
-from utils.datasets import EMBEDDED_DIR, check_dataset_name, load_dataset
+from utils.datasets import (
+    DATASETS,
+    EMBEDDED_DIR,
+    Content,
+    DatasetEntry,
+    Request,
+    check_dataset_name,
+    load_dataset,
+)
 from utils.errors import InputError
-from utils.images import rgb_image
+from utils.images import Split, rgb_image
 
 RNG = np.random.default_rng(0)
+
+
+def visible(folder: Path) -> list[Path]:
+    """What is in it beside its lock."""
+    return [path for path in folder.iterdir() if path.name[0] != "."]
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -172,6 +188,37 @@ def test_data_that_cannot_be_had_is_named_with_its_folder(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
+def test_several_processes_download_once_and_read_whole_files(tmp_path, monkeypatch):
+    """A reader that finds half a file, or deletes what it did not make, would fail here."""
+    downloads = []
+
+    def reader(file: Path, size: int):
+        def read(request: Request) -> Content:
+            if not file.exists():
+                if not request.download:
+                    raise RuntimeError("not found")
+                downloads.append(file.parent.name)
+                file.parent.mkdir(exist_ok=True)
+                for half in (size // 2, size):
+                    file.write_bytes(bytes(half))
+                    time.sleep(0.1)
+            if len(file.read_bytes()) < size:
+                raise ValueError("half a file")
+            split = Split(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2))
+            return Content(split, split, ("a", "b"))
+
+        return read
+
+    for name in ("first", "second"):
+        entry = DatasetEntry(name, reader(tmp_path / "data" / name / "file", 100), "a file")
+        monkeypatch.setitem(DATASETS, name, entry)
+    names = ["first", "second"] * 4
+    with ThreadPoolExecutor(len(names)) as pool:
+        loaded = list(pool.map(lambda name: load_dataset(name, "full", tmp_path / "data"), names))
+    assert [dataset.name for dataset in loaded] == names
+    assert sorted(downloads) == ["first", "second"]
+
+
 def test_damaged_and_incomplete_files_are_refused(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     write_idx_folder(raw, ("train", "t10k"), 10)
@@ -280,7 +327,7 @@ def test_a_damaged_archive_is_named_and_leaves_no_half(tmp_path):
     for _ in range(2):
         with pytest.raises(InputError, match=f"its archive in {tmp_path} is damaged .* delete it"):
             load_dataset("aircraft", "full", tmp_path)
-        assert list(tmp_path.iterdir()) == [archive]
+        assert visible(tmp_path) == [archive]
 
 
 def test_folder_needs_a_path():
@@ -300,7 +347,7 @@ def test_colour_data_that_is_missing_is_named_with_its_place(tmp_path):
     ):
         with pytest.raises(InputError, match=f"{name} is not in {tmp_path} and cannot.*put {place}"):
             load_dataset(name, "auto", tmp_path, "source", num_classes=3)
-    assert not list(tmp_path.iterdir())
+    assert not visible(tmp_path)
 
 
 def test_the_users_own_folder_with_both_splits(tmp_path):

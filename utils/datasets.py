@@ -27,12 +27,13 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.images import ImageFiles, Split, class_folders, describe_split, split_of_folder
-from utils.storage import digest, require_writable
+from utils.storage import digest, is_writable, only_one, require_writable
 
 EMBEDDED_DIR = Path(__file__).resolve().parent.parent / "data" / "embedded"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 ORIGINS = ("auto", "full", "embedded")
 FOLDER_PREFIX = "folder:"
+DOWNLOAD = "download"  # names the lock of a data folder
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer before a download is given up
 
 
@@ -177,6 +178,7 @@ class DatasetEntry:
     grey: bool = False
     embedded: Callable[[], Content] | None = None
     as_target: bool = True
+    downloads: bool = True
 
 
 def _load_content(entry: DatasetEntry, origin: str, request: Request) -> tuple[Content, str]:
@@ -211,29 +213,54 @@ DAMAGED = (ValueError, LookupError, EOFError, zlib.error, tarfile.TarError, zipf
 
 
 def _read_full(entry: DatasetEntry, request: Request) -> Content:
-    """From the files that are there, or after a download (progress and checksum: torchvision)."""
+    """From the files that are there, or after a download. One process at a time where another could be
+    downloading: until that has ended, files are half there.
+    """
     data_dir = request.data_dir
+    if not entry.downloads:
+        return _read_present(entry, request)
+    if not is_writable(data_dir):
+        with contextlib.suppress(OSError, RuntimeError):
+            return _read_present(entry, request)
+        require_writable(data_dir, "--DATA_DIR")
+    new = not data_dir.exists()
+    try:
+        with only_one(data_dir / DOWNLOAD):
+            with contextlib.suppress(OSError, RuntimeError):
+                return _read_present(entry, request)
+            return _download(entry, request)
+    finally:
+        if new and not _visible(data_dir):
+            shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _read_present(entry: DatasetEntry, request: Request) -> Content:
     try:
         return entry.read(request)
-    except (OSError, RuntimeError):
-        require_writable(data_dir, "--DATA_DIR")
     except InputError:
         raise
     except DAMAGED as error:
-        raise InputError(f"{entry.name}: damaged files in {data_dir}: {error}; delete them") from error
-    before = set(data_dir.iterdir()) if data_dir.exists() else None
+        raise InputError(
+            f"{entry.name}: damaged files in {request.data_dir}: {error}; delete them"
+        ) from error
+
+
+def _download(entry: DatasetEntry, request: Request) -> Content:
+    """Progress and checksum are torchvision's; what a failed download began is removed."""
+    data_dir = request.data_dir
+    before = _visible(data_dir)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        data_dir.mkdir(parents=True, exist_ok=True)
         return entry.read(replace(request, download=True))
     except InputError:
         raise
     except (OSError, RuntimeError):
-        _remove_empty_folders(data_dir, before)
+        for made in _visible(data_dir) - before:
+            _remove_empty_folders(made)
         raise
     except DAMAGED as error:
-        for path in set(data_dir.iterdir()) - (before or set()):  # half of an archive's files
+        for path in _visible(data_dir) - before:  # half of an archive's files
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise InputError(
             f"{entry.name}: its archive in {data_dir} is damaged ({str(error)[:200]}): delete it, and "
@@ -243,14 +270,15 @@ def _read_full(entry: DatasetEntry, request: Request) -> Content:
         socket.setdefaulttimeout(timeout)
 
 
-def _remove_empty_folders(folder: Path, before: set[Path] | None) -> None:
-    """Removes the empty folders that a failed download made, `folder` too if it was new."""
-    for made in set(folder.iterdir()) - (before or set()):
-        for path in [*sorted(made.rglob("*"), reverse=True), made]:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-    if before is None and not any(folder.iterdir()):
-        folder.rmdir()
+def _visible(folder: Path) -> set[Path]:
+    """What is in it beside hidden files, such as its lock."""
+    return {path for path in folder.glob("*") if path.name[0] != "."}
+
+
+def _remove_empty_folders(top: Path) -> None:
+    for path in [*sorted(top.rglob("*"), reverse=True), top]:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _torchvision_class(name: str) -> type:
@@ -582,7 +610,9 @@ DATASETS = {
             _files_reader("FGVCAircraft", ("trainval",), "test"),
             "fgvc-aircraft-2013b/, the contents of fgvc-aircraft-2013b.tar.gz",
         ),
-        DatasetEntry("imagenet", _read_imagenet, IMAGENET_FOLDERS, as_target=False),
-        DatasetEntry("imagenet_small", _read_imagenet_small, IMAGENET_FOLDERS, as_target=False),
+        DatasetEntry("imagenet", _read_imagenet, IMAGENET_FOLDERS, as_target=False, downloads=False),
+        DatasetEntry(
+            "imagenet_small", _read_imagenet_small, IMAGENET_FOLDERS, as_target=False, downloads=False
+        ),
     )
 }

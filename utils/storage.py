@@ -109,11 +109,21 @@ def only_one(path: Path, busy: str | None = None) -> Iterator[None]:
 
 def require_writable(folder: Path, flag: str) -> None:
     """Raises InputError unless files can be made in `folder` or in its nearest existing parent."""
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{flag} {folder}: cannot be written ({existing} is not a writable folder)")
+    if not is_writable(folder):
+        place = _nearest_existing(folder)
+        raise InputError(f"{flag} {folder}: cannot be written ({place} is not a writable folder)")
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in `folder`, or in its nearest existing parent where it is absent."""
+    existing = _nearest_existing(folder)
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _nearest_existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 # -------------------------------------------------------------------------------------- checksums
