@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # -------------------------------------------------------------------------------------- stages
     jobs = plan(options)
     check_stage_flags(jobs)
+    if any(not job.follows for job in jobs if job.stage == "transfer"):
+        raise InputError("scores need the target's labels: a ranking takes no --TARGET_CLASSES")
     transfers = [job for job in jobs if job.stage == "transfer"]
     if options.TRUTH:
         check_truth(table, [(job.model, task_label(job.source)) for job in transfers], options.TRUTH)

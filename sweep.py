@@ -161,9 +161,9 @@ def _results(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[tuple
     results = []
     for job in jobs:
         if job.stage == "transfer" and outcomes[job].state != FAILED:
-            (fine_tuning,) = job.follows
-            there = outcomes[fine_tuning].state != FAILED
-            results.append((read_result(job.folder), read_result(fine_tuning.folder) if there else None))
+            heads = [need for need in job.follows if outcomes[need].state != FAILED]
+            fine_tuned = read_result(heads[0].folder) if heads else None
+            results.append((read_result(job.folder), fine_tuned))
     return results
 
 

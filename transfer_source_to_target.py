@@ -23,8 +23,8 @@ from utils.backbones import LENET
 from utils.bound import transfer_bound
 from utils.certificate import certificate_on_training_data, refine_transform
 from utils.device import choose_device
-from utils.errors import check_batch_size, require_finite
-from utils.features import Features, standardise
+from utils.errors import InputError, check_batch_size, require_finite
+from utils.features import Features, standardise, with_clusters
 from utils.linear_head import shared_linear_head
 from utils.options import (
     CERTIFICATE_FLAGS,
@@ -34,6 +34,7 @@ from utils.options import (
     add_model_flags,
     add_setting_flags,
     class_choice,
+    class_count,
     one_of,
     override,
     positive_integer,
@@ -91,6 +92,11 @@ def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
         help="given (default), or pseudo: clusters of the target's features, its own labels unused",
     )  # fmt: skip
     add_flag(
+        group, "--TARGET_CLASSES", type=class_count, metavar="K",
+        help="classes of a target that has no labels: a features: file without y_train and y_test, or a "
+        "folder: of images in no class folders (default: the target's labels say it)",
+    )  # fmt: skip
+    add_flag(
         group, "--PSEUDO_ROUNDS", type=positive_integer, default=1, metavar="N",
         help="times that the transform is learned with pseudo-labels, anew each time (default 1)",
     )  # fmt: skip
@@ -125,12 +131,15 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     )
     certificate_settings = override(scale.certificate, CERTIFICATE_FLAGS, options)
     certify = options.CERTIFY and options.SETTING != "FixedAll"
+    pseudo = options.TARGET_LABELS == PSEUDO
+    if options.TARGET_CLASSES and not pseudo:
+        raise InputError("--TARGET_CLASSES is for a target without labels: add --TARGET_LABELS pseudo")
     device = choose_device(options.DEVICE)
 
     # ------------------------------------------------------------------ backbone, features of both tasks
     with distributed.process_group(device):
         network = open_network(options, device)
-        target_data = find_target(options, network)
+        target_data = find_target(options, network, options.TARGET_CLASSES)
         source_data = find_source(options, network, target_data.num_classes)
         chosen = number_of_classes(options.SOURCE_CLASSES, target_data.num_classes)
         num_classes = (chosen or source_data.num_classes, target_data.num_classes)
@@ -140,9 +149,16 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
             check_batch_size(transform_settings.batch_size, max(num_classes), smaller)
         source = open_task(source_data, options, network)
         target = open_task(target_data, options, network)
-        source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return
+    labelled, given = target.labelled, target.test.y
+    target_train, target_test = standardise(target, device, scale.deviation_floor)
+    if pseudo:  # from here on its own labels are used for nothing but the comparison with them
+        clusters = cluster(target_train.x, target.num_classes, options.SEED)
+        target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
+        target = with_clusters(target, target_train.y, target_test.y)
+    source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
+    source_train, source_test = standardise(source, device, scale.deviation_floor)
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {
@@ -155,7 +171,6 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "bootstrap": options.BOOTSTRAP,
         "network": network.about,
     }
-    pseudo = options.TARGET_LABELS == PSEUDO
     if pseudo:
         config["pseudo_rounds"] = options.PSEUDO_ROUNDS
     data = {"source": source.provenance, "target": target.provenance}
@@ -179,8 +194,6 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         return
 
     # ------------------------------------------------------------------------ source head, transform
-    source_train, source_test = standardise(source, device, scale.deviation_floor)
-    target_train, target_test = standardise(target, device, scale.deviation_floor)
     head = shared_linear_head(
         options.CHECKPOINT_DIR / "heads", source_train, source.num_classes, head_settings,
         seed=seed, overwrite=options.OVERWRITE, progress="source head",
@@ -194,17 +207,13 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
             source_train, target, head, transform_settings, seed=seed, resume=resume
         )
 
-    start, labels = time.perf_counter(), None
-    if not pseudo:
-        transform = learn(target_train)
-    else:  # the target's own labels are used for nothing but the comparison with them
-        clusters = cluster(target_train.x, target.num_classes, seed)
-        transform = learn(clusters.relabel(target_train))
-        for number in range(1, options.PSEUDO_ROUNDS):
-            clusters = re_estimate(clusters, target_train.x, transform, head)
-            transform = learn(clusters.relabel(target_train), number)
-        labels = {"agreement": label_agreement(clusters.labels(target_test.x), target_test.y)}
-        target_train, target_test = (clusters.relabel(split) for split in (target_train, target_test))
+    start = time.perf_counter()
+    transform = learn(target_train)
+    for number in range(1, options.PSEUDO_ROUNDS if pseudo else 1):
+        clusters = re_estimate(clusters, target_train.x, transform, head)
+        target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
+        transform = learn(target_train, number)
+    agreement = label_agreement(target_test.y.cpu(), given) if pseudo and labelled else None
     seconds["transform"] = time.perf_counter() - start
 
     start = time.perf_counter()
@@ -244,7 +253,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         **learned_quantities,
         "source_head_optimality_gap": head.optimality_gap,
         "refined": refined_quantities,
-        "pseudo_labels": labels,
+        "pseudo_labels": {"agreement": agreement} if pseudo else None,
         "iterations": transform.iterations,
         "final_objective": final_objective(transform, transform_settings),
         "config": config,
@@ -262,8 +271,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
             save_tensors(folder / f"{name}.safetensors", tensors, about)
         else:  # an earlier run's refined copy does not belong to this result
             (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    clustered = tuple(f"cluster {k}" for k in range(target.num_classes))
-    names = (source.class_names, clustered if pseudo else target.class_names)
+    names = (source.class_names, target.class_names)
     draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
     write_result(folder, options.RESULTS_DIR, record)
     for path in folder.glob("resume_transform*.pt"):

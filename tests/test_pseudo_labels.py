@@ -6,8 +6,11 @@ import torch
 
 import transfer_source_to_target as stage_3
 from tests.conftest import places
+from tests.tiny_data import write_class_folders
+from utils.datasets import load_dataset
 from utils.errors import InputError
 from utils.features import Features
+from utils.images import is_labelled
 from utils.linear_head import LinearHead
 from utils.pseudo_labels import cluster, label_agreement, re_estimate
 from utils.task_transform import TaskTransform
@@ -44,6 +47,85 @@ def test_predictions_start_the_next_round():
     head = LinearHead(3 * torch.eye(3, 8), torch.zeros(3))
     mended = re_estimate(confused, train.x, transform, head)
     assert label_agreement(mended.labels(train.x), train.y) == 1.0
+
+
+def test_the_choice_of_source_classes_uses_no_label_of_the_target(tmp_path, feature_files):
+    """`similar` looks at class means: with pseudo-labels at those of the clusters."""
+    source, target = (name.removeprefix("features:") for name in feature_files)
+    arrays = dict(np.load(source))
+    for split in ("train", "test"):  # a fourth class, far from all the target's
+        arrays[f"x_{split}"] = np.concatenate([arrays[f"x_{split}"], 50 + arrays[f"x_{split}"][:30]])
+        arrays[f"y_{split}"] = np.concatenate([arrays[f"y_{split}"], np.full(30, 3)])
+    np.savez(source, **arrays)
+    short = ["--BATCH_SIZE", "30", "--ITERATIONS", "2", "--BOOTSTRAP", "0", "--CERTIFY", "False"]
+    argv = ["--SRC", feature_files[0], "--TRG", feature_files[1], *short, *places(tmp_path)]
+    argv += ["--TARGET_LABELS", "pseudo", "--SOURCE_CLASSES", "similar"]
+    stage_3.main(argv)
+    arrays = dict(np.load(target))
+    for split in ("train", "test"):
+        arrays[f"y_{split}"] = np.random.default_rng(0).permutation(arrays[f"y_{split}"])
+    np.savez(target, **arrays)
+    stage_3.main(argv)
+    lines = (tmp_path / "results" / "results.jsonl").read_text().splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert first["data"]["source"]["classes"] == second["data"]["source"]["classes"] == ["0", "1", "2"]
+    assert first["target_loss"] == second["target_loss"]
+
+
+def test_a_target_that_has_no_labels(tmp_path, feature_files, capsys):
+    """The same numbers as with labels that are not looked at, and no agreement to tell."""
+    short = ["--BATCH_SIZE", "30", "--ITERATIONS", "5", "--BOOTSTRAP", "0", "--REFINE_STEPS", "2"]
+    base = ["--SRC", feature_files[0], *short, *places(tmp_path), "--TARGET_LABELS", "pseudo"]
+    stage_3.main([*base, "--TRG", feature_files[1]])
+    arrays = np.load(feature_files[1].removeprefix("features:"))
+    bare = tmp_path / "bare.npz"
+    np.savez(bare, x_train=arrays["x_train"], x_test=arrays["x_test"])
+    unlabelled = [*base, "--TRG", f"features:{bare}", "--TARGET_CLASSES", "3"]
+    stage_3.main(unlabelled)
+    shown = capsys.readouterr().out
+    assert "the target has no labels" in shown and shown.count("stage 2 has not been run") == 1
+    path = tmp_path / "results" / "results.jsonl"
+    with_labels, without = (json.loads(line) for line in path.read_text().splitlines())
+    assert without["pseudo_labels"] == {"agreement": None}
+    assert without["data"]["target"]["unlabelled_classes"] == 3
+    for name in ("target_loss", "bound_published", "bound_certified", "label_mismatch", "refined"):
+        assert without[name] == with_labels[name]
+    stage_3.main(unlabelled)
+    assert "the result was there" in capsys.readouterr().out
+    stage_3.main([*unlabelled, "--TARGET_CLASSES", "2"])
+    assert "the result was there" not in capsys.readouterr().out
+
+
+def test_a_folder_of_images_without_labels(tmp_path):
+    write_class_folders(tmp_path / "photos", ("may", "june"), 5)
+    data = load_dataset("folder:" + str(tmp_path / "photos"), num_classes=2)
+    assert data.class_names == ("cluster 0", "cluster 1") and len(data.train) == 8 == 4 * len(data.test)
+    assert not is_labelled(data.train.labels) and not is_labelled(data.test.labels)
+    assert not set(data.train.images.names) & set(data.test.images.names)
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (["--TARGET_CLASSES", "3"], "add --TARGET_LABELS pseudo"),
+        (["--TARGET_CLASSES", "1", "--TARGET_LABELS", "pseudo"], "number of classes from 2 on"),
+        ([], "y_train, y_test are missing (a target without labels needs --TARGET_LABELS pseudo"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, feature_files, capsys, flags, complaint):
+    arrays = np.load(feature_files[1].removeprefix("features:"))
+    np.savez(tmp_path / "bare.npz", x_train=arrays["x_train"], x_test=arrays["x_test"])
+    base = ["--SRC", feature_files[0], "--TRG", f"features:{tmp_path / 'bare.npz'}"]
+    with pytest.raises(SystemExit) as stop:
+        stage_3.main([*base, "--BATCH_SIZE", "30", *flags, *places(tmp_path)])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line and not (tmp_path / "results").exists()
+
+
+def test_registered_data_sets_have_labels():
+    with pytest.raises(InputError, match="MNIST has labels: --TARGET_CLASSES is for targets without"):
+        load_dataset("MNIST", "embedded", num_classes=10)
 
 
 def test_agreement_names_clusters_as_well_as_can_be():

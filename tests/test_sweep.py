@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 import pytest
 
+import rank_models
 import sweep
 from tests.conftest import places
 from utils import engines, jobs, storage
@@ -134,6 +135,21 @@ def test_a_failed_cell_is_named_and_the_others_are_there(command, tmp_path, feat
     assert [json.loads(row)["target"] for row in rows] == ["features-target"] * 2
     sweep.main(command)
     assert not (tmp_path / "results" / "sweep" / "failed.txt").exists()
+
+
+def test_a_target_without_labels_needs_no_head(tmp_path, feature_files, capsys):
+    arrays = np.load(feature_files[1].removeprefix("features:"))
+    np.savez(tmp_path / "bare.npz", x_train=arrays["x_train"], x_test=arrays["x_test"])
+    bare = f"features:{tmp_path / 'bare.npz'}"
+    flags = f"{SHORT[1]} --TARGET_LABELS pseudo --TARGET_CLASSES 3"
+    argv = ["--SRC", feature_files[0], "--TRG", bare, "--TRANSFER_FLAGS", flags, *places(tmp_path)]
+    sweep.main(argv)
+    assert "1 tasks: 1 computed" in capsys.readouterr().out
+    (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
+    assert json.loads(row)["fine_tuned_accuracy"] is None
+    with pytest.raises(SystemExit) as stop:
+        rank_models.main(argv)
+    assert stop.value.code == 2 and "takes no --TARGET_CLASSES" in capsys.readouterr().err
 
 
 def test_a_full_disk_fails_the_cell(command, monkeypatch, capsys):

@@ -26,7 +26,16 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.images import ImageFiles, Split, class_folders, describe_split, split_of_folder
+from utils.images import (
+    ImageFiles,
+    Split,
+    class_folders,
+    cluster_names,
+    describe_split,
+    is_labelled,
+    split_of_folder,
+    split_without_labels,
+)
 from utils.storage import digest, is_writable, only_one, require_writable
 
 EMBEDDED_DIR = Path(__file__).resolve().parent.parent / "data" / "embedded"
@@ -63,19 +72,29 @@ def load_dataset(
     `origin`: `full` (files in data_dir, else a download), `embedded` (the committed sample) or
     `auto` (full where it can be had, otherwise embedded with a warning). `role` (`source` or
     `target`), `seed` and `num_classes` decide the draws that belong to a role: EMNIST's classes, USPS's
-    training sample, the classes and images of imagenet_small, of which there are `num_classes`. Raises
-    InputError when the data cannot be had or a class has no samples.
+    training sample, the classes and images of imagenet_small, of which there are `num_classes`. For a
+    target, `num_classes` says that its folder has no labels but so many classes. Raises InputError
+    when the data cannot be had or a class has no samples.
     """
     if origin not in ORIGINS:
         raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, not {origin!r}")
     name = check_dataset_name(name, role)
     request = Request(Path(data_dir), False, role, seed, num_classes)
+    unlabelled = role == "target" and num_classes is not None
     if is_image_folder(name):
-        content, origin = read_image_folder(folder_path(name), seed), "folder"
+        unlabelled_classes = num_classes if unlabelled else None
+        content, origin = read_image_folder(folder_path(name), seed, unlabelled_classes), "folder"
+    elif unlabelled:
+        raise InputError(
+            f"{name} has labels: --TARGET_CLASSES is for targets without, {FOLDER_PREFIX}PATH or "
+            "features:PATH.npz"
+        )
     else:
         content, origin = _load_content(DATASETS[name], origin, request)
     train, test, class_names = content
     for split_name, split in (("training", train), ("test", test)):
+        if not is_labelled(split.labels):
+            continue
         counts = torch.bincount(split.labels, minlength=len(class_names))
         if counts.min() == 0 or len(counts) > len(class_names):
             absent = (counts == 0).nonzero().flatten().tolist()
@@ -88,6 +107,7 @@ def load_dataset(
         "train": len(train.labels),
         "test": len(test.labels),
         "sha256": digest(*describe_split(train), *describe_split(test)),
+        **({"unlabelled_classes": num_classes} if unlabelled else {}),
     }
     if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
         provenance["modified"] = digest(train.images.stamps, test.images.stamps)
@@ -495,15 +515,19 @@ def _read_imagenet_small(request: Request) -> Content:
 TEST_SHARE = 0.2
 
 
-def read_image_folder(folder: Path, seed: int) -> Content:
+def read_image_folder(folder: Path, seed: int, unlabelled_classes: int | None = None) -> Content:
     """folder/train/CLASS/* with folder/test/CLASS/* (or val), or folder/CLASS/*, of which a fifth of
-    each class, drawn from the seed, becomes the test split.
+    each class, drawn from the seed, becomes the test split. With `unlabelled_classes` the folders
+    below mean nothing: no image has a label.
     """
     if not (folder / "train").is_dir():
-        return _split_by_seed(folder, seed)
+        return _split_by_seed(folder, seed, unlabelled_classes)
     test = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), None)
     if test is None:
         raise InputError(f"{folder} has train/ but neither test/ nor val/")
+    if unlabelled_classes:
+        splits = (split_without_labels(part) for part in (folder / "train", test))
+        return Content(*splits, cluster_names(unlabelled_classes))
     names, test_names = class_folders(folder / "train"), class_folders(test)
     if names != test_names:
         odd = sorted(set(names) ^ set(test_names))
@@ -511,15 +535,19 @@ def read_image_folder(folder: Path, seed: int) -> Content:
     return Content(split_of_folder(folder / "train", names), split_of_folder(test, names), names)
 
 
-def _split_by_seed(folder: Path, seed: int) -> Content:
-    names = class_folders(folder)
-    whole = split_of_folder(folder, names)
+def _split_by_seed(folder: Path, seed: int, unlabelled_classes: int | None) -> Content:
+    if unlabelled_classes:
+        names, whole = cluster_names(unlabelled_classes), split_without_labels(folder)
+    else:
+        names = class_folders(folder)
+        whole = split_of_folder(folder, names)
     generator = torch.Generator().manual_seed(seed)
     parts = ([], [])
-    for label, name in enumerate(names):
+    for label in whole.labels.unique():
         members = (whole.labels == label).nonzero().flatten()
         if len(members) < 2:
-            raise InputError(f"{folder / name} holds one image: a class needs two, to train and to test")
+            where = folder if unlabelled_classes else folder / names[label]
+            raise InputError(f"{where} holds one image: a class needs two, to train and to test")
         members = members[torch.randperm(len(members), generator=generator)]
         held_out = max(1, round(TEST_SHARE * len(members)))
         for part, chosen in zip(parts, (members[held_out:], members[:held_out]), strict=True):

@@ -6,7 +6,8 @@ features made elsewhere and read from `features:PATH.npz`.
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from utils.datasets import Dataset, check_dataset_name, dataset_label, load_data
 from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.extraction import Features, cached_features
+from utils.images import NO_LABEL, cluster_names, is_labelled
 from utils.storage import digest
 
 FEATURE_FILE_PREFIX = "features:"
@@ -40,6 +42,11 @@ class Task:
     num_classes: int
     class_names: tuple[str, ...]
     provenance: dict
+
+    @property
+    def labelled(self) -> bool:
+        """Otherwise every label is NO_LABEL."""
+        return is_labelled(self.train.y)
 
     @property
     def feature_dim(self) -> int:
@@ -78,10 +85,11 @@ def find_data(
     name: str, request: TaskRequest, *, role: str, num_classes: int | None = None
 ) -> Dataset | Task:
     """A data set, or the task of a feature file. Both tell their classes and sizes before any image is
-    looked at.
+    looked at. `num_classes`: how many a source offers of which classes are drawn; of a target, that it
+    has no labels but so many classes.
     """
     if is_feature_file(name):
-        return task_of_feature_file(name)
+        return task_of_feature_file(name, num_classes if role == "target" else None)
     return main_process_first(
         lambda: load_dataset(name, request.origin, request.data_dir, role, request.seed, num_classes)
     )
@@ -119,10 +127,8 @@ def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) 
             backbone, split, request.cache_dir, f"{dataset.name}_{split_name}",
             workers=request.workers, max_corrupt=request.max_corrupt,
         )  # fmt: skip
-        missing = torch.bincount(features.y, minlength=dataset.num_classes) == 0
-        if missing.any():
-            names = [dataset.class_names[k] for k in missing.nonzero().flatten().tolist()]
-            raise InputError(f"{dataset.name}: no readable {split_name} image of {', '.join(names[:5])}")
+        if is_labelled(features.y):
+            _require_every_class(dataset, split_name, features.y)
         splits.append(features)
         unreadable += skipped
     provenance = {**dataset.provenance, **({"unreadable": unreadable} if unreadable else {})}
@@ -131,28 +137,57 @@ def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) 
     return task
 
 
-def task_of_feature_file(name: str) -> Task:
-    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; labels are integers 0..K−1."""
+def _require_every_class(dataset: Dataset, split_name: str, labels: Tensor) -> None:
+    missing = torch.bincount(labels, minlength=dataset.num_classes) == 0
+    if missing.any():
+        names = [dataset.class_names[k] for k in missing.nonzero().flatten().tolist()]
+        raise InputError(f"{dataset.name}: no readable {split_name} image of {', '.join(names[:5])}")
+
+
+def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Task:
+    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; labels are integers 0..K−1. Of a
+    task that has none, but `unlabelled_classes` classes, x_train and x_test alone are read.
+    """
     path = _feature_path(name)
+    arrays = _read_arrays(path, FEATURE_FILE_KEYS[::2] if unlabelled_classes else FEATURE_FILE_KEYS)
+    train, test = (_checked_split(path, arrays, split) for split in ("train", "test"))
+    if train.x.shape[1] != test.x.shape[1]:
+        raise InputError(f"{path}: x_train has {train.x.shape[1]} features and x_test {test.x.shape[1]}")
+    num_classes = unlabelled_classes or _count_classes(path, train, test)
+    class_names = cluster_names(num_classes) if unlabelled_classes else map(str, range(num_classes))
+    provenance = {
+        "origin": "features",
+        "train": len(train),
+        "test": len(test),
+        "sha256": digest(train.x, train.y, test.x, test.y),
+        **({"unlabelled_classes": num_classes} if unlabelled_classes else {}),
+    }
+    task = Task(task_label(name), train, test, num_classes, tuple(class_names), provenance)
+    _require_finite(task, str(path))
+    return task
+
+
+def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in FEATURE_FILE_KEYS if key not in archive]
+            missing = [key for key in keys if key not in archive]
             if missing:
-                raise InputError(f"{path}: the arrays {', '.join(missing)} are missing")
-            arrays = {key: archive[key] for key in FEATURE_FILE_KEYS}
+                hint = ""
+                if all(key.startswith("y_") for key in missing):
+                    hint = " (a target without labels needs --TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                raise InputError(f"{path}: the arrays {', '.join(missing)} are missing{hint}")
+            return {key: archive[key] for key in keys}
     except InputError:
         raise
     except UNREADABLE as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise InputError(
-            f"{path} is not a readable .npz of {', '.join(FEATURE_FILE_KEYS)}: {reason}"
-        ) from error
-    splits = [_checked_split(path, arrays, split) for split in ("train", "test")]
-    train, test = splits
-    if train.x.shape[1] != test.x.shape[1]:
-        raise InputError(f"{path}: x_train has {train.x.shape[1]} features and x_test {test.x.shape[1]}")
+        raise InputError(f"{path} is not a readable .npz of {', '.join(keys)}: {reason}") from error
+
+
+def _count_classes(path: Path, train: Features, test: Features) -> int:
+    """K where both splits hold every class 0..K−1; InputError otherwise."""
     num_classes = int(train.y.max()) + 1
-    for split_name, split in zip(("y_train", "y_test"), splits, strict=True):
+    for split_name, split in (("y_train", train), ("y_test", test)):
         counts = torch.bincount(split.y, minlength=num_classes)
         if len(counts) > num_classes or counts.min() == 0:
             absent = (counts == 0).nonzero().flatten().tolist()
@@ -160,18 +195,7 @@ def task_of_feature_file(name: str) -> Task:
                 f"{path}: {split_name} must hold every class 0..{num_classes - 1}: none of "
                 f"{absent[:5]}, largest label {len(counts) - 1}"
             )
-    provenance = {
-        "origin": "features",
-        "train": len(train),
-        "test": len(test),
-        "sha256": digest(train.x, train.y, test.x, test.y),
-    }
-    task = Task(
-        task_label(name), train, test, num_classes,
-        tuple(str(k) for k in range(num_classes)), provenance,
-    )  # fmt: skip
-    _require_finite(task, str(path))
-    return task
+    return num_classes
 
 
 def _feature_path(name: str) -> Path:
@@ -179,20 +203,28 @@ def _feature_path(name: str) -> Path:
 
 
 def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Features:
-    x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
-    if x.ndim != 2 or y.shape != (len(x),) or len(x) == 0 or x.shape[1] == 0:
-        raise InputError(
-            f"{path}: x_{split} must be (n, d) and y_{split} (n,), not {x.shape} and {y.shape}"
-        )
+    x = arrays[f"x_{split}"]
+    if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
+        raise InputError(f"{path}: x_{split} must be (n, d), not {x.shape}")
     if not np.issubdtype(x.dtype, np.floating) and not np.issubdtype(x.dtype, np.integer):
         raise InputError(f"{path}: x_{split} must be numbers, not {x.dtype}")
+    y = arrays.get(f"y_{split}")
+    labels = torch.full((len(x),), NO_LABEL) if y is None else _checked_labels(path, y, split, x.shape)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        x = x.astype(np.float32)
+    return Features(torch.from_numpy(x), labels)
+
+
+def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int]) -> Tensor:
+    if y.shape != shape[:1]:
+        raise InputError(
+            f"{path}: x_{split} must be (n, d) and y_{split} (n,), not {shape} and {y.shape}"
+        )
     if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
         raise InputError(f"{path}: y_{split} must be integers from 0 on, not {y.dtype}")
     if y.max() >= MOST_CLASSES:
         raise InputError(f"{path}: y_{split} holds the label {y.max()}: labels must be 0..K-1")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-        x = x.astype(np.float32)
-    return Features(torch.from_numpy(x), torch.from_numpy(y.astype(np.int64)))
+    return torch.from_numpy(y.astype(np.int64))
 
 
 def _require_finite(task: Task, what: str) -> None:
@@ -203,6 +235,16 @@ def _require_finite(task: Task, what: str) -> None:
                 f"{what}: {int(bad.sum())} of {len(split)} {split_name} samples have NaN or infinite "
                 f"features (first: sample {int(bad.nonzero()[0])})"
             )
+
+
+def with_clusters(task: Task, train: Tensor, test: Tensor) -> Task:
+    """The task with cluster numbers for the labels of its splits."""
+    return replace(
+        task,
+        train=Features(task.train.x, train.cpu()),
+        test=Features(task.test.x, test.cpu()),
+        class_names=cluster_names(task.num_classes),
+    )
 
 
 # ------------------------------------------------------------------------------------- standardising

@@ -13,6 +13,7 @@ from torch import Tensor
 from utils.errors import InputError
 from utils.storage import digest
 
+NO_LABEL = -1  # of every sample of a task without labels
 # What torchvision's folders of images admit.
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
@@ -94,6 +95,15 @@ def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
     return digest(images[start:stop])
 
 
+def is_labelled(labels: Tensor) -> bool:
+    return not (labels == NO_LABEL).all()
+
+
+def cluster_names(num_classes: int) -> tuple[str, ...]:
+    """What the classes of a target without labels are called."""
+    return tuple(f"cluster {k}" for k in range(num_classes))
+
+
 def describe_split(split: Split) -> list:
     """What identifies a split in a result, for `digest`: values of arrays; names and sizes of files."""
     if isinstance(split.images, ImageFiles):
@@ -116,16 +126,25 @@ def split_of_folder(folder: Path, class_names: Sequence[str]) -> Split:
     """All images below folder/CLASS/, ordered by class and name. Refuses a class without images."""
     names, labels = [], []
     for label, class_name in enumerate(class_names):
-        found = sorted(
-            str(path.relative_to(folder))
-            for path in (folder / class_name).rglob("*")
-            if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
-        )
-        if not found:
-            raise InputError(
-                f"{folder / class_name} holds no images ({', '.join(sorted(EXTENSIONS))}): add some or "
-                "remove the class"
-            )
+        found = _images_below(folder, folder / class_name, "add some or remove the class")
         names += found
         labels += [label] * len(found)
     return Split(ImageFiles(folder, tuple(names)), torch.tensor(labels))
+
+
+def split_without_labels(folder: Path) -> Split:
+    """All images below folder, whatever folders they lie in."""
+    names = _images_below(folder, folder, "add some")
+    return Split(ImageFiles(folder, tuple(names)), torch.full((len(names),), NO_LABEL))
+
+
+def _images_below(root: Path, folder: Path, what_to_do: str) -> list[str]:
+    """Names relative to `root`, sorted; InputError if there are none."""
+    found = sorted(
+        str(path.relative_to(root))
+        for path in folder.rglob("*")
+        if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
+    )
+    if not found:
+        raise InputError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))}): {what_to_do}")
+    return found

@@ -89,12 +89,14 @@ def plan_jobs(options: argparse.Namespace) -> list[Job]:
     for (source, target), model, seed in itertools.product(pairs, options.MODEL, options.SEED):
         shared = _Shared(options, source, model, seed)
         trained = (shared.job("train"),) if shared.model == LENET else ()
-        fine_tuned = shared.job("finetune", target, needs=trained)
+        # No head can be fitted on a target without labels.
+        unlabelled = stage_options(shared.job("transfer", target)).TARGET_CLASSES
+        fine_tuned = () if unlabelled else (shared.job("finetune", target, needs=trained),)
         transferred = [
-            shared.job("transfer", target, setting, needs=trained, follows=(fine_tuned,))
+            shared.job("transfer", target, setting, needs=trained, follows=fine_tuned)
             for setting in options.SETTING
         ]
-        jobs |= dict.fromkeys([*trained, fine_tuned, *transferred])
+        jobs |= dict.fromkeys([*trained, *fine_tuned, *transferred])
     _require_folders_of_their_own(jobs)
     return list(jobs)
 

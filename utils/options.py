@@ -81,6 +81,12 @@ def class_choice(text: str) -> str:
     return str(int(text))
 
 
+def class_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"must be a number of classes from 2 on, not {text!r}")
+    return int(text)
+
+
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
     """Reads one of the names, in any case, as the registered spelling."""
 

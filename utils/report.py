@@ -85,7 +85,8 @@ def print_transfer(
     if record["unreached_classes"]:
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
-    if fine_tuned is None:
+    unlabelled = record["pseudo_labels"] == {"agreement": None}
+    if fine_tuned is None and not unlabelled:
         print("fine_tuned_*: stage 2 has not been run for this pair, seed, procedure, τ and data")
     print(f"result: {_short(folder / 'result.json')}")
     print(f"figure: {_short(folder / 'bound.png')} (beside it: label_map, curves, features)")
@@ -94,6 +95,9 @@ def print_transfer(
 def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
     """How far an estimate without labels is from the run with the target's own, where there is one."""
     agreement = record["pseudo_labels"]["agreement"]
+    if agreement is None:
+        print("pseudo-labels: the target has no labels, so how far they are off cannot be told")
+        return
     print(f"pseudo-labels: as the target's own on {agreement:.1%} of its test samples, best naming")
     if labelled is None or _comparable(labelled["config"]) != _comparable(record["config"]):
         print("with the target's labels: not run with these settings (--TARGET_LABELS given)")

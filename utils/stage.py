@@ -76,8 +76,12 @@ def open_network(options: argparse.Namespace, device: torch.device) -> SourceNet
     )
 
 
-def find_target(options: argparse.Namespace, network: SourceNetwork) -> Dataset | Task:
-    target = find_data(options.TRG, _request(options, options.DATA), role="target")
+def find_target(
+    options: argparse.Namespace, network: SourceNetwork, unlabelled_classes: int | None = None
+) -> Dataset | Task:
+    """`unlabelled_classes`: of a target without labels."""
+    request = _request(options, options.DATA)
+    target = find_data(options.TRG, request, role="target", num_classes=unlabelled_classes)
     if isinstance(target, Task):
         check_feature_dim(options.SRC, network, target)
     return target
