@@ -1,11 +1,11 @@
-"""One page of everything in results.jsonl: bounds and losses, settings, rankings, commands, provenance.
+"""One page of everything in results/: bounds and losses, settings, rankings, commands, provenance.
 
     python3 report.py
     python3 report.py --RESULTS_DIR results --OUT somewhere
 
 Writes index.html (self-contained: opens from disk, fetches nothing) and its figures as PNG and PDF into
-RESULTS_DIR/report/. Of a run that was repeated the last line counts; a line that is no result is named
-and left out.
+RESULTS_DIR/report/. Of a run that was repeated the last line of results.jsonl counts; a line that is no
+result, and a ranking that cannot be read, is named and left out.
 """
 
 import json
@@ -14,13 +14,39 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils.errors import InputError
 from utils.options import StageParser, add_flag, stage_entry
-from utils.overview import agreement_of_bounds, draw_agreement, draw_settings, draw_terms, group_runs
+from utils.overview import (
+    agreement_of_bounds,
+    comparable_settings,
+    draw_agreement,
+    draw_ranking,
+    draw_settings,
+    draw_terms,
+    group_runs,
+    is_pseudo,
+    pseudo_table,
+)
 from utils.page import figure, folded, page, paragraph, table
 from utils.ranking import Score, agreement_table, score_table
-from utils.report import draw_ranking
 from utils.storage import REPOSITORY, read_records, require_writable
 from utils.summary import UNDEFINED, write_text
+
+STAGES = ("train", "finetune", "transfer")
+TERMS_CAPTION = """The published bound as stacked terms; below it each other bound above the loss
+that it bounds, of the learned transform and of its refined copy; then the loss of a fine-tuned
+head. The dotted line is ln K of the target: the loss of a constant prediction."""
+AGREEMENT_CAPTION = """Each bound against the target loss of the same classifier, every run of every
+seed. A certified bound lies on the right of the dashed line; a bound that foretells the loss lies
+along it."""
+AGREEMENT_NOTE = """Intervals (95 %) draw groups of seeds, and need six. Where nothing is learned
+(FixedAll) bound and loss are both large, which alone makes a high correlation over all settings."""
+PSEUDO_NOTE = """Clusters stood for the target's labels: losses and bounds of these runs are against
+clusters. Where the labels are known, the same run with them says how far off the estimate is."""
+RANKING_NOTE = """How well each score orders the models: correlations with fine-tuned accuracy (1 is
+best), what the pick loses in accuracy (regret), and its seconds a model."""
+RUNS_NOTE = """A LeNet's transfer or fine-tuning needs its training first. A command whose result is
+there only shows it; --OVERWRITE computes it again. Losses of pseudo-labels are against clusters."""
 
 
 def parse_options(argv: Sequence[str] | None):
@@ -30,12 +56,9 @@ def parse_options(argv: Sequence[str] | None):
         help="where the results are (default: results/ of the repository)",
     )  # fmt: skip
     add_flag(
-        parser,
-        "--OUT",
-        type=Path,
-        metavar="DIR",
+        parser, "--OUT", type=Path, metavar="DIR",
         help="folder of the page (default: RESULTS_DIR/report)",
-    )
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -43,57 +66,66 @@ def parse_options(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> None:
     # ----------------------------------------------------------------------------- options, results
     options = parse_options(argv)
-    folder = options.OUT or options.RESULTS_DIR / "report"
+    results = options.RESULTS_DIR
+    folder = options.OUT or results / "report"
     require_writable(folder, "--OUT")
-    records, damaged = read_records(options.RESULTS_DIR / "results.jsonl")
-    for problem in damaged:
-        print(f"warning: {problem}; it is left out", file=sys.stderr)
+    rankings = sorted((results / "rank").glob("*/ranking.json"))
+    lines = results / "results.jsonl"
+    records, damaged = ([], []) if rankings and not lines.exists() else read_records(lines)
+    if not records and not rankings:
+        raise InputError(f"{lines} holds no result ({len(damaged)} damaged lines): run a stage first")
     groups = group_runs(records)
 
     # --------------------------------------------------------------------------- figures, sections
-    sections = []
+    sections = sections_of_transfers(groups, folder) if groups else []
+    for path in rankings:
+        try:
+            sections.append(section_of_ranking(path, folder))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            damaged.append(f"{path} is no ranking ({type(error).__name__}: {error})")
+    if records:
+        sections.append(("Every run", table_of_runs(records)))
+        sections.append(("Where the numbers come from", provenance(records)))
     if damaged:
-        lines = "; ".join(damaged)
-        sections.append(("Left out", paragraph(f"Lines that are no results: {lines}", "warning")))
-    if groups:
-        sections += sections_of_transfers(groups, folder)
-    for path in sorted((options.RESULTS_DIR / "rank").glob("*/ranking.json")):
-        sections.append(section_of_ranking(json.loads(path.read_text()), folder))
-    sections.append(("Every run", table_of_runs(records)))
-    sections.append(("Where the numbers come from", provenance(records)))
+        sections.insert(0, ("Left out", paragraph("; ".join(damaged), "warning")))
+    for problem in damaged:
+        print(f"warning: {problem}; it is left out", file=sys.stderr)
 
     # ---------------------------------------------------------------------------------------- write
     pairs = {(record["source"], record["target"]) for record in records if record["target"]}
     introduction = (
-        f"{len(records)} runs, {len(pairs)} pairs of source and target. Losses in nats; lines and ± are "
-        "the standard deviation over seeds."
+        f"Runs: {len(records)}; pairs of source and target: {len(pairs)}; rankings: {len(rankings)}. "
+        "Losses in nats; black lines span the standard deviation over seeds."
     )
     write_text(folder / "index.html", page("Task transfer analysis", introduction, sections))
     print(f"page: {os.path.relpath(folder)}/index.html ({len(records)} runs; beside it the figures)")
 
 
+# ---------------------------------------------------------------------------------------- the sections
 def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[tuple[str, str]]:
-    draw_terms(groups, folder)
-    caption = (
-        "The published bound as stacked terms, the certified bound (and that of the refined copy), and "
-        "the losses that they bound. The dotted line is ln K of the target: the loss of a constant "
-        "prediction."
-    )
-    sections = [("Bounds and losses", figure(folder / "terms.png", caption))]
-    if len(groups) > 2:
-        draw_agreement(groups, folder)
-        caption = "Each bound against the target loss of the same classifier, all runs of all seeds."
-        head, rows = agreement_of_bounds(groups)
-        content = figure(folder / "agreement.png", caption) + table(head, rows)
+    labelled = [group for group in groups if not is_pseudo(group)]
+    sections = []
+    if labelled:
+        drawn = "".join(figure(path, TERMS_CAPTION) for path in draw_terms(labelled, folder))
+        sections.append(("Bounds and losses", drawn))
+    if sum(len(group["seeds"]) for group in labelled) > 2:
+        draw_agreement(labelled, folder)
+        content = figure(folder / "agreement.png", AGREEMENT_CAPTION)
+        content += paragraph(AGREEMENT_NOTE) + table(*agreement_of_bounds(labelled), left=2)
         sections.append(("Does the bound tell the loss?", content))
-    if len({group["setting"] for group in groups}) > 1:
-        draw_settings(groups, folder)
-        caption = "What is gained by learning more of the transform; lines span the seeds' deviation."
+    if comparable := comparable_settings(labelled):
+        draw_settings(comparable, folder)
+        caption = "What is gained by learning more of the transform."
         sections.append(("Settings compared", figure(folder / "settings.png", caption)))
+    if len(labelled) < len(groups):
+        sections.append(
+            ("Targets without labels", paragraph(PSEUDO_NOTE) + table(*pseudo_table(groups)))
+        )
     return sections
 
 
-def section_of_ranking(ranking: Mapping, folder: Path) -> tuple[str, str]:
+def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
+    ranking = json.loads(path.read_text())
     candidates = ranking["candidates"]
     scores = {
         name: {metric: Score(**score) for metric, score in about["scores"].items()}
@@ -102,12 +134,15 @@ def section_of_ranking(ranking: Mapping, folder: Path) -> tuple[str, str]:
     truth = {
         name: about["accuracy"] for name, about in candidates.items() if about["accuracy"] is not None
     }
-    content = ""
+    content = paragraph(
+        f"Seed {ranking['seed']}; scores see at most {ranking['samples']} training samples of the "
+        f"target. Accuracies: {ranking['truth'] or 'none'}."
+    )
     if len(truth) > 2:
-        name = f"ranking_{ranking['target']}.png"
+        name = f"ranking_{path.parent.name}"
         draw_ranking(ranking["target"], scores, truth, folder / name)
         content += figure(
-            folder / name, "Each score, with its 95 % interval, against fine-tuned accuracy."
+            folder / f"{name}.png", "Each score, with its 95 % interval, against fine-tuned accuracy."
         )
         found = {
             metric: {
@@ -116,50 +151,80 @@ def section_of_ranking(ranking: Mapping, folder: Path) -> tuple[str, str]:
             }
             for metric, of_one in ranking["agreement"].items()
         }
+        costs = [about["fine_tuning_seconds"] for about in candidates.values()]
+        cost = (
+            f" Fine-tuning itself: {sum(costs) / len(costs):.1f} s a model, features given."
+            if costs and None not in costs
+            else ""
+        )
+        content += paragraph(RANKING_NOTE + cost)
         content += table(*agreement_table(scores, found))
+    content += paragraph(
+        "The scores, with 95 % intervals. Bounds and their terms: lower is better (nats)."
+    )
     content += table(*score_table(scores, truth))
-    return f"Models ranked for {ranking['target']}", content
+    about = [f"{name} {value}" for name, value in ranking["environment"].items()]
+    data = [
+        f"{name}: {d['origin']}, sha256 {d.get('sha256', UNDEFINED)}"
+        for name, d in ranking["data"].items()
+    ]
+    return f"Models ranked for {ranking['target']}", content + folded(
+        "Command, data, versions", [ranking["command"], *data, ", ".join(about)]
+    )
 
 
 def table_of_runs(records: Sequence[Mapping]) -> str:
-    names = ["stage", "source", "target", "model", "setting", "seed"]
-    head = ["row", *names, "accuracy", "loss", "published bound", "certified bound"]
-    rows, commands = [], []
-    for record in sorted(records, key=lambda r: [str(r.get(name)) for name in names]):
-        setting = " ".join(filter(None, (record["setting"], record.get("variant"))))
+    head = [
+        "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
+        "published bound", "certified bound", "refined", "command that makes the row again",
+    ]  # fmt: skip
+
+    def order(record: Mapping) -> list:
+        names = (record.get(name) or "" for name in ("source", "target", "model", "setting", "variant"))
+        return [STAGES.index(record["stage"]), *names, record["config"]["procedure"], record["seed"]]
+
+    rows = []
+    for record in sorted(records, key=order):
         numbers = (
             record.get("target_accuracy", record.get("test_accuracy")),
             record.get("target_loss", record.get("test_loss")),
             record.get("bound_published"),
             record.get("bound_certified"),
+            (record.get("refined") or {}).get("bound_certified"),
         )
         cells = [UNDEFINED if value is None else f"{value:.3f}" for value in numbers]
-        what = [record[name] or "" for name in names[:4]]
-        rows.append([len(rows) + 1, *what, setting, str(record["seed"]), *cells])
-        commands.append(f"{len(rows)}: {record.get('command', UNDEFINED)}")
-    return table(head, rows, left=6) + folded("The command that makes each row again", commands)
+        what = [record[name] or "" for name in ("stage", "source", "target", "model")]
+        what.append(" ".join(filter(None, (record["setting"], record.get("variant")))))
+        origins = "/".join(dict.fromkeys(about["origin"] for about in record["data"].values()))
+        what += [record["config"]["procedure"], origins, record["seed"]]
+        rows.append([*what, *cells, record.get("command", UNDEFINED)])
+    return paragraph(RUNS_NOTE) + table(head, rows, left=7, code=1)
 
 
 def provenance(records: Sequence[Mapping]) -> str:
-    """Data sets with their checksums, and the environments that the runs were made in."""
-    data = {}
+    """Data sets with their checksums, weights, and the environments that the runs were made in."""
+    data, weights = {}, set()
     for record in records:
         for role, about in record["data"].items():
             name = record["source" if role == "source" else "target"]
-            key = (name, about.get("origin"), about.get("sha256"))
-            data[key] = (about.get("train"), about.get("test"))
-    rows = [[*map(str, key), *map(str, sizes)] for key, sizes in sorted(data.items(), key=str)]
-    content = table(["data", "origin", "sha256", "training", "test"], rows, left=3)
-    environments = {}
+            key = (name, about["origin"], about.get("sha256", UNDEFINED))
+            data[key] = (about.get("train", UNDEFINED), about.get("test", UNDEFINED))
+        network = record["config"].get("network") or {}
+        weights.add((record["model"], record["source"], network.get("weights", UNDEFINED)))
+    rows = [[*key, *sizes] for key, sizes in sorted(data.items(), key=str)]
+    head = ["data", "origin", "sha256 (first 16 digits)", "training samples", "test samples"]
+    content = table(head, rows, left=3)
+    environments: dict[str, int] = {}
     for record in records:
         about = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
-        environments.setdefault(about, []).append(record)
-    rows = [[about, len(members)] for about, members in environments.items()]
+        environments[about] = environments.get(about, 0) + 1
     seeds = sorted({record["seed"] for record in records})
+    used = [f"{model}, {source}: {digest}" for model, source, digest in sorted(weights)]
     return (
         content
         + paragraph(f"Seeds: {', '.join(map(str, seeds))}.")
-        + folded("Versions and machines", [f"{count} runs: {about}" for about, count in rows])
+        + folded("Networks: digests of their weights", used)
+        + folded("Versions and machines", [f"{n} runs: {about}" for about, n in environments.items()])
     )
 
 

@@ -37,7 +37,7 @@ from utils.options import (
     whole_number,
 )
 from utils.storage import only_one, read_result, require_writable
-from utils.summary import markdown, summarise, write_summary
+from utils.summary import is_fine_tuning_of, markdown, summarise, write_summary
 from utils.task_transform import SETTINGS
 
 ENGINES = ("local", "ray")
@@ -161,9 +161,10 @@ def _results(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[tuple
     results = []
     for job in jobs:
         if job.stage == "transfer" and outcomes[job].state != FAILED:
-            heads = [need for need in job.follows if outcomes[need].state != FAILED]
-            fine_tuned = read_result(heads[0].folder) if heads else None
-            results.append((read_result(job.folder), fine_tuned))
+            record = read_result(job.folder)
+            heads = [read_result(need.folder) for need in job.follows if outcomes[need].state != FAILED]
+            fitting = [h for h in heads if is_fine_tuning_of(h, record["config"], record["data"])]
+            results.append((record, fitting[0] if fitting else None))
     return results
 
 

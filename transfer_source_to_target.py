@@ -64,6 +64,7 @@ from utils.storage import (
     save_tensors,
     write_result,
 )
+from utils.summary import is_fine_tuning_of
 from utils.task_transform import (
     SETTINGS,
     TaskTransform,
@@ -178,19 +179,18 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     pair = (source.name, target.name, network.model)
     run, variant = (*pair, options.SETTING, seed, procedure), variant_label(options)
     folder = run_folder(options.RESULTS_DIR, "transfer", *run, variant)
+    labelled_folder = run_folder(
+        options.RESULTS_DIR, "transfer", *run, variant_label(options, target_labels=GIVEN)
+    )
     fine_tuned = read_result(run_folder(options.RESULTS_DIR, "finetune", *pair, None, seed, procedure))
-    if fine_tuned and (
-        fine_tuned["config"]["network"] != network.about
-        or fine_tuned["data"]["target"] != target.provenance
-        or fine_tuned["config"]["head"]["tau"] != head_settings.tau
-    ):
-        fine_tuned = None  # made with another network or τ, or on other data: not comparable
+    if fine_tuned and not is_fine_tuning_of(fine_tuned, config, data):
+        fine_tuned = None
     stored = read_result(folder) if (folder / "transform.safetensors").exists() else None
     if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
         draw_bound(stored, fine_tuned, folder)
         print_transfer(stored, fine_tuned, folder, reused=True)
         if pseudo:
-            print_pseudo_labels(stored, read_result(run_folder(options.RESULTS_DIR, "transfer", *run)))
+            print_pseudo_labels(stored, read_result(labelled_folder))
         return
 
     # ------------------------------------------------------------------------ source head, transform
@@ -278,7 +278,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         path.unlink()
     print_transfer(record, fine_tuned, folder)
     if pseudo:
-        print_pseudo_labels(record, read_result(run_folder(options.RESULTS_DIR, "transfer", *run)))
+        print_pseudo_labels(record, read_result(labelled_folder))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,7 @@ def test_fixed_all_reduces_to_the_closed_form(generator):
         steepest = max(steepest, torch.autograd.grad(losses, inputs)[0].norm(dim=1).max().item())
     assert bound.tau_measured == pytest.approx(steepest)
     third = bound.tau_measured * bound.wasserstein_distance
+    assert bound.distribution_mismatch == third
     assert bound.bound_published == pytest.approx(source_loss.item() + third, rel=1e-5)
     assert bound.bound_transformed == pytest.approx(bound.bound_published, rel=1e-5)
     assert bound.constant_prediction_loss == math.log(4)
@@ -148,7 +149,8 @@ def test_a_class_without_source_points_leaves_the_bounds_undefined(generator):
     changed = {**transform.tensors(), "B": everything_to_zero}
     bound = transfer_bound(type(transform)(**changed, history={}), head, source, target)
     assert bound.unreached_classes == (1, 2)
-    for name in ("wasserstein_distance", "bound_published", "bound_transformed", "bound_certified"):
+    undefined = ("wasserstein_distance", "distribution_mismatch", "bound_published", "bound_transformed")
+    for name in (*undefined, "bound_certified"):
         assert getattr(bound, name) is None
     assert math.isfinite(bound.target_loss)
 
@@ -205,7 +207,7 @@ def test_intervals_hold_the_quantities_and_belong_to_what_depends_on_samples(gau
     assert set(bound.intervals) == {
         *("target_accuracy", "target_loss", "transformed_source_accuracy", "transformed_source_loss"),
         *("weighted_source_loss", "wasserstein_distance", "tau_measured", "bound_published"),
-        *("bound_transformed", "bound_certified"),
+        *("bound_transformed", "bound_certified", "distribution_mismatch"),
     }
     without = transfer_bound(*gaussians)
     assert without.intervals is None

@@ -5,6 +5,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import rank_models
@@ -12,7 +13,7 @@ import report
 import sweep
 import transfer_source_to_target as stage_3
 from tests.conftest import places
-from utils.overview import agreement_of_bounds, group_runs
+from utils.overview import GROUPS_A_FIGURE, agreement_of_bounds, draw_terms, group_runs
 from utils.page import table
 from utils.storage import read_records
 
@@ -67,8 +68,53 @@ def test_runs_are_grouped_by_all_but_their_seed(swept):
         assert sorted(group["values"]["target_loss"]) == sorted(r["target_loss"] for r in members)
         tuned = [r for r in records if r["stage"] == "finetune" and r["target"] == group["target"]]
         assert sorted(group["values"]["fine_tuned_loss"]) == sorted(r["test_loss"] for r in tuned)
+        assert group["seeds"] == [0, 1] and group["label"].endswith("\n2 seeds")
     _, rows = agreement_of_bounds(groups)
-    assert [row[-1] for row in rows] == ["8", "8"]
+    numbers = {(title, bound): int(number) for title, bound, *_, number in rows}
+    assert numbers["all", "published bound"] == numbers["all", "certified bound"] == 8
+    assert numbers["all", "refined certified bound"] == 4  # nothing is refined under FixedAll
+    assert numbers["all but FixedAll", "published bound"] == 4
+    assert numbers["features-source → features-target, features", "published bound"] == 4
+    bounds, losses = zip(*(point for group in groups for point in _points(group)), strict=True)
+    (row,) = [row for row in rows if row[:2] == ["all", "certified bound"]]
+    assert row[2] == f"{np.corrcoef(bounds, losses)[0, 1]:.2f}"  # four groups: no interval
+
+
+def _points(group):
+    return zip(group["values"]["bound_certified"], group["values"]["target_loss"], strict=True)
+
+
+def test_runs_with_other_settings_are_no_seeds_of_one_group(swept):
+    records, _ = read_records(swept / "results.jsonl")
+    (changed, *_) = [r for r in records if r["stage"] == "transfer" and r["seed"] == 1]
+    changed["config"]["transform"]["iterations"] = 7
+    head = next(r for r in records if r["stage"] == "finetune" and r["target"] == changed["target"])
+    head["config"]["head"]["tau"] = 9.0  # another τ: not the loss that these bounds are beside
+    groups = group_runs(records)
+    assert len(groups) == 5
+    labels = [group["label"] for group in groups if len(group["seeds"]) == 1]
+    assert sorted(label.rpartition("\n")[2] for label in labels) == [
+        "iterations 5, seed 0", "iterations 7, seed 1",
+    ]  # fmt: skip
+    undone = [group["values"]["fine_tuned_loss"] for group in groups]
+    assert sum(value is None for values in undone for value in values) == 2
+
+
+def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
+    base = ["--SRC", feature_files[0], "--TRG", feature_files[1], *SHORT.split(), *places(tmp_path)]
+    stage_3.main(base)
+    stage_3.main([*base, "--TARGET_LABELS", "pseudo"])
+    stage_3.main([*base, "--TARGET_LABELS", "pseudo", "--SOURCE_CLASSES", "2"])
+    report.main(["--RESULTS_DIR", str(tmp_path / "results")])
+    page = Page((tmp_path / "results" / "report" / "index.html").read_text())
+    assert page.headings[:2] == ["Bounds and losses", "Targets without labels"]
+    records, _ = read_records(tmp_path / "results" / "results.jsonl")
+    of_variant = {record["variant"]: record for record in records}
+    rows = [row for row in page.rows if row[2:3] == ["published bound"]]
+    given, other = (f"{of_variant[v]['bound_published']:.3f}" for v in (None, "pseudo-labels"))
+    assert sorted(row[1] for row in rows) == ["100%", "100%"]
+    compared = [row for row in rows if row[4] != "—"]  # the run on two classes has no labelled twin
+    assert [row[3:5] for row in compared] == [[other, given]]
 
 
 def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_files, capsys):
@@ -93,7 +139,7 @@ def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert (folder / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
     records, _ = read_records(swept / "results.jsonl")
-    shown_losses = {row[8] for row in page.rows if row and row[0].isdigit()}
+    shown_losses = {row[9] for row in page.rows if row[0] == "transfer"}
     assert {f"{r['target_loss']:.3f}" for r in records if r["stage"] == "transfer"} <= shown_losses
 
     # The same results make the same page.
@@ -126,3 +172,36 @@ def test_no_results_is_said_in_one_line(tmp_path, capsys):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "results.jsonl cannot be read" in line and not (tmp_path / "report").exists()
+    (tmp_path / "results.jsonl").write_text('{"stage": "tr')
+    with pytest.raises(SystemExit) as stop:
+        report.main(["--RESULTS_DIR", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "holds no result (1 damaged lines)" in capsys.readouterr().err
+
+
+def test_what_is_no_result_is_named_and_left_out(swept, capsys):
+    """Records and rankings of another version, or edited by hand."""
+    path = swept / "results.jsonl"
+    good = path.read_text().splitlines()
+    record = json.loads(good[-1])
+    bad = [{**record, "seed": "0"}, {**record, "bound_published": "high"}, {**record, "data": {"x": {}}}]
+    bad += [{k: v for k, v in record.items() if k != name} for name in ("distribution_mismatch", "data")]
+    path.write_text("\n".join([*good, *map(json.dumps, bad)]) + "\n")
+    for name, text in (("a", "{"), ("b", "{}"), ("c", "[]")):
+        (swept / "rank" / name).mkdir(parents=True)
+        (swept / "rank" / name / "ranking.json").write_text(text)
+    report.main(["--RESULTS_DIR", str(swept)])
+    shown = capsys.readouterr()
+    assert "12 runs" in shown.out
+    assert shown.err.count("is no result") == 5 and shown.err.count("is no ranking") == 3
+    unknown = {**record, "setting": "LearnedNothing", "variant": "of my own"}
+    path.write_text("\n".join([*good, json.dumps(unknown)]) + "\n")
+    report.main(["--RESULTS_DIR", str(swept)])
+
+
+def test_many_groups_take_several_figures(swept):
+    records, _ = read_records(swept / "results.jsonl")
+    template = next(record for record in records if record["stage"] == "transfer")
+    many = [{**template, "source": f"S{k}"} for k in range(GROUPS_A_FIGURE + 1)]
+    paths = draw_terms(group_runs(many), swept)
+    assert [path.name for path in paths] == ["terms.png", "terms_2.png"]

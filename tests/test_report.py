@@ -60,7 +60,10 @@ def test_the_refined_transform_has_a_column_of_its_own(tmp_path, run, capsys):
 
 
 def test_undefined_quantities_are_explained(tmp_path, run, capsys):
-    undefined = ("wasserstein_distance", "bound_published", "bound_transformed", "bound_certified")
+    undefined = [
+        *("wasserstein_distance", "distribution_mismatch", "bound_published", "bound_transformed"),
+        "bound_certified",
+    ]
     record = {**run[0], **dict.fromkeys(undefined), "unreached_classes": (1, 3)}
     print_transfer(record, None, tmp_path)
     shown = capsys.readouterr().out

@@ -149,7 +149,7 @@ def test_a_target_without_labels_needs_no_head(tmp_path, feature_files, capsys):
     assert json.loads(row)["fine_tuned_accuracy"] is None
     with pytest.raises(SystemExit) as stop:
         rank_models.main(argv)
-    assert stop.value.code == 2 and "takes no --TARGET_CLASSES" in capsys.readouterr().err
+    assert stop.value.code == 2 and "no --TARGET_LABELS pseudo" in capsys.readouterr().err
 
 
 def test_a_full_disk_fails_the_cell(command, monkeypatch, capsys):
@@ -352,7 +352,7 @@ def record(seed: int, value: float | None, source: str = "A_B") -> dict:
     return {
         "source": source, "target": "C", "model": "lenet", "setting": "LearnedAll", "seed": seed,
         **numbers, "bound_published": value, "bound_certified": value, "tau_measured": 0.5,
-        "wasserstein_distance": value, "refined": None,
+        "distribution_mismatch": value and 0.5 * value, "refined": None,
     }  # fmt: skip
 
 

@@ -52,6 +52,7 @@ class TransferBound:
     weighted_source_loss: float
     label_mismatch: float
     wasserstein_distance: float | None
+    distribution_mismatch: float | None
     tau_measured: float
     tau_certified: float
     bound_published: float | None
@@ -100,7 +101,7 @@ def transfer_bound(
 
     values = {name: term.value for name, term in terms.items()}
     values["tau_measured"] = norms.max().item()
-    values |= {"bound_published": None, "bound_transformed": None}
+    values |= dict.fromkeys(("distribution_mismatch", "bound_published", "bound_transformed"))
     values |= _bounds(values, mismatch)
     intervals = None
     if bootstrap:
@@ -184,11 +185,12 @@ def _sample_terms(
 
 
 def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, float | Tensor]:
-    """The two bounds with a third term τ · W, of numbers or of resamples alike."""
+    """The third term τ · W and the two bounds that hold it, of numbers or of resamples alike."""
     if values.get("wasserstein_distance") is None:
         return {}
     third = values["tau_measured"] * values["wasserstein_distance"]
     return {
+        "distribution_mismatch": third,
         "bound_published": values["weighted_source_loss"] + mismatch + third,
         "bound_transformed": values["transformed_source_loss"] + third,
     }

@@ -232,13 +232,16 @@ def batch_size(backbone: Backbone) -> int:
     return min(SHARD, 2 ** (fitting.bit_length() - 1))
 
 
-def prepared_frames(backbone: Backbone, split: Split) -> Iterator[Part]:
-    """uint8 frames of the images, batch by batch in their order. Raises InputError for an image that
+def prepared_frames(
+    backbone: Backbone, split: Split, batches: Sequence[Tensor], workers: int, max_corrupt: int
+) -> Iterator[Part]:
+    """uint8 frames of each batch of indices. Raises InputError for more than `max_corrupt` images that
     cannot be decoded.
     """
-    batches = torch.arange(len(split.labels)).split(batch_size(backbone))
-    for part in _prepared(backbone, split.images, batches, 0):
-        _refuse_unreadable(part.unreadable, 0)
+    unreadable: list[str] = []
+    for part in _prepared(backbone, split.images, batches, workers):
+        unreadable += part.unreadable
+        _refuse_unreadable(unreadable, max_corrupt)
         yield part
 
 

@@ -132,7 +132,12 @@ class StageParser(argparse.ArgumentParser):
         for action in self._actions:
             value = getattr(options, action.dest, action.default)
             if action.dest not in PLACE_FLAGS and value != action.default:
-                words += [f"--{action.dest}", str(value)]
+                if not isinstance(value, list):
+                    words += [f"--{action.dest}", str(value)]
+                elif action.nargs:
+                    words += [f"--{action.dest}", *map(str, value)]
+                else:  # flags of another script, given as one word
+                    words.append(f"--{action.dest}={shlex.join(value)}")
         return shlex.join(words)
 
     def with_dashes(self, args: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -1,56 +1,111 @@
-"""Figures over many runs: the bound's terms and the losses, bounds against losses, settings."""
+"""Figures and tables over many runs: the bound's terms and the losses, bounds against losses, settings,
+targets without labels, rankings.
+"""
 
+import itertools
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scipy import stats
+from matplotlib.ticker import MaxNLocator
 
+from utils.pseudo_labels import PSEUDO_VARIANT
+from utils.ranking import Score, agreement, format_value
 from utils.report import COLOURS, plt, save_figure
-from utils.storage import RUN
-from utils.summary import UNDEFINED, quantities_of
+from utils.summary import QUANTITIES, UNDEFINED, is_fine_tuning_of, quantities_of
 
-SETTING_COLOURS = {"LearnedAll": "#4477aa", "LearnedA": "#66ccee", "FixedAll": "#bbbbbb"}
-BOUNDS = {"bound_published": "published bound", "bound_certified": "certified bound"}
+SETTING_COLOURS = {"LearnedAll": "#4477aa", "LearnedA": "#66ccee", "FixedAll": "#aa3377"}
+MARKERS = "osD^vPX*<>"
+# A bound and the loss that it bounds, of one classifier: the learned transform's or the refined copy's.
+BOUNDS = {
+    "bound_published": "target_loss",
+    "bound_certified": "target_loss",
+    "refined_bound_certified": "refined_target_loss",
+}
+TERMS = ("weighted_source_loss", "label_mismatch", "distribution_mismatch")
+GROUPS_A_FIGURE = 16
 
 
+# ------------------------------------------------------------------------------------------ the groups
 def group_runs(records: Sequence[Mapping]) -> list[dict]:
-    """Stage-3 runs that differ by their seed alone: what names them, `label`, and `values`: for each
-    quantity its values over the seeds (None where undefined), those of the refined copy by `refined_…`.
+    """Stage-3 runs that differ by their seed alone: what names them, `label`, `seeds`, and `values`: for
+    each quantity its values over the seeds (None where undefined).
     """
-    heads = {_key(record): record for record in records if record["stage"] == "finetune"}
-    groups: dict[tuple, dict] = {}
+    heads = {_pair(record): record for record in records if record["stage"] == "finetune"}
+    groups: dict[str, dict] = {}
     for record in records:
         if record["stage"] != "transfer":
             continue
-        values = quantities_of(record, heads.get(_key(record)))
-        values["refined_target_loss"] = (record.get("refined") or {}).get("target_loss")
+        settings = _settings(record)
+        names = {name: record.get(name) for name in ("source", "target", "model", "setting", "variant")}
+        key = json.dumps([names, settings], sort_keys=True)
+        group = groups.setdefault(key, {**names, "settings": settings, "seeds": [], "values": {}})
+        group["seeds"].append(record["seed"])
+        head = heads.get(_pair(record))
+        fine_tuned = head if head and is_fine_tuning_of(head, record["config"], record["data"]) else None
+        values = quantities_of(record, fine_tuned)
         values["constant_prediction_loss"] = record["constant_prediction_loss"]
-        names = {name: record.get(name) for name in RUN[1:-1]}
-        procedure = record["config"]["procedure"]
-        group = groups.setdefault(
-            (*names.values(), procedure), {**names, "procedure": procedure, "values": {}}
-        )
+        values["agreement"] = (record.get("pseudo_labels") or {}).get("agreement")
         for name, value in values.items():
             group["values"].setdefault(name, []).append(value)
-    several = {
-        name: len({group[name] for group in groups.values()}) > 1 for name in ("model", "procedure")
-    }
-    for group in groups.values():
-        parts = [group["model"] if several["model"] else None, group["setting"], group["variant"]]
-        parts.append(group["procedure"] if several["procedure"] else None)
-        group["label"] = f"{group['source']} → {group['target']}\n{' '.join(filter(None, parts))}"
-    order = list(SETTING_COLOURS)
+    _name_groups(list(groups.values()))
+    order = {name: place for place, name in enumerate(SETTING_COLOURS)}
     return sorted(
         groups.values(),
-        key=lambda g: (g["source"], g["target"], g["model"], order.index(g["setting"]), g["label"]),
+        key=lambda g: (g["target"], g["source"], g["model"], order.get(g["setting"], 9), g["label"]),
     )
 
 
-def _key(record: Mapping) -> tuple:
+def is_pseudo(group: Mapping) -> bool:
+    """Whether its losses are those against clusters, not labels."""
+    return PSEUDO_VARIANT in (group["variant"] or "")
+
+
+def _pair(record: Mapping) -> tuple:
     """What a stage-3 run shares with the stage-2 run of its pair."""
     names = ("source", "target", "model", "seed")
     return (*(record[name] for name in names), record["config"]["procedure"])
+
+
+def _settings(record: Mapping) -> dict[str, str]:
+    """All that a run's numbers depend on but its seed, and its weights: a LeNet's go with the seed."""
+    origins = {role: about["origin"] for role, about in record["data"].items()}
+    flat = _flatten({**record["config"], "data": origins})
+    return {name: value for name, value in flat.items() if name != "network.weights"}
+
+
+def _flatten(settings: Mapping, prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = json.dumps(value)
+    return flat
+
+
+def _name_groups(groups: Sequence[dict]) -> None:
+    """`label`: the pair, what is not the same in all groups, and where that does not tell them apart the
+    settings that do.
+    """
+    several = len({group["model"] for group in groups}) > 1
+    alike: dict[tuple, list[dict]] = {}
+    for group in groups:
+        parts = [group["model"] if several else None, group["setting"], group["variant"]]
+        group["label"] = f"{group['source']} → {group['target']}\n{' '.join(filter(None, parts))}"
+        alike.setdefault(group["label"], []).append(group)
+    for members in alike.values():
+        names = dict.fromkeys(name for group in members for name in group["settings"])
+        for group in members:
+            settings = group["settings"]
+            differing = [
+                f"{name.rpartition('.')[2]} {settings.get(name, '—').strip(chr(34))}" for name in names
+                if len({other["settings"].get(name) for other in members}) > 1
+            ]  # fmt: skip
+            count = len(group["seeds"])
+            about = [*differing[:3], f"{count} seeds" if count > 1 else f"seed {group['seeds'][0]}"]
+            group["label"] += f"\n{', '.join(about)}"
 
 
 def _mean(group: Mapping, name: str) -> float | None:
@@ -63,92 +118,164 @@ def _spread(group: Mapping, name: str) -> float:
     return statistics.stdev(values) if len(values) > 1 and None not in values else 0.0
 
 
-def draw_terms(groups: Sequence[Mapping], folder: Path) -> None:
-    """One row a group: the published bound's terms, the other bounds, the losses."""
-    figure, axes = plt.subplots(figsize=(10, 1.4 + 0.95 * len(groups)), layout="constrained")
+def _missing(group: Mapping, name: str) -> str:
+    """Why there is no mean."""
+    values = group["values"][name]
+    count = sum(value is None for value in values)
+    if name.startswith("refined") and count == len(values):
+        return "not refined"
+    if name == "fine_tuned_loss":
+        return "not fine-tuned"
+    return "undefined" if count == len(values) else f"undefined for {count} of {len(values)} seeds"
+
+
+# ----------------------------------------------------------------------------------------- the figures
+def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
+    """One row a group: the published bound's terms, then each other bound above the loss that it bounds,
+    and the fine-tuned loss. Many groups take several figures.
+    """
+    paths = []
+    for number, start in enumerate(range(0, len(groups), GROUPS_A_FIGURE), start=1):
+        path = folder / ("terms" if number == 1 else f"terms_{number}")
+        _draw_terms(groups[start : start + GROUPS_A_FIGURE], path)
+        paths.append(path.with_suffix(".png"))
+    return paths
+
+
+def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(10, 1.6 + 1.15 * len(groups)), layout="constrained")
     bars = (
-        ("bound_certified", "certified bound", COLOURS["certified"]),
-        ("refined_bound_certified", "certified bound, refined", "#7f93a8"),
-        ("target_loss", "target loss, transformed h", COLOURS["actual"]),
-        ("fine_tuned_loss", "target loss, fine-tuned", "#999999"),
+        ("bound_certified", "certified bound", "#9db4cc"),
+        ("target_loss", "target loss, transformed h", "#5f7590"),
+        ("refined_bound_certified", "certified bound, refined", "#b9cfa8"),
+        ("refined_target_loss", "target loss, refined h", "#708a5c"),
+        ("fine_tuned_loss", "target loss, fine-tuned", "#888888"),
     )
-    height = 0.8 / (1 + len(bars))
+    height = 0.84 / (1 + len(bars))
+    terms = tuple(zip(TERMS, ("source", "label", "distribution"), strict=True))
     for row, group in enumerate(groups):
-        left = 0.0
-        for name, text, colour in (
-            ("weighted_source_loss", "re-weighted source loss", COLOURS["source"]),
-            ("label_mismatch", "label mismatch", COLOURS["label"]),
-            ("distribution_mismatch", "distribution mismatch", COLOURS["distribution"]),
-        ):
+        left, place = 0.0, row - 0.42 + height / 2
+        for name, colour in terms:
             width = _mean(group, name) or 0.0
-            axes.barh(
-                row - 0.4 + height / 2, width, height, left, color=colour, label=None if row else text
-            )
+            title = None if row else QUANTITIES[name]
+            axes.barh(place, width, height, left, color=COLOURS[colour], label=title)
             left += width
-        if _mean(group, "bound_published") is None:
-            axes.text(left, row - 0.4 + height / 2, " undefined", va="center", fontsize=7)
-        for k, (name, text, colour) in enumerate(bars, start=1):
+        _finish_bar(axes, group, "bound_published", place, left)
+        for k, (name, title, colour) in enumerate(bars, start=1):
             value = _mean(group, name)
-            place = row - 0.4 + (k + 0.5) * height
-            axes.barh(
-                place, value or 0.0, height, color=colour, label=None if row else text,
-                xerr=_spread(group, name) or None, error_kw={"elinewidth": 1},
-            )  # fmt: skip
+            place = row - 0.42 + (k + 0.5) * height
+            axes.barh(place, value or 0.0, height, color=colour, label=None if row else title)
+            _finish_bar(axes, group, name, place, value or 0.0)
         constant = _mean(group, "constant_prediction_loss")
-        axes.plot([constant] * 2, [row - 0.42, row + 0.42], ":", color="black", linewidth=1)
+        axes.plot([constant] * 2, [row - 0.44, row + 0.44], ":", color="black", linewidth=1)
     axes.set_yticks(range(len(groups)), [group["label"] for group in groups], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.tick_params(labeltop=len(groups) > 4)
     axes.set_xlabel("loss (nats)")
     axes.set_xlim(left=0)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
-    _save_both(figure, folder / "terms")
+    save_both(figure, path)
+
+
+def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: float) -> None:
+    """The deviation over seeds, or why there is no bar."""
+    if _mean(group, name) is None:
+        axes.text(end, place, f" {_missing(group, name)}", va="center", fontsize=6, color="#555555")
+    elif _spread(group, name):
+        axes.errorbar(end, place, xerr=_spread(group, name), color="black", elinewidth=1)
 
 
 def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
-    """Every run's bounds against its target loss; no certified bound lies left of the diagonal."""
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.6), sharey=True, layout="constrained")
-    for axes, (name, title) in zip(panels, BOUNDS.items(), strict=True):
+    """Every run's bounds, each against the loss that it bounds: a colour a setting, a marker a pair and
+    model. A certified bound lies on the right of the diagonal.
+    """
+    figure, panels = plt.subplots(
+        1, len(BOUNDS), figsize=(12, 5), sharey=True, layout="constrained", squeeze=False
+    )
+    places = list(dict.fromkeys(_place(group) for group in groups))
+    for axes, (bound, loss) in zip(panels[0], BOUNDS.items(), strict=True):
         for group in groups:
+            points = _defined_pairs([group], bound, loss)
+            marker = MARKERS[places.index(_place(group)) % len(MARKERS)]
             colour = SETTING_COLOURS.get(group["setting"], "black")
-            points = _defined_pairs([group], name)
-            if points:
-                axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, alpha=0.8)
-        low, high = axes.get_ylim()
-        axes.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle="--")
-        axes.set_title(title, fontsize=10)
+            for x, y in points:
+                axes.plot(x, y, marker, color=colour, markersize=5, alpha=0.8)
+        axes.axline((1, 1), slope=1, color="black", linewidth=0.8, linestyle="--")
+        axes.set_title(QUANTITIES[bound], fontsize=10)
         axes.set_xlabel("bound (nats)")
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel("target loss of the same classifier (nats)")
-    settings = [name for name in SETTING_COLOURS if any(group["setting"] == name for group in groups)]
+    panels[0][0].set_ylabel("target loss of the same classifier (nats)")
     handles = [
-        plt.Line2D([], [], linestyle="", marker="o", color=SETTING_COLOURS[name], label=name)
-        for name in settings
+        plt.Line2D(
+            [], [], linestyle="", marker="o", color=SETTING_COLOURS.get(name, "black"), label=name
+        )
+        for name in dict.fromkeys(group["setting"] for group in groups)
     ]
+    for k, place in enumerate(places[: len(MARKERS)]):
+        handles.append(
+            plt.Line2D([], [], linestyle="", marker=MARKERS[k], color="#777777", label=_title(place))
+        )
     handles.append(plt.Line2D([], [], color="black", linestyle="--", label="bound = loss"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-    _save_both(figure, folder / "agreement")
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    save_both(figure, folder / "agreement")
 
 
-def agreement_of_bounds(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): Pearson's and Kendall's correlation of each bound with the target loss."""
+def _place(group: Mapping) -> tuple[str, str, str]:
+    return group["source"], group["target"], group["model"]
+
+
+def _title(place: tuple[str, str, str]) -> str:
+    source, target, model = place
+    return f"{source} → {target}, {model}"
+
+
+def agreement_of_bounds(
+    groups: Sequence[Mapping],
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): Pearson's and Kendall's correlation of each bound with the loss that it bounds, over
+    all runs, without the setting in which nothing is learned, and for each pair and model. Intervals
+    draw groups, whose seeds are no independent runs.
+    """
+    learned = [group for group in groups if group["setting"] != "FixedAll"]
+    subsets = {"all": list(groups)}
+    if 0 < len(learned) < len(groups):
+        subsets["all but FixedAll"] = learned
+    for place in dict.fromkeys(_place(group) for group in groups):
+        subsets[_title(place)] = [group for group in groups if _place(group) == place]
     rows = []
-    for name, title in BOUNDS.items():
-        points = _defined_pairs(groups, name)
-        bounds, losses = zip(*points, strict=True) if points else ((), ())
-        defined = len(set(bounds)) > 1 and len(set(losses)) > 1
-        measures = (stats.pearsonr, stats.kendalltau)
-        cells = [f"{m(bounds, losses).statistic:.2f}" if defined else UNDEFINED for m in measures]
-        rows.append([title, *cells, str(len(points))])
-    return ["bound against target loss", "Pearson", "Kendall", "runs"], rows
+    for (title, members), (bound, loss) in itertools.product(subsets.items(), BOUNDS.items()):
+        pairs = [
+            (*point, number)
+            for number, group in enumerate(members)
+            for point in _defined_pairs([group], bound, loss)
+        ]
+        cells = [UNDEFINED, UNDEFINED]
+        if len(pairs) > 2:
+            bounds, losses, numbers = zip(*pairs, strict=True)
+            found = agreement(bounds, losses, 1000, 0, numbers, ("Pearson", "Kendall"))
+            cells = [format_value(*one) for one in found.values()]
+        if len(pairs) > 2 or title == "all":
+            rows.append([title, QUANTITIES[bound], *cells, str(len(pairs))])
+    return ["runs", "bound against its loss", "Pearson", "Kendall", "number"], rows
 
 
-def _defined_pairs(groups: Sequence[Mapping], name: str) -> list[tuple[float, float]]:
+def _defined_pairs(groups: Sequence[Mapping], bound: str, loss: str) -> list[tuple[float, float]]:
     return [
-        (bound, loss)
+        pair
         for group in groups
-        for bound, loss in zip(group["values"][name], group["values"]["target_loss"], strict=True)
-        if bound is not None
+        for pair in zip(group["values"][bound], group["values"][loss], strict=True)
+        if None not in pair
+    ]
+
+
+def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
+    """The groups whose pair and model was run in several settings, without variants."""
+    plain = [group for group in groups if group["variant"] is None]
+    return [
+        group
+        for group in plain
+        if len({other["setting"] for other in plain if _place(other) == _place(group)}) > 1
     ]
 
 
@@ -158,33 +285,111 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
         "target_accuracy": "target accuracy",
         "target_loss": "target loss (nats)",
         "bound_published": "published bound (nats)",
+        "bound_certified": "certified bound (nats)",
     }
-    places = list(dict.fromkeys((g["source"], g["target"], g["model"]) for g in groups))
-    plain = [group for group in groups if group["variant"] is None]
-    settings = [name for name in SETTING_COLOURS if any(group["setting"] == name for group in plain)]
+    places = list(dict.fromkeys(_place(group) for group in groups))
     figure, panels = plt.subplots(
-        1, len(names), figsize=(12, 1.6 + 0.5 * len(places)), sharey=True, layout="constrained"
+        1, len(names), figsize=(12, 1.6 + 0.8 * len(places)), sharey=True, layout="constrained"
     )
-    height = 0.8 / len(settings)
+    of_place = {place: [group for group in groups if _place(group) == place] for place in places}
     for axes, (name, title) in zip(panels, names.items(), strict=True):
-        for group in plain:
-            value = _mean(group, name)
-            k = settings.index(group["setting"])
-            row = places.index((group["source"], group["target"], group["model"]))
-            axes.barh(
-                row - 0.4 + (k + 0.5) * height, value or 0.0, height,
-                color=SETTING_COLOURS[group["setting"]],
-                xerr=_spread(group, name) or None, error_kw={"elinewidth": 1},
-            )  # fmt: skip
+        for row, members in enumerate(of_place.values()):
+            height = 0.8 / len(members)
+            for k, group in enumerate(members):
+                value, place = _mean(group, name), row - 0.4 + (k + 0.5) * height
+                axes.barh(place, value or 0.0, height, color=SETTING_COLOURS.get(group["setting"]))
+                _finish_bar(axes, group, name, place, value or 0.0)
         axes.set_title(title, fontsize=10)
+        axes.set_xlim(left=0)
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(places)), [f"{s} → {t}\n{m}" for s, t, m in places], fontsize=8)
-    panels[0].invert_yaxis()
-    handles = [plt.Rectangle((0, 0), 1, 1, color=SETTING_COLOURS[name], label=name) for name in settings]
+    panels[0].set_ylim(len(places) - 0.5, -0.5)
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=SETTING_COLOURS.get(name), label=name)
+        for name in dict.fromkeys(group["setting"] for group in groups)
+    ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
-    _save_both(figure, folder / "settings")
+    save_both(figure, folder / "settings")
 
 
-def _save_both(figure: plt.Figure, path: Path) -> None:
+# ------------------------------------------------------------------------------ targets without labels
+def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): for each run with pseudo-labels the agreement of clusters and labels, and each term
+    with clusters, with labels (the same run but for that, if it is there) and the difference.
+    """
+    labelled = {_without_pseudo(group): group for group in groups if not is_pseudo(group)}
+    rows = []
+    for group in filter(is_pseudo, groups):
+        other = labelled.get(_without_pseudo(group))
+        title, share = group["label"].replace("\n", ", "), _mean(group, "agreement")
+        for name in (*TERMS, *BOUNDS):
+            pseudo = _mean(group, name)
+            given = other and _mean(other, name)
+            gap = None if pseudo is None or given is None else pseudo - given
+            agreed = UNDEFINED if share is None else f"{share:.0%}"
+            cells = (UNDEFINED if value is None else f"{value:.3f}" for value in (pseudo, given, gap))
+            rows.append([title, agreed, QUANTITIES[name], *cells])
+    head = ["run", "clusters agree with labels", "nats", "pseudo", "labelled", "difference"]
+    return head, rows
+
+
+def _without_pseudo(group: Mapping) -> str:
+    """What a run shares with the one that uses the target's labels."""
+    variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
+    aside = ("pseudo_rounds", "bootstrap")
+    settings = {name: value for name, value in group["settings"].items() if name not in aside}
+    return json.dumps([*_place(group), group["setting"], variant, settings, sorted(group["seeds"])])
+
+
+# -------------------------------------------------------------------------------------------- rankings
+def draw_ranking(
+    target: str, scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float], path: Path
+) -> None:
+    """A panel a score that three candidates have: each one's score, with its interval, against its
+    fine-tuned accuracy.
+    """
+    names = dict.fromkeys(name for of_one in scores.values() for name in of_one)
+    metrics = [name for name in names if sum(name in of_one for of_one in scores.values()) > 2]
+    rows = -(-len(metrics) // 4)
+    figure, grid = plt.subplots(
+        rows, 4, figsize=(12, 2.6 * rows + 1.2), sharey=True, layout="constrained", squeeze=False
+    )
+    looks = {candidate: _look(k) for k, candidate in enumerate(scores)}
+    for axes, metric in zip(grid.flat, metrics, strict=False):
+        having = {name: of_one[metric] for name, of_one in scores.items() if metric in of_one}
+        for candidate, score in having.items():
+            color, marker = looks[candidate]
+            axes.plot(score.value, truth[candidate], marker, color=color, markersize=5)
+            if score.interval:
+                axes.plot(score.interval, [truth[candidate]] * 2, color=color, linewidth=1)
+        lower = any(score.lower_is_better for score in having.values())
+        axes.set_title(f"{metric} (lower is better, nats)" if lower else metric, fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(metrics) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("fine-tuned accuracy")
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=marker, color=color, label=candidate)
+        for candidate, (color, marker) in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(f"scores against fine-tuned accuracy on {target}")
+    save_both(figure, path)
+
+
+# Tol's bright palette, which colour-blind eyes tell apart.
+PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+
+
+def _look(number: int) -> tuple[str, str]:
+    """(colour, marker) of a candidate: 70 different ones."""
+    return PALETTE[number % len(PALETTE)], MARKERS[number // len(PALETTE) % len(MARKERS)]
+
+
+def save_both(figure: plt.Figure, path: Path) -> None:
+    """As PDF and as PNG."""
     save_figure(figure, path.with_suffix(".pdf"), close=False)
     save_figure(figure, path.with_suffix(".png"))

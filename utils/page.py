@@ -37,11 +37,12 @@ def figure(png: Path, caption: str) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> str:
-    """Its first `left` columns are text."""
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1, code: int = 0) -> str:
+    """Its first `left` columns are text, its last `code` ones commands."""
 
     def line(cells: Sequence[object], tag: str) -> str:
-        kinds = (' class="text"' if k < left else "" for k in range(len(cells)))
+        texts, plain = [' class="text"'] * left, [""] * (len(cells) - left - code)
+        kinds = [*texts, *plain, *[' class="code"'] * code]
         shown = (f"<{tag}{kind}>{text(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
         return f"<tr>{''.join(shown)}</tr>"
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from utils.linear_head import LinearHead
 from utils.task_transform import TaskTransform
 
 GIVEN, PSEUDO = "given", "pseudo"
+PSEUDO_VARIANT = "pseudo-labels"  # in the names of runs
 STARTS = 10  # of k-means, of which the best is kept
 
 
@@ -32,9 +34,8 @@ class Clusters:
 
     def labels(self, x: Tensor) -> Tensor:
         """The nearest centre of each row of x (n, d): (n,) int64 on its device."""
-        z = _directions(x, self.mean, self.axes)
-        squared = ((z[:, None, :] - self.centres) ** 2).sum(2)
-        return torch.from_numpy(squared.argmin(1)).to(x.device)
+        distances = cdist(_directions(x, self.mean, self.axes), self.centres)
+        return torch.from_numpy(distances.argmin(1)).to(x.device)
 
     def relabel(self, split: Features) -> Features:
         """The split with cluster numbers for labels. Raises InputError for an empty cluster."""

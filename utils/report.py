@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +17,7 @@ from utils.task_transform import TaskTransform
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+plt.rcParams["pdf.fonttype"] = 42  # fonts that journals take
 plt.rcParams["text.parse_math"] = False  # class names may hold dollar signs
 
 EXPLANATIONS = {
@@ -38,6 +39,9 @@ EXPLANATIONS = {
     "transformed_source_accuracy": "its accuracy against B's argmax",
     "tau_certified": "Lipschitz constant of h's loss in the target features",
 }
+
+
+REFINED_COMPARED = ("target_loss", "target_accuracy", "bound_certified", "bound_certified_train")
 
 
 # ----------------------------------------------------------------------------------------- the console
@@ -70,12 +74,12 @@ def print_transfer(
     _print_heading(
         f"transfer {record['source']} → {record['target']}, {record['setting']}", record, reused
     )
-    learned = {**_with_spread(record), **_fine_tuned_values(fine_tuned), **_third_term(record)}
+    learned = {**_with_spread(record), **_fine_tuned_values(fine_tuned)}
     refined = record["refined"]
     if refined is None:
         _print_rows([(name, learned.get(name), text) for name, text in EXPLANATIONS.items()])
     else:
-        refined = {**_with_spread(refined), **_third_term(refined)}
+        refined = _with_spread(refined)
         rows = [
             (name, learned.get(name), refined.get(name), text) for name, text in EXPLANATIONS.items()
         ]
@@ -85,7 +89,7 @@ def print_transfer(
     if record["unreached_classes"]:
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
-    unlabelled = record["pseudo_labels"] == {"agreement": None}
+    unlabelled = record.get("pseudo_labels") == {"agreement": None}
     if fine_tuned is None and not unlabelled:
         print("fine_tuned_*: stage 2 has not been run for this pair, seed, procedure, τ and data")
     print(f"result: {_short(folder / 'result.json')}")
@@ -99,20 +103,29 @@ def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
         print("pseudo-labels: the target has no labels, so how far they are off cannot be told")
         return
     print(f"pseudo-labels: as the target's own on {agreement:.1%} of its test samples, best naming")
-    if labelled is None or _comparable(labelled["config"]) != _comparable(record["config"]):
-        print("with the target's labels: not run with these settings (--TARGET_LABELS given)")
+    if labelled is None or _comparable(labelled) != _comparable(record):
+        print("with the target's labels: not run with these settings and data (--TARGET_LABELS given)")
         return
-    pair = {**record, **_third_term(record)}, {**labelled, **_third_term(labelled)}
-    rows = []
-    for name, text in EXPLANATIONS.items():
-        if name in pair[0]:
-            a, b = (one[name] for one in pair)
-            rows.append((name, a, b, None if a is None or b is None else a - b, text))
+    rows = _differences(record, labelled, EXPLANATIONS)
+    if record["refined"] and labelled["refined"]:
+        rows += _differences(record["refined"], labelled["refined"], REFINED_COMPARED, "refined_")
     _print_rows(rows, ("pseudo", "labelled", "difference"))
 
 
-def _comparable(config: Mapping) -> dict:
-    return {name: value for name, value in config.items() if name not in ("pseudo_rounds", "bootstrap")}
+def _differences(one: Mapping, other: Mapping, names: Iterable[str], prefix: str = "") -> list[tuple]:
+    rows = []
+    for name in names:
+        if name in one and name in other:
+            a, b = one[name], other[name]
+            gap = None if a is None or b is None else a - b
+            rows.append((prefix + name, a, b, gap, EXPLANATIONS[name]))
+    return rows
+
+
+def _comparable(record: Mapping) -> tuple[dict, Mapping]:
+    """What two estimates must share beside the labels: settings and data."""
+    aside = ("pseudo_rounds", "bootstrap")
+    return {k: v for k, v in record["config"].items() if k not in aside}, record["data"]
 
 
 def _print_heading(title: str, record: Mapping, reused: bool) -> None:
@@ -160,11 +173,6 @@ def _fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
     }
 
 
-def _third_term(record: Mapping) -> dict[str, float | None]:
-    distance = record["wasserstein_distance"]
-    return {"distribution_mismatch": None if distance is None else record["tau_measured"] * distance}
-
-
 def _short(path: Path) -> str:
     """Relative to the working folder where that is shorter."""
     relative = os.path.relpath(path)
@@ -202,7 +210,7 @@ def draw_figures(
 
 def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
     """The published bound as stacked terms beside the other bounds and the actual target loss."""
-    third = _third_term(record)["distribution_mismatch"]
+    third = record["distribution_mismatch"]
     figure, axes = plt.subplots(figsize=(11, 4.4), layout="constrained")
     terms = (
         ("re-weighted source loss", record["weighted_source_loss"], COLOURS["source"]),
@@ -351,40 +359,6 @@ def _some_of_each_class(split: Features) -> Features:
     index = [(split.y == k).nonzero().flatten()[:each] for k in range(num_classes)]
     chosen = torch.cat(index)
     return Features(split.x[chosen], split.y[chosen])
-
-
-def draw_ranking(
-    target: str, scores: Mapping[str, Mapping], truth: Mapping[str, float], path: Path
-) -> None:
-    """A panel a score: each candidate's score, with its interval, against its fine-tuned accuracy."""
-    metrics = list(dict.fromkeys(name for of_one in scores.values() for name in of_one))
-    rows = -(-len(metrics) // 4)
-    figure, grid = plt.subplots(
-        rows, 4, figsize=(12, 2.5 * rows + 1), sharey=True, layout="constrained", squeeze=False
-    )
-    colours = plt.get_cmap("tab20")
-    for axes, metric in zip(grid.flat, metrics, strict=False):
-        for k, (candidate, of_one) in enumerate(scores.items()):
-            if metric not in of_one:
-                continue
-            score = of_one[metric]
-            axes.plot(score.value, truth[candidate], "o", color=colours(k % 20), markersize=5)
-            if score.interval:
-                axes.plot(score.interval, [truth[candidate]] * 2, color=colours(k % 20), linewidth=1)
-        lower = metric.startswith("bound") or "mismatch" in metric or "loss" in metric
-        axes.set_title(f"−{metric}" if lower else metric, fontsize=10)
-        axes.grid(alpha=0.3)
-    for axes in grid.flat[len(metrics) :]:
-        axes.set_visible(False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("fine-tuned accuracy")
-    handles = [
-        plt.Line2D([], [], linestyle="", marker="o", color=colours(k % 20), label=candidate)
-        for k, candidate in enumerate(scores)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.suptitle(f"scores against fine-tuned accuracy on {target}")
-    save_figure(figure, path)
 
 
 def _title(record: Mapping) -> str:

@@ -17,7 +17,7 @@ from utils.features import (
     needs_backbone,
     task_of_dataset,
 )
-from utils.pseudo_labels import PSEUDO
+from utils.pseudo_labels import PSEUDO, PSEUDO_VARIANT
 from utils.source_classes import ALL, SIMILAR, number_of_classes
 from utils.source_network import SourceNetwork, check_feature_dim, load_source_network
 from utils.storage import require_writable
@@ -99,13 +99,15 @@ def find_source(options: argparse.Namespace, network: SourceNetwork, num_targets
     return find_data(options.SRC, request, role="source", num_classes=count)
 
 
-def variant_label(options: argparse.Namespace) -> str | None:
-    """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not."""
+def variant_label(options: argparse.Namespace, target_labels: str | None = None) -> str | None:
+    """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not.
+    `target_labels`: in the place of the run's own.
+    """
     parts = []
     if options.SOURCE_CLASSES != ALL:
         parts.append(f"{options.SOURCE_CLASSES}-classes")
-    if options.TARGET_LABELS == PSEUDO:
-        parts.append("pseudo-labels")
+    if (target_labels or options.TARGET_LABELS) == PSEUDO:
+        parts.append(PSEUDO_VARIANT)
     return "_".join(parts) or None
 
 
@@ -114,10 +116,14 @@ def open_task(data: Dataset | Task, options: argparse.Namespace, network: Source
     return data if isinstance(data, Task) else task_of_dataset(data, network.backbone, _request(options))
 
 
+def decoding_workers(options: argparse.Namespace) -> int:
+    if options.WORKERS is None:
+        return min(MOST_WORKERS, os.cpu_count() or 1)
+    return options.WORKERS
+
+
 def _request(options: argparse.Namespace, origin: str | None = None) -> TaskRequest:
-    workers = options.WORKERS
-    if workers is None:
-        workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    workers = decoding_workers(options)
     cache = options.CHECKPOINT_DIR / "features"
     origin = origin or options.DATA
     return TaskRequest(options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT)

@@ -30,6 +30,15 @@ from utils.device import describe_device
 from utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# The numbers that a record of each stage holds (None where undefined).
+RECORDED = {
+    "train": ("test_accuracy", "test_loss"),
+    "finetune": ("test_accuracy", "test_loss"),
+    "transfer": (
+        "target_accuracy", "target_loss", "constant_prediction_loss", "weighted_source_loss",
+        "label_mismatch", "distribution_mismatch", "bound_published", "bound_certified",
+    ),
+}  # fmt: skip
 # What identifies a record, with its procedure.
 RUN = ("stage", "source", "target", "model", "setting", "variant", "seed")
 
@@ -80,14 +89,29 @@ def read_records(path: Path) -> tuple[list[dict], list[str]]:
             continue
         try:
             record = json.loads(line)
-            identity = tuple(record.get(name) if name == "variant" else record[name] for name in RUN)
-            procedure = record["config"]["procedure"]
-        except (ValueError, LookupError, TypeError) as error:
+            identity = _identity(record)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             damaged.append(f"{path}, line {number} is no result ({type(error).__name__}: {error})")
             continue
-        records.pop((*identity, procedure), None)
-        records[(*identity, procedure)] = record
+        records.pop(identity, None)
+        records[identity] = record
     return list(records.values()), damaged
+
+
+def _identity(record: Mapping) -> tuple:
+    """What a run is named by. Raises LookupError, TypeError or AttributeError for what is no record of
+    this version.
+    """
+    for about in record["data"].values():
+        about["origin"]
+    record["environment"].items()
+    if not isinstance(record["seed"], int):
+        raise TypeError("its seed is no number")
+    for name in RECORDED[record["stage"]]:
+        if not isinstance(record[name], float | None):
+            raise TypeError(f"{name} is no number")
+    names = (record.get(name) if name == "variant" else record[name] for name in RUN)
+    return (*names, record["config"]["procedure"])
 
 
 @contextmanager

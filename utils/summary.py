@@ -22,6 +22,7 @@ QUANTITIES = {
     "bound_published": "published bound",
     "bound_certified": "certified bound",
     "refined_target_accuracy": "refined accuracy",
+    "refined_target_loss": "refined target loss",
     "refined_bound_certified": "refined certified bound",
 }
 SHOWN = (
@@ -33,15 +34,26 @@ UNDEFINED = "—"
 
 def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, float | None]:
     """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed."""
-    distance, refined = record["wasserstein_distance"], record.get("refined") or {}
+    refined = record.get("refined") or {}
     values = {name: record.get(name) for name in QUANTITIES}
     return values | {
         "fine_tuned_accuracy": fine_tuned and fine_tuned["test_accuracy"],
         "fine_tuned_loss": fine_tuned and fine_tuned["test_loss"],
-        "distribution_mismatch": None if distance is None else record["tau_measured"] * distance,
         "refined_target_accuracy": refined.get("target_accuracy"),
+        "refined_target_loss": refined.get("target_loss"),
         "refined_bound_certified": refined.get("bound_certified"),
     }
+
+
+def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
+    """Whether a stage-2 record is of the network, the target's data and the τ of a stage-3 run with this
+    configuration and data.
+    """
+    return (
+        head["config"]["network"] == config["network"]
+        and head["data"]["target"] == data["target"]
+        and head["config"]["head"]["tau"] == config["head"]["tau"]
+    )
 
 
 def summarise(records: Sequence[tuple[Mapping, Mapping | None]]) -> list[dict]:

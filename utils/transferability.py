@@ -1,10 +1,11 @@
 """Scores that estimate, without fine-tuning, how well features suit a labelled target task.
 
-Each takes the target's features x (n, d) or the source head's probabilities p (n, K_S), float64, and its
-labels y (n,) in 0..K−1, and returns a number that is larger for the better model.
+Each takes the target's features x (n, d) or a source classifier's probabilities p (n, K_S), float64,
+and its labels y (n,) in 0..K−1, and returns a number that is larger for the better model.
 """
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
@@ -12,39 +13,47 @@ from sklearn.neighbors import NearestNeighbors
 NEIGHBOURS = 5
 GBC_DIMENSIONS = 64  # of the principal components that the class Gaussians are fitted in
 CODING_ERROR = 1e-4  # ε of the coding rate
+GRID = 100  # points from which the evidence is climbed
+PROBE_STRENGTH = 0.1  # C of the logistic regressions
 
 
 def logme(x: np.ndarray, y: np.ndarray) -> float:
     """LogME (You et al. 2021): the evidence of a Bayesian linear regression on each class's indicator,
-        log p(t | x) = n/2 log β + d/2 log α − n/2 log 2π − β/2 ‖xm − t‖² − α/2 ‖m‖² − 1/2 log|A|,
-    A = αI + βxᵀx, m = βA⁻¹xᵀt, maximised over α and β by MacKay's fixed point; the mean over classes
-    and samples. All d eigenvalues of A count, also the d − n that are α when n < d.
+        log p(t | x) = max over α, β of log N(t; 0, I/β + xxᵀ/α),
+    the mean over classes and samples. At ρ = α/β the best β is n/Q, and with the eigenvalues e of xᵀx
+    and z the coordinates of t in the left singular vectors
+        −n/2 log(2πQ/n) − n/2 − 1/2 Σ log(1 + e/ρ),  Q(ρ) = ‖t‖² − ‖z‖² + Σ z²/(1 + e/ρ).
+    When n < d the d − n eigenvalues that are zero add nothing. The original's fixed point in α and β
+    cancels to NaN where labels are a linear function of x.
     """
-    n, d = x.shape
+    n = len(x)
     u, s, _ = np.linalg.svd(x, full_matrices=False)
-    eigenvalues = s**2
-    evidences = []
-    for k in range(y.max() + 1):
-        t = (y == k).astype(float)
-        z = u.T @ t
-        outside = t @ t - z @ z  # what no linear function of x explains
-        alpha = beta = 1.0
-        for _ in range(200):
-            shrunk = alpha + beta * eigenvalues
-            m_squared = ((beta * s * z / shrunk) ** 2).sum()
-            residual = ((alpha * z / shrunk) ** 2).sum() + max(outside, 0.0)
-            effective = (beta * eigenvalues / shrunk).sum()
-            old, alpha = alpha / beta, effective / max(m_squared, 1e-300)
-            beta = (n - effective) / max(residual, 1e-300)
-            if abs(alpha / beta - old) <= 1e-8 * old:
-                break
-        shrunk = alpha + beta * eigenvalues
-        m_squared = ((beta * s * z / shrunk) ** 2).sum()
-        residual = ((alpha * z / shrunk) ** 2).sum() + max(outside, 0.0)
-        log_determinant = np.log(shrunk).sum() + (d - len(s)) * np.log(alpha)
-        evidence = n * np.log(beta / (2 * np.pi)) + d * np.log(alpha) - log_determinant
-        evidences.append((evidence - beta * residual - alpha * m_squared) / 2)
+    if s.max() == 0:
+        s, u = np.ones(1), np.zeros((n, 1))  # features without any information
+    kept = s > 1e-12 * s.max()
+    eigenvalues, u = s[kept] ** 2, u[:, kept]
+    evidences = [_evidence(eigenvalues, u.T @ t, t @ t, n) for t in _indicators(y)]
     return float(np.mean(evidences) / n)
+
+
+def _evidence(eigenvalues: np.ndarray, z: np.ndarray, squares: float, n: int) -> float:
+    """The largest over ρ: the best of a grid, and between its neighbours a search."""
+    outside = max(squares - z @ z, 1e-12 * squares)  # what no linear function of x explains
+
+    def negative(log_rho: float) -> float:
+        ratios = eigenvalues / np.exp(log_rho)
+        q = outside + (z**2 / (1 + ratios)).sum()
+        return (n * np.log(2 * np.pi * q / n) + n + np.log1p(ratios).sum()) / 2
+
+    grid = np.linspace(np.log(eigenvalues.min()) - 20, np.log(eigenvalues.max()) + 20, GRID)
+    best = int(np.argmin([negative(point) for point in grid]))
+    limits = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    found = minimize_scalar(negative, bounds=limits, method="bounded", options={"xatol": 1e-8})
+    return -min(found.fun, negative(grid[best]))
+
+
+def _indicators(y: np.ndarray) -> list[np.ndarray]:
+    return [(y == k).astype(float) for k in range(y.max() + 1)]
 
 
 def leep(p: np.ndarray, y: np.ndarray) -> float:
@@ -57,7 +66,7 @@ def leep(p: np.ndarray, y: np.ndarray) -> float:
 
 
 def nce(p: np.ndarray, y: np.ndarray) -> float:
-    """NCE (Tran et al. 2019): −H(Y | Z), Z the source class that the source head predicts."""
+    """NCE (Tran et al. 2019): −H(Y | Z), Z the source class that is the likeliest."""
     z = p.argmax(1)
     counts = np.zeros((y.max() + 1, p.shape[1]))
     np.add.at(counts, (y, z), 1)
@@ -124,10 +133,17 @@ def k_nearest(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def linear_probe(x: np.ndarray, y: np.ndarray) -> float:
-    """Accuracy on every fifth point of a logistic regression fitted to the others."""
-    held_out = np.arange(len(y)) % 5 == 0
-    probe = LogisticRegression(C=0.1, tol=1e-3, max_iter=2000).fit(x[~held_out], y[~held_out])
-    return float(probe.score(x[held_out], y[held_out]))
+    """Accuracy on a fifth of each class of a logistic regression fitted to the others."""
+    held_out = np.zeros(len(y), dtype=bool)
+    for k in range(y.max() + 1):
+        held_out[np.flatnonzero(y == k)[4::5]] = True
+    held_out[::5] |= not held_out.any()  # no class has five points
+    return float(source_classifier(x[~held_out], y[~held_out]).score(x[held_out], y[held_out]))
+
+
+def source_classifier(x: np.ndarray, y: np.ndarray) -> LogisticRegression:
+    """The multinomial logistic regression whose predictions LEEP and NCE compare with the labels."""
+    return LogisticRegression(C=PROBE_STRENGTH, tol=1e-3, max_iter=2000).fit(x, y)
 
 
 def _class_means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
