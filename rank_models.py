@@ -14,6 +14,7 @@ import argparse
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -155,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             elif options.TRUTH:
                 truth[name] = look_up(table, candidate.model, candidate.source)
             networks[name] = candidate.network
+            start = time.perf_counter()
             scores[name] = score_candidate(candidate, options.RESAMPLES, options.SEED)
+            print(f"scored {name}, {time.perf_counter() - start:.1f} s", file=sys.stderr)
         if not scores:
             raise InputError(f"no candidate is left: {next(iter(failed.values()))}")
 

@@ -79,3 +79,17 @@ def test_the_commands_over_many_runs_are_understood(script):
         planned = plan_jobs(options) if script == "sweep.py" else rank_models.plan(options)
         check_stage_flags(planned)
         assert len(planned) >= 17
+
+
+def test_nothing_imports_upwards():
+    """The rooms of docs/design.md stand in the order in which they may know each other."""
+    lines = (REPOSITORY / "docs" / "design.md").read_text().splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
+    rooms = [name for cell in cells for name in re.findall(r"`(\w+)\.py`", cell)]
+    files = {path.stem: path.read_text() for path in (REPOSITORY / "utils").glob("[a-z]*.py")}
+    assert sorted(rooms) == sorted(files)
+    for name, text in files.items():
+        known = re.findall(r"^ *from utils\.(\w+) import", text, re.MULTILINE)
+        for group in re.findall(r"^ *from utils import (.+)", text, re.MULTILINE):
+            known += group.split(", ")
+        assert all(rooms.index(other) < rooms.index(name) for other in known), name

@@ -4,6 +4,7 @@
 means lie nearest to the target's; a number N of random ones, more than the target has or fewer.
 """
 
+import warnings
 from dataclasses import replace
 
 import torch
@@ -27,6 +28,12 @@ def number_of_classes(choice: str, num_targets: int) -> int | None:
 def choose_source_classes(source: Task, target: Task, choice: str, seed: int) -> Task:
     """The source with the chosen classes alone, in their order, numbered anew."""
     count = number_of_classes(choice, target.num_classes) or source.num_classes
+    if count < target.num_classes:
+        warnings.warn(
+            f"{count} source classes stand for at most {count} of the target's {target.num_classes}: "
+            "the bounds are undefined",
+            stacklevel=2,
+        )
     if count > source.num_classes:
         raise InputError(
             f"--SOURCE_CLASSES {choice}: {count} classes asked for, and {source.name} has "
