@@ -119,7 +119,7 @@ def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[tuple
         sections.append(("Settings compared", figure(folder / "settings.png", caption)))
     if len(labelled) < len(groups):
         sections.append(
-            ("Targets without labels", paragraph(PSEUDO_NOTE) + table(*pseudo_table(groups)))
+            ("Targets without labels", paragraph(PSEUDO_NOTE) + table(*pseudo_table(groups), left=3))
         )
     return sections
 
@@ -160,7 +160,8 @@ def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
         content += paragraph(RANKING_NOTE + cost)
         content += table(*agreement_table(scores, found))
     content += paragraph(
-        "The scores, with 95 % intervals. Bounds and their terms: lower is better (nats)."
+        "The scores, with 95 % intervals where the target's samples enter them. Bounds and their terms: "
+        "lower is better (nats)."
     )
     content += table(*score_table(scores, truth))
     about = [f"{name} {value}" for name, value in ranking["environment"].items()]

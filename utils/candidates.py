@@ -144,9 +144,7 @@ def _scores_of_result(record: Mapping) -> dict[str, Score]:
             continue
         parts = ("source_head", "transform", *(("refinement",) if values is refined else ()), "bound")
         seconds = sum(record["seconds"][part] for part in parts)
-        interval = (values["intervals"] or {}).get(plain)
-        if plain == "label_mismatch":  # B's alone: no sample enters it
-            interval = (values[plain], values[plain])
+        interval = (values["intervals"] or {}).get(plain)  # B's label mismatch has none
         scores[QUANTITIES[name]] = Score(
             values[plain], interval and tuple(interval), seconds, lower_is_better=True
         )

@@ -314,8 +314,9 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
 
 # ------------------------------------------------------------------------------ targets without labels
 def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): for each run with pseudo-labels the agreement of clusters and labels, and each term
-    with clusters, with labels (the same run but for that, if it is there) and the difference.
+    """(head, rows): for each group with pseudo-labels the agreement of clusters and labels, and each
+    term with clusters, with labels (the mean of the same runs but for that, if all are there) and the
+    difference.
     """
     labelled = {_without_pseudo(group): group for group in groups if not is_pseudo(group)}
     rows = []
@@ -324,21 +325,27 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
         title, share = group["label"].replace("\n", ", "), _mean(group, "agreement")
         for name in (*TERMS, *BOUNDS):
             pseudo = _mean(group, name)
-            given = other and _mean(other, name)
+            given = other and _mean_of_seeds(other, name, group["seeds"])
             gap = None if pseudo is None or given is None else pseudo - given
             agreed = UNDEFINED if share is None else f"{share:.0%}"
             cells = (UNDEFINED if value is None else f"{value:.3f}" for value in (pseudo, given, gap))
             rows.append([title, agreed, QUANTITIES[name], *cells])
-    head = ["run", "clusters agree with labels", "nats", "pseudo", "labelled", "difference"]
+    head = ["run", "clusters agree with labels", "in nats", "pseudo", "labelled", "difference"]
     return head, rows
 
 
+def _mean_of_seeds(group: Mapping, name: str, seeds: Sequence[int]) -> float | None:
+    of_seed = dict(zip(group["seeds"], group["values"][name], strict=True))
+    values = [of_seed.get(seed) for seed in seeds]
+    return None if None in values else statistics.fmean(values)
+
+
 def _without_pseudo(group: Mapping) -> str:
-    """What a run shares with the one that uses the target's labels."""
+    """What a group shares with the one that uses the target's labels."""
     variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
     aside = ("pseudo_rounds", "bootstrap")
     settings = {name: value for name, value in group["settings"].items() if name not in aside}
-    return json.dumps([*_place(group), group["setting"], variant, settings, sorted(group["seeds"])])
+    return json.dumps([*_place(group), group["setting"], variant, settings])
 
 
 # -------------------------------------------------------------------------------------------- rankings
@@ -363,7 +370,9 @@ def draw_ranking(
             if score.interval:
                 axes.plot(score.interval, [truth[candidate]] * 2, color=color, linewidth=1)
         lower = any(score.lower_is_better for score in having.values())
-        axes.set_title(f"{metric} (lower is better, nats)" if lower else metric, fontsize=9)
+        axes.set_title(metric, fontsize=10)
+        if lower:
+            axes.set_xlabel("nats, lower is better", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.grid(alpha=0.3)
