@@ -159,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             start = time.perf_counter()
             scores[name] = score_candidate(candidate, options.RESAMPLES, options.SEED)
             print(f"scored {name}, {time.perf_counter() - start:.1f} s", file=sys.stderr)
+        for text in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+            print(f"warning: {text}", file=sys.stderr)
         if not scores:
             raise InputError(f"no candidate is left: {next(iter(failed.values()))}")
 

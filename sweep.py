@@ -65,7 +65,7 @@ def parse_options(argv: Sequence[str] | None):
         help="local (default): on this machine; ray: on a Ray cluster",
     )  # fmt: skip
     add_flag(
-        engine, "--JOBS", type=positive_integer, default=1, metavar="N",
+        engine, "--JOBS", type=positive_integer, metavar="N",
         help="local: processes (default 1: in this one)",
     )  # fmt: skip
     add_flag(
@@ -73,7 +73,7 @@ def parse_options(argv: Sequence[str] | None):
         help="threads of a task, reserved on Ray (default: local, its share of the cores; ray, 1)",
     )  # fmt: skip
     add_flag(
-        engine, "--GPUS", type=not_negative, default=0.0, metavar="X",
+        engine, "--GPUS", type=not_negative, metavar="X",
         help="GPUs that Ray reserves for a task, also a fraction of one (default 0)",
     )  # fmt: skip
     add_flag(
@@ -123,15 +123,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         failed = {
             job.name: outcome.reason for job, outcome in outcomes.items() if outcome.state == FAILED
         }
-        rows = summarise(_results(jobs, outcomes))
+        rows = summarise(_results(jobs, outcomes), len(options.SEED))
+        print(markdown(rows), end="")
+        counts = Counter(outcome.state for outcome in outcomes.values())
+        shown = ", ".join(f"{count} {state}" for state, count in counts.items())
+        print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
+        for text in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+            print(f"warning: {text}", file=sys.stderr)
+        for name, reason in failed.items():
+            print(f"failed: {name}: {reason}", file=sys.stderr)
         write_summary(rows, failed, results / "sweep")
-    print(markdown(rows), end="")
-    counts = Counter(outcome.state for outcome in outcomes.values())
-    shown = ", ".join(f"{count} {state}" for state, count in counts.items())
-    print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
     print(f"summary: {os.path.relpath(results / 'sweep')}/summary.csv (beside it .jsonl, .md, .tex)")
-    for name, reason in failed.items():
-        print(f"failed: {name}: {reason}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
 

@@ -43,7 +43,15 @@ from utils.options import (
     truth_value,
     whole_number,
 )
-from utils.pseudo_labels import GIVEN, PSEUDO, cluster, label_agreement, re_estimate
+from utils.pseudo_labels import (
+    EQUAL,
+    FREE,
+    GIVEN,
+    PSEUDO,
+    cluster,
+    label_agreement,
+    re_estimate,
+)
 from utils.report import draw_bound, draw_figures, print_pseudo_labels, print_transfer
 from utils.source_classes import ALL, choose_source_classes, number_of_classes
 from utils.stage import (
@@ -96,6 +104,10 @@ def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
         group, "--TARGET_CLASSES", type=class_count, metavar="K",
         help="classes of a target that has no labels: a features: file without y_train and y_test, or a "
         "folder: of images in no class folders (default: the target's labels say it)",
+    )  # fmt: skip
+    add_flag(
+        group, "--PSEUDO_SIZES", type=one_of((EQUAL, FREE)), default=EQUAL, metavar="HOW",
+        help="clusters of equal size (default), as the classes of most data sets are, or free",
     )  # fmt: skip
     add_flag(
         group, "--PSEUDO_ROUNDS", type=positive_integer, default=1, metavar="N",
@@ -155,7 +167,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     labelled, given = target.labelled, target.test.y
     target_train, target_test = standardise(target, device, scale.deviation_floor)
     if pseudo:  # from here on its own labels are used for nothing but the comparison with them
-        clusters = cluster(target_train.x, target.num_classes, options.SEED)
+        clusters = cluster(target_train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
         target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
         target = with_clusters(target, target_train.y, target_test.y)
     source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
@@ -173,7 +185,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "network": network.about,
     }
     if pseudo:
-        config["pseudo_rounds"] = options.PSEUDO_ROUNDS
+        config |= {"pseudo_rounds": options.PSEUDO_ROUNDS, "pseudo_sizes": options.PSEUDO_SIZES}
     data = {"source": source.provenance, "target": target.provenance}
     seed, procedure = options.SEED, options.PROCEDURE
     pair = (source.name, target.name, network.model)
@@ -210,7 +222,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     start = time.perf_counter()
     transform = learn(target_train)
     for number in range(1, options.PSEUDO_ROUNDS if pseudo else 1):
-        clusters = re_estimate(clusters, target_train.x, transform, head)
+        clusters = re_estimate(clusters, target_train.x, transform, head, options.PSEUDO_SIZES)
         target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
         transform = learn(target_train, number)
     agreement = label_agreement(target_test.y.cpu(), given) if pseudo and labelled else None

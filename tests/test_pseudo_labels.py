@@ -1,18 +1,22 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 import transfer_source_to_target as stage_3
 from tests.conftest import places
 from tests.tiny_data import write_class_folders
+from utils import pseudo_labels
 from utils.datasets import load_dataset
 from utils.errors import InputError
 from utils.features import Features
 from utils.images import is_labelled
 from utils.linear_head import LinearHead
-from utils.pseudo_labels import cluster, label_agreement, re_estimate
+from utils.pseudo_labels import FREE, _directions, cluster, label_agreement, re_estimate
 from utils.task_transform import TaskTransform
 
 
@@ -24,14 +28,38 @@ def blobs(counts: tuple[int, ...], seed: int = 0) -> Features:
 
 def test_separated_classes_are_found():
     train, test = blobs((60, 40, 20)), blobs((15, 10, 5), seed=1)
-    clusters = cluster(train.x, 3, seed=0)
+    clusters = cluster(train.x, 3, 0, FREE)
     assert label_agreement(clusters.labels(train.x), train.y) == 1.0
     assert label_agreement(clusters.relabel(test).y, test.y) == 1.0
     assert torch.equal(clusters.relabel(test).x, test.x)
-    again = cluster(train.x, 3, seed=0)
+    again = cluster(train.x, 3, 0, FREE)
     assert torch.equal(again.labels(test.x), clusters.labels(test.x))
     with pytest.raises(InputError, match=r"no sample of a split is in cluster .* for 3 classes"):
         clusters.relabel(Features(test.x[:15], test.y[:15]))
+
+
+def test_equal_sizes():
+    """As many points in each cluster, and of all such partitions with these centres the cheapest."""
+    train = blobs((60, 40, 20))
+    clusters = cluster(train.x, 3, seed=0)
+    labels = clusters.labels(train.x).numpy()
+    assert np.bincount(labels).tolist() == [40, 40, 40]
+    z = _directions(train.x, clusters.mean, clusters.axes)
+    costs = cdist(z, np.repeat(clusters.centres, 40, axis=0), "sqeuclidean")
+    rows, columns = linear_sum_assignment(costs)  # each centre as 40 seats
+    own = ((z - clusters.centres[labels]) ** 2).sum()
+    assert own == pytest.approx(costs[rows, columns].sum(), rel=1e-9)
+    for k in range(3):
+        assert np.allclose(clusters.centres[k], z[labels == k].mean(0))
+    balanced = blobs((40, 40, 40))
+    assert label_agreement(cluster(balanced.x, 3, seed=0).labels(balanced.x), balanced.y) == 1.0
+
+
+def test_many_points_are_balanced_on_some(monkeypatch):
+    train = blobs((300, 200, 100))
+    monkeypatch.setattr(pseudo_labels, "MOST_COSTS", 600)  # every third point
+    sizes = np.bincount(cluster(train.x, 3, seed=0).labels(train.x))
+    assert all(180 <= size <= 220 for size in sizes)
 
 
 def test_predictions_start_the_next_round():
@@ -39,7 +67,7 @@ def test_predictions_start_the_next_round():
     train = blobs((40, 40, 40))
     wrong = cluster(blobs((40, 40, 40)).x.flip(1), 3, seed=0)
     clusters = cluster(train.x, 3, seed=0)
-    confused = type(clusters)(clusters.mean, clusters.axes, wrong.centres[:, : clusters.axes.shape[1]])
+    confused = replace(clusters, centres=wrong.centres[:, : clusters.axes.shape[1]])
     eye = torch.eye(8, dtype=torch.float64)
     transform = TaskTransform(
         eye, torch.zeros(8).double(), eye, torch.eye(3).double(), torch.full((3,), 1 / 3).double(), {}

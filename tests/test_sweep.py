@@ -19,7 +19,7 @@ import pytest
 import rank_models
 import sweep
 from tests.conftest import places
-from utils import engines, jobs, storage
+from utils import engines, jobs, linear_head, storage
 from utils.engines import Processes, run_jobs
 from utils.errors import InputError
 from utils.jobs import COMPUTED, FAILED, REUSED, Job, Outcome
@@ -181,6 +181,89 @@ def test_an_error_that_no_one_foresaw_leaves_a_log(command, tmp_path, monkeypatc
     assert not log.exists()
 
 
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (["--TRANSFER_FLAGS", "--SEED 5"], "--SEED is one of the table's own: not for --TRANSFER_FLAGS"),
+        (["--TRANSFER_FLAGS", "--SETTING FixedAll"], "--SETTING is one of the table's own"),
+        (["--TRANSFER_FLAGS", "--RESULTS_DIR elsewhere"], "--RESULTS_DIR is one of the table's own"),
+        (["--FINETUNE_FLAGS", "--PROCEDURE published"], "not for --FINETUNE_FLAGS"),
+        (["--TRANSFER_FLAGS", "--MODEL resnet18"], "--MODEL is one of the table's own"),
+        (["--MODEL", "lenet", "resnet18"], "has no network, whichever it is: give one --model"),
+    ],
+)
+def test_flags_that_would_make_another_cell_are_refused(command, tmp_path, capsys, flags, complaint):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([*command, *flags])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line and not (tmp_path / "results").exists()
+
+
+def test_warnings_of_stages_are_told_once(tmp_path, capsys, feature_files):
+    """Two source classes for three target classes, in two settings."""
+    arrays = dict(np.load(feature_files[0].removeprefix("features:")))
+    for split in ("train", "test"):
+        kept = arrays[f"y_{split}"] < 2
+        arrays |= {f"{k}_{split}": arrays[f"{k}_{split}"][kept] for k in "xy"}
+    np.savez(tmp_path / "two.npz", **arrays)
+    argv = ["--SRC", f"features:{tmp_path / 'two.npz'}", "--TRG", feature_files[1], "--SEED", "0", "1"]
+    sweep.main([*argv, *SHORT, *places(tmp_path)])
+    told = capsys.readouterr().err
+    assert told.count("warning: 2 source classes stand for at most 2 of the target's 3") == 1
+
+
+def test_a_run_folder_that_is_a_file_fails_its_cell_alone(command, tmp_path, capsys):
+    pair = tmp_path / "results" / "transfer" / "features-source_to_features-target"
+    pair.mkdir(parents=True)
+    (pair / "features_FixedAll_seed0").touch()
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(command)
+    assert stop.value.code == 1
+    shown = capsys.readouterr().out
+    assert "5 computed" in shown and "1 failed" in shown
+
+
+def test_a_cell_whose_line_could_not_be_written_is_run_again(command, tmp_path, monkeypatch):
+    """What stands in no results.jsonl would be in no report."""
+    append, failing = storage.append_record, ["transfer"]
+
+    def full_once(path, record):
+        if record["stage"] in failing:
+            failing.clear()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(path, record)
+
+    monkeypatch.setattr(storage, "append_record", full_once)
+    with pytest.raises(SystemExit):
+        sweep.main(command)
+    sweep.main(command)
+    found, _ = read_records(tmp_path / "results" / "results.jsonl")
+    assert len(found) == len(records(tmp_path)) == 6
+
+
+def test_a_summary_that_cannot_be_written_is_named_after_the_table(command, monkeypatch, capsys):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("utils.summary.write_text", full)
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(command)
+    shown = capsys.readouterr()
+    assert stop.value.code == 2 and "6 tasks: 6 computed" in shown.out
+    assert "summary.csv" in shown.err
+
+
+def test_overwrite_fits_a_shared_head_once(command, monkeypatch):
+    sweep.main(command)
+    fitted = []
+    fit = linear_head.fit_linear_head
+    monkeypatch.setattr(linear_head, "_FITTED_HERE", set())
+    monkeypatch.setattr(linear_head, "fit_linear_head", lambda *a, **k: fitted.append(a) or fit(*a, **k))
+    sweep.main([*command, "--OVERWRITE"])
+    assert len(fitted) == 2  # each file's, which serves it as source and as target
+
+
 def test_two_sweeps_on_one_folder(command, tmp_path, capsys):
     with only_one(tmp_path / "results" / "sweep"), pytest.raises(SystemExit) as stop:
         sweep.main(command)
@@ -198,6 +281,9 @@ def test_two_sweeps_on_one_folder(command, tmp_path, capsys):
         (["--SEED", "-1"], "must be a whole number"),
         (["--ENGINE", "slurm"], "must be one of local, ray"),
         (["--JOBS", "0"], "must be a positive whole number"),
+        (["--JOBS", "2", "--ENGINE", "ray"], "--JOBS has no effect on --ENGINE ray"),
+        (["--GPUS", "1"], "--GPUS has no effect on --ENGINE local"),
+        (["--RAY_ADDRESS", "a:1"], "--RAY_ADDRESS has no effect on --ENGINE local"),
         (["--TRANSFER_FLAGS", "--ITERATION 5"], "unknown arguments: --ITERATION 5"),
     ],
 )
@@ -207,7 +293,7 @@ def test_bad_input_is_one_line(command, tmp_path, capsys, flags, complaint):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: sweep: ") and complaint in line
-    assert not (tmp_path / "results").exists()
+    assert not list((tmp_path / "results").rglob("*.json"))
 
 
 # -------------------------------------------------------------------------------------------- schedule
@@ -237,6 +323,11 @@ def test_needs_come_first_and_fail_with_what_they_need():
     assert engine.order == ["MNIST", "USPS", "KMNIST"]
     assert outcomes[second].reason == "needs train MNIST lenet seed 0, which failed"
     assert outcomes[third].state == outcomes[other].state == COMPUTED
+
+
+def test_a_job_that_waits_for_no_job_of_the_table_is_an_error():
+    with pytest.raises(ValueError, match="train FMNIST lenet seed 0 waits for a job that is not"):
+        run_jobs([job("FMNIST", [job("MNIST")])], Scripted(1, {}), 2)
 
 
 def test_lost_jobs_are_run_again_and_bad_input_is_not():
@@ -336,7 +427,9 @@ def test_ray_that_does_not_answer(command, capsys, monkeypatch):
         for address, complaint in (
             ("127.0.0.1:1", "does not answer"),
             ("nonsense", "does not answer"),
-            (f"127.0.0.1:{silent.getsockname()[1]}", "is no Ray cluster"),
+            ("ray://127.0.0.1:1", "does not answer"),
+            (f"127.0.0.1:{silent.getsockname()[1]}", "no Ray cluster answers"),
+            ("auto", "no Ray cluster answers"),
         ):
             with pytest.raises(SystemExit) as stop:
                 sweep.main([*command, "--ENGINE", "ray", "--RAY_ADDRESS", address])
@@ -372,6 +465,8 @@ def test_means_and_spread_over_seeds():
     assert row["fine_tuned_loss"] == pytest.approx(np.mean(values))
     (single,) = summarise([(record(0, 1.0), None)])
     assert single["bound_published_spread"] is None and single["fine_tuned_accuracy"] is None
+    (few,) = summarise([(record(0, 1.0), None)], 3)
+    assert "| 1 of 3 |" in markdown([few]) and "| 1 |" in markdown([single])
     (undefined,) = summarise([(record(0, 1.0), None), (record(1, None), None)])
     assert undefined["bound_published"] is None and undefined["target_loss"] == 1.0
 
@@ -383,6 +478,10 @@ def test_tables_of_papers():
     assert "| 1.500 ± 0.707 |" in lines[2]
     text = latex(rows)
     assert r"A\_B & C" in text and r"1.500 $\pm$ 0.707" in text and text.count(r"\\") == 2
+    rows = summarise([(record(0, None, r"a_b&c%d$e#f{g}h~i^j\k|l"), None)])
+    escaped = r"a\_b\&c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k|l & C"
+    assert escaped in latex(rows) and "& -- &" in latex(rows)
+    assert r"k\|l | C |" in markdown(rows)
 
 
 def test_damaged_lines_are_named_and_the_others_used(command, tmp_path):

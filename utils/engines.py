@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
@@ -57,10 +57,12 @@ def run_jobs(
             if broken:
                 waiting.remove(job)
                 end(job, Outcome(FAILED, reason=f"needs {broken.name}, which failed"))
-            elif len(running) < engine.capacity and outcomes.keys() >= {*job.needs, *job.follows}:
+            elif len(running) < engine.capacity and _ended(job, outcomes):
                 waiting.remove(job)
                 tries[job] += 1
                 running[engine.submit(job)] = job
+        if waiting and not running and not any(_ended(job, outcomes) for job in waiting):
+            raise ValueError(f"{waiting[0].name} waits for a job that is not among these")
         finished, _ = wait(running, return_when=FIRST_COMPLETED) if running else ((), ())
         for future in finished:
             job = running.pop(future)
@@ -70,6 +72,11 @@ def run_jobs(
             else:
                 end(job, outcome)
     return outcomes
+
+
+def _ended(job: Job, outcomes: Mapping[Job, Outcome]) -> bool:
+    """Whether all that it waits for has ended."""
+    return outcomes.keys() >= {*job.needs, *job.follows}
 
 
 def _failed(outcome: Outcome | None) -> bool:
@@ -141,7 +148,7 @@ class Ray:
     see the repository and the folders of data, checkpoints and results under the same paths.
     """
 
-    def __init__(self, address: str | None, cpus: int, gpus: float, capacity: int | None):
+    def __init__(self, address: str | None, cpus: int, gpus: float):
         try:
             import ray
         except ImportError as error:
@@ -156,7 +163,7 @@ class Ray:
             self.close(at_once=True)
             raise InputError(f"no task of {cpus} CPUs and {gpus:g} GPUs fits the Ray cluster: {have}")
         # Ray queues what does not fit yet; a few more than fit keep every worker busy.
-        self.capacity = capacity or 2 * int(resources["CPU"] // cpus)
+        self.capacity = 2 * int(resources["CPU"] // cpus)
         # Retries are the schedule's business.
         self.remote = ray.remote(run_job).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
 
@@ -171,7 +178,7 @@ def _connect(ray, address: str | None) -> None:
     """Joins the cluster, or starts one here. An address that does not answer is refused at once: Ray
     itself would end the whole process after a minute.
     """
-    if address and address != "auto":
+    if address:
         _require_answer(address)
     try:
         ray.init(
@@ -186,24 +193,32 @@ def _connect(ray, address: str | None) -> None:
 
 def _require_answer(address: str) -> None:
     hint = "give HOST:PORT of a running cluster (`ray start --head` prints it), auto, or none"
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"--RAY_ADDRESS {address} does not answer ({error}): {hint}") from error
-    if address.startswith("ray://"):
-        return
-    check = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    if address != "auto":  # which a running cluster has left word of
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise InputError(f"--RAY_ADDRESS {address} does not answer ({error}): {hint}") from error
+        check += ["--address", address]
     try:
         subprocess.run(check, check=True, capture_output=True, timeout=ANSWER_SECONDS + 5)
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(f"what answers at --RAY_ADDRESS {address} is no Ray cluster: {hint}") from error
+        raise InputError(f"no Ray cluster answers at --RAY_ADDRESS {address}: {hint}") from error
 
 
-def choose_engine(name: str, *, jobs: int, cpus: int | None, gpus: float, address: str | None) -> Engine:
-    """`local`: in this process, or in `jobs` processes; `ray`. `cpus`: threads of each job."""
+def choose_engine(
+    name: str, *, jobs: int | None, cpus: int | None, gpus: float | None, address: str | None
+) -> Engine:
+    """`local`: in this process, or in `jobs` processes; `ray`. `cpus`: threads of each job. Raises
+    InputError for what has no effect on the engine.
+    """
+    idle = {"JOBS": jobs} if name == "ray" else {"GPUS": gpus, "RAY_ADDRESS": address}
+    for flag, value in idle.items():
+        if value is not None:
+            raise InputError(f"--{flag} has no effect on --ENGINE {name}")
     if name == "ray":
-        return Ray(address, cpus or 1, gpus, None)
-    if jobs == 1:
+        return Ray(address, cpus or 1, gpus or 0.0)
+    if (jobs or 1) == 1:
         return InProcess(cpus)
     return Processes(jobs, cpus or max(1, (os.cpu_count() or 1) // jobs))

@@ -13,6 +13,7 @@ import itertools
 import shlex
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,10 @@ from threadpoolctl import threadpool_limits
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, is_grey_model
 from utils.errors import InputError
 from utils.features import is_feature_file, task_label
+from utils.options import PLACE_FLAGS
 from utils.stage import variant_label
 from utils.storage import run_folder
+from utils.summary import write_text
 
 # By name, since the scripts stand above this package; a worker process imports the one that it runs.
 SCRIPTS = {
@@ -32,6 +35,8 @@ SCRIPTS = {
     "finetune": "finetune_source_model_on_target_task",
     "transfer": "transfer_source_to_target",
 }
+# What a job is planned by, beside its places.
+OWN_FLAGS = ("SRC", "TRG", "MODEL", "ROBUST", "EPS", "SETTING", "SEED", "PROCEDURE", "DATA")
 COMPUTED, REUSED, FAILED = "computed", "reused", "failed"
 
 
@@ -69,13 +74,14 @@ class Job:
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended: `computed`, `reused` (its result was there) or `failed`, for a `reason` of one
-    line; `again`: whether another try may end otherwise.
+    line; `again`: whether another try may end otherwise; `warnings`: what the stage warned of.
     """
 
     state: str
     seconds: float = 0.0
     reason: str = ""
     again: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 # -------------------------------------------------------------------------------------------- planning
@@ -107,6 +113,8 @@ def _require_folders_of_their_own(jobs: Iterable[Job]) -> None:
     for job in jobs:
         other = owners.setdefault(job.folder, job)
         if other is not job:
+            if other.argv != job.argv and (other.source, other.target) == (job.source, job.target):
+                raise InputError(f"{job.source} has no network, whichever it is: give one --model")
             names = sorted({other.source, job.source, other.target or "", job.target or ""} - {""})
             raise InputError(f"two of {', '.join(names)} have one name in the results: rename a file")
 
@@ -145,7 +153,7 @@ class _Shared:
             argv += self._image_flags()
         if setting:
             argv += ("--SETTING", setting)
-        argv += tuple(getattr(options, f"{stage.upper()}_FLAGS"))
+        argv = _with_flags(stage, argv, getattr(options, f"{stage.upper()}_FLAGS"))
         if setting:
             variant = variant_label(_script_options(stage, argv))
             folder = run_folder(options.RESULTS_DIR, stage, *names, options.PROCEDURE, variant)
@@ -167,6 +175,19 @@ class _Shared:
         given = {flag: getattr(self.options, flag) for flag in flags}
         words = [(f"--{flag}", str(value)) for flag, value in given.items() if value is not None]
         return ("--MODEL", self.name, *itertools.chain(*words))
+
+
+def _with_flags(stage: str, argv: tuple[str, ...], flags: Sequence[str]) -> tuple[str, ...]:
+    """The arguments with a stage's further flags. Raises InputError for one that would make it another
+    job.
+    """
+    whole = (*argv, *flags)
+    if flags:
+        ours, theirs = (vars(_script_options(stage, words)) for words in (argv, whole))
+        for name in (*OWN_FLAGS, *PLACE_FLAGS):
+            if name in ours and ours[name] != theirs[name]:
+                raise InputError(f"--{name} is one of the table's own: not for --{stage.upper()}_FLAGS")
+    return whole
 
 
 def check_stage_flags(jobs: Sequence[Job]) -> None:
@@ -191,8 +212,8 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
     is kept in failed.log beside its result if it fails.
     """
     start, before = time.perf_counter(), _last_change(job.folder)
-    said, log = io.StringIO(), job.folder / "failed.log"
-    with threadpool_limits(threads):
+    said, log, problem = io.StringIO(), job.folder / "failed.log", None
+    with threadpool_limits(threads), warnings.catch_warnings(record=True) as caught:
         if threads:
             torch.set_num_threads(threads)
         try:
@@ -200,21 +221,27 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
                 script = importlib.import_module(SCRIPTS[job.stage])
                 script.main.__wrapped__(list(job.argv))
         except Exception as error:  # a cell that fails must not end the others
-            reason = " ".join(str(error).split()) or type(error).__name__
-            expected = isinstance(error, InputError | OSError)
-            if not expected:
-                reason = f"{type(error).__name__}: {reason} (see {log})"
-                with contextlib.suppress(OSError):
-                    log.parent.mkdir(parents=True, exist_ok=True)
-                    log.write_text(f"{job.command}\n\n{said.getvalue()}\n{traceback.format_exc()}")
-            return Outcome(FAILED, time.perf_counter() - start, reason, again=not expected)
-    log.unlink(missing_ok=True)
-    state = REUSED if _last_change(job.folder) == before else COMPUTED
-    return Outcome(state, time.perf_counter() - start)
+            problem = error
+            trace = traceback.format_exc()
+    texts = tuple(dict.fromkeys(" ".join(str(one.message).split()) for one in caught))
+    seconds = time.perf_counter() - start
+    if problem is None:
+        with contextlib.suppress(OSError):
+            log.unlink()
+        state = REUSED if _last_change(job.folder) == before else COMPUTED
+        return Outcome(state, seconds, warnings=texts)
+    reason = " ".join(str(problem).split()) or type(problem).__name__
+    expected = isinstance(problem, InputError | OSError)
+    if not expected:
+        reason = f"{type(problem).__name__}: {reason}"
+        with contextlib.suppress(OSError):
+            write_text(log, f"{job.command}\n\n{said.getvalue()}\n{trace}")
+            reason += f" (see {log})"
+    return Outcome(FAILED, seconds, reason, again=not expected, warnings=texts)
 
 
 def _last_change(folder: Path) -> int | None:
     try:
         return (folder / "result.json").stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:  # absent, or a folder that is none
         return None

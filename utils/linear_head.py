@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.features import Features
-from utils.storage import ResumePoint, digest, load_tensors, read_metadata, save_tensors
+from utils.storage import ResumePoint, digest, load_tensors, only_one, read_metadata, save_tensors
 
 METHODS = ("lipschitz", "penalty")
 PENALISED = ("sum", "separate")
@@ -181,18 +181,35 @@ def shared_linear_head(
     progress: str = "head",
 ) -> LinearHead:
     """`fit_linear_head`, or the head that another run fitted to the same features and left in `folder`:
-    a source has one head for all its targets, a target one for all its sources.
+    a source has one head for all its targets, a target one for all its sources. Of several processes
+    that want it one fits it; `overwrite` fits it anew, once in each process.
     """
     drawn = seed if settings.method == "penalty" else None  # the exact fit draws nothing
     device = features.x.device
     key = digest(features.x, features.y, num_classes, asdict(settings), drawn, device.type)
     path = folder / f"{key}.safetensors"
-    if path.exists() and not overwrite:
-        with contextlib.suppress(InputError, LookupError, ValueError):  # damaged: fitted again
-            tensors, about = load_tensors(path), read_metadata(path)
-            figures = (json.loads(about[name]) for name in ("optimality_gap", "fit_seconds"))
-            return LinearHead(tensors["weight"], tensors["bias"], *figures).to(device)
-    resume = ResumePoint(path.with_suffix(".resume.pt"), key)
+    with only_one(path):
+        if path.exists() and (path in _FITTED_HERE or not overwrite):
+            with contextlib.suppress(InputError, LookupError, ValueError):  # damaged: fitted again
+                return _stored_head(path).to(device)
+        head = _fit_and_store(path, features, num_classes, settings, seed, progress)
+    _FITTED_HERE.add(path)
+    return head
+
+
+_FITTED_HERE: set[Path] = set()  # --OVERWRITE is for each of a sweep's cells, and they share heads
+
+
+def _stored_head(path: Path) -> LinearHead:
+    tensors, about = load_tensors(path), read_metadata(path)
+    figures = (json.loads(about[name]) for name in ("optimality_gap", "fit_seconds"))
+    return LinearHead(tensors["weight"], tensors["bias"], *figures)
+
+
+def _fit_and_store(
+    path: Path, features: Features, num_classes: int, settings: HeadSettings, seed: int, progress: str
+) -> LinearHead:
+    resume = ResumePoint(path.with_suffix(".resume.pt"), path.stem)
     start = time.perf_counter()
     head = fit_linear_head(
         features, num_classes, settings.tau, settings.method,

@@ -343,7 +343,7 @@ def _mean_of_seeds(group: Mapping, name: str, seeds: Sequence[int]) -> float | N
 def _without_pseudo(group: Mapping) -> str:
     """What a group shares with the one that uses the target's labels."""
     variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
-    aside = ("pseudo_rounds", "bootstrap")
+    aside = ("pseudo_rounds", "pseudo_sizes", "bootstrap")
     settings = {name: value for name, value in group["settings"].items() if name not in aside}
     return json.dumps([*_place(group), group["setting"], variant, settings])
 

@@ -1,15 +1,18 @@
 """Labels for a target that has none: clusters of its features, re-estimated through the transform.
 
 The bound and the target loss do not change when classes are renumbered, so clusters need no names. They
-are k-means clusters of the directions of the first 2·K principal components; between two rounds of
-learning the transformed classifier's predictions h(z) give the centres from which k-means starts anew.
+are k-means clusters of the directions of the first 2·K principal components, made equally large (as most
+data sets' classes are) by optimal transport between points and centres; between two rounds of learning
+the transformed classifier's predictions h(z) give the centres from which k-means starts anew.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import ot
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import csgraph_from_dense, floyd_warshall
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -21,21 +24,27 @@ from utils.task_transform import TaskTransform
 
 GIVEN, PSEUDO = "given", "pseudo"
 PSEUDO_VARIANT = "pseudo-labels"  # in the names of runs
+EQUAL, FREE = "equal", "free"  # sizes of clusters
 STARTS = 10  # of k-means, of which the best is kept
+MOST_COSTS = 500_000  # points · centres between which the mass is balanced
+MOST_STEPS = 30  # of balancing
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """K centres (K, m) among the directions of (x − mean) · axes, axes (d, m)."""
+    """K centres (K, m) among the directions of (x − mean) · axes, axes (d, m). A point belongs to the
+    centre with the least squared distance less its offset (K,): 0 for the nearest centre.
+    """
 
     mean: np.ndarray
     axes: np.ndarray
     centres: np.ndarray
+    offsets: np.ndarray
 
     def labels(self, x: Tensor) -> Tensor:
-        """The nearest centre of each row of x (n, d): (n,) int64 on its device."""
-        distances = cdist(_directions(x, self.mean, self.axes), self.centres)
-        return torch.from_numpy(distances.argmin(1)).to(x.device)
+        """The cluster of each row of x (n, d): (n,) int64 on its device."""
+        squared = cdist(_directions(x, self.mean, self.axes), self.centres, "sqeuclidean")
+        return torch.from_numpy((squared - self.offsets).argmin(1)).to(x.device)
 
     def relabel(self, split: Features) -> Features:
         """The split with cluster numbers for labels. Raises InputError for an empty cluster."""
@@ -49,24 +58,63 @@ class Clusters:
         return Features(split.x, labels)
 
 
-def cluster(x: Tensor, num_classes: int, seed: int) -> Clusters:
-    """Clusters of standardised training features x (n, d)."""
+def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clusters:
+    """Clusters of standardised training features x (n, d), of equal or of free sizes."""
     rows = x.double().cpu().numpy()
     mean = rows.mean(0)
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
     axes = vectors[:, ::-1][:, : 2 * num_classes]
-    fitted = KMeans(num_classes, n_init=STARTS, random_state=seed).fit(_directions(x, mean, axes))
-    return Clusters(mean, axes, fitted.cluster_centers_)
+    z = _directions(x, mean, axes)
+    fitted = KMeans(num_classes, n_init=STARTS, random_state=seed).fit(z)
+    return Clusters(mean, axes, *_sized(z, fitted.cluster_centers_, sizes))
 
 
-def re_estimate(clusters: Clusters, x: Tensor, transform: TaskTransform, head: LinearHead) -> Clusters:
+def re_estimate(
+    clusters: Clusters, x: Tensor, transform: TaskTransform, head: LinearHead, sizes: str = EQUAL
+) -> Clusters:
     """K-means that starts from the centres of the classes that the transformed h sees in x."""
     z = _directions(x, clusters.mean, clusters.axes)
     double = torch.float64
     h = transform.to(double).log_probabilities(head.to(double), x.double()).exp().cpu().numpy()
     centres = h.T @ z / h.sum(0)[:, None].clip(1e-12)
     fitted = KMeans(len(centres), init=centres, n_init=1).fit(z)
-    return Clusters(clusters.mean, clusters.axes, fitted.cluster_centers_)
+    return Clusters(clusters.mean, clusters.axes, *_sized(z, fitted.cluster_centers_, sizes))
+
+
+def _sized(z: np.ndarray, centres: np.ndarray, sizes: str) -> tuple[np.ndarray, np.ndarray]:
+    """(centres, offsets). For equal sizes points are transported to the centres, which take 1/K of the
+    mass each, and centres move to the means of what they got, until neither changes: a local minimum of
+    k-means under that constraint.
+    """
+    count = len(centres)
+    if sizes == FREE:
+        return centres, np.zeros(count)
+    z = z[:: -(-len(z) * count // MOST_COSTS)]
+    masses = np.full(len(z), 1 / len(z)), np.full(count, 1 / count)
+    for step in range(1, MOST_STEPS + 1):
+        squared = cdist(z, centres, "sqeuclidean")
+        plan, log = ot.emd(*masses, squared, numItermax=10_000_000, log=True)
+        if log["warning"]:
+            raise InputError(f"pseudo-labels cannot be balanced: {log['warning']}")
+        moved = plan.T @ z * count
+        if step == MOST_STEPS or np.allclose(moved, centres, atol=1e-9):
+            break
+        centres = moved
+    return centres, _offsets(squared, plan.argmax(1))
+
+
+def _offsets(squared: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Offsets (K,) under which each point belongs to its cluster: v_k − v_l ≥ max over the points of k
+    of ‖z − c_k‖² − ‖z − c_l‖². Shortest paths between clusters solve these inequalities on their edge;
+    the mean of all of them lies inside, where no point belongs to two.
+    """
+    count = squared.shape[1]
+    least = np.zeros((count, count))
+    for k in np.unique(labels):
+        own = squared[labels == k]
+        least[k] = (own[:, [k]] - own).max(0) - 1e-12  # rounding must not close a negative cycle
+    paths = floyd_warshall(csgraph_from_dense(-least, null_value=np.inf))
+    return paths.mean(0)
 
 
 def label_agreement(labels: Tensor, truth: Tensor) -> float:

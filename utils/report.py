@@ -124,7 +124,7 @@ def _differences(one: Mapping, other: Mapping, names: Iterable[str], prefix: str
 
 def _comparable(record: Mapping) -> tuple[dict, Mapping]:
     """What two estimates must share beside the labels: settings and data."""
-    aside = ("pseudo_rounds", "bootstrap")
+    aside = ("pseudo_rounds", "pseudo_sizes", "bootstrap")
     return {k: v for k, v in record["config"].items() if k not in aside}, record["data"]
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from utils.device import describe_device
 from utils.errors import InputError
@@ -52,6 +52,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say where it is
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,7 +73,12 @@ def append_record(path: Path, record: Mapping) -> None:
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a write that was cut off
             line = "\n" + line
-        os.write(descriptor, line.encode())
+        rest = line.encode()
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         os.close(descriptor)
 
@@ -174,8 +182,8 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
 
 # ------------------------------------------------------------------------------------ checkpoints
 def save_checkpoint(path: Path, state: Mapping) -> None:
-    with atomic_write(path) as temporary:
-        torch.save(dict(state), temporary)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(state), file)  # by name, a full disk would look like an error of PyTorch's
 
 
 def load_checkpoint(path: Path, trust: bool = False) -> dict:
@@ -233,8 +241,9 @@ class ResumePoint:
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
     """Writes tensors as safetensors (no pickle) with string metadata."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    content = save(contiguous, metadata=dict(about))
     with atomic_write(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(about))
+        temporary.write_bytes(content)
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -305,9 +314,11 @@ def read_result(folder: Path) -> dict | None:
 
 
 def write_result(folder: Path, results: Path, record: Mapping) -> None:
-    """result.json of the run folder, and the same content as one more line of results.jsonl."""
-    write_json(folder / "result.json", record)
+    """One more line of results.jsonl, and the same content as result.json of the run folder: last, since
+    a run that has it is not repeated.
+    """
     append_record(results / "results.jsonl", record)
+    write_json(folder / "result.json", record)
 
 
 def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:

@@ -30,6 +30,11 @@ SHOWN = (
     "refined_bound_certified",
 )  # fmt: skip
 UNDEFINED = "—"
+LATEX = str.maketrans(
+    {special: f"\\{special}" for special in "&%#_${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", UNDEFINED: "--"}
+)
 
 
 def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, float | None]:
@@ -56,10 +61,10 @@ def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
     )
 
 
-def summarise(records: Sequence[tuple[Mapping, Mapping | None]]) -> list[dict]:
+def summarise(records: Sequence[tuple[Mapping, Mapping | None]], seeds: int | None = None) -> list[dict]:
     """One row a cell without its seed, from (stage-3 record, stage-2 record) pairs: for each quantity
     its mean and its standard deviation over the seeds (n − 1; None for one seed). A quantity that is
-    undefined for a seed is None.
+    undefined for a seed is None. `seeds`: how many were asked for, of which some may have failed.
     """
     groups: dict[tuple, list[dict]] = {}
     for record, fine_tuned in records:
@@ -68,6 +73,7 @@ def summarise(records: Sequence[tuple[Mapping, Mapping | None]]) -> list[dict]:
     rows = []
     for cell, members in groups.items():
         row = {**dict(zip(CELL, cell, strict=True)), "seeds": len(members)}
+        row["seeds_asked"] = seeds or len(members)
         for name in QUANTITIES:
             values = [member[name] for member in members]
             defined = all(value is not None for value in values)
@@ -82,13 +88,13 @@ def write_summary(rows: Sequence[Mapping], failed: Mapping[str, str], folder: Pa
     """summary.csv, .jsonl, .md and .tex, and failed.txt, a line a failed cell (absent if none)."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
     texts = {"csv": _csv(rows), "jsonl": "".join(lines), "md": markdown(rows), "tex": latex(rows)}
-    for suffix, text in texts.items():
-        write_text(folder / f"summary.{suffix}", text)
     if failed:
         text = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
         write_text(folder / "failed.txt", text)
     else:
         (folder / "failed.txt").unlink(missing_ok=True)
+    for suffix, text in texts.items():
+        write_text(folder / f"summary.{suffix}", text)
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
@@ -98,7 +104,8 @@ def markdown(rows: Sequence[Mapping]) -> str:
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Its first `left` columns aligned to the left, the others to the right."""
-    lines = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in (head, *rows))
+    lines = ["| " + " | ".join(line) + " |" for line in escaped]
     lines.insert(1, "|" + "---|" * left + "---:|" * (len(head) - left))
     return "\n".join(lines) + "\n"
 
@@ -116,9 +123,7 @@ def write_text(path: Path, text: str) -> None:
 
 def latex(rows: Sequence[Mapping]) -> str:
     """A tabular with the rules of the package booktabs."""
-    head, *body = (
-        " & ".join(_escaped(text) for text in line) + r" \\" for line in _table(rows, r"$\pm$")
-    )
+    head, *body = (" & ".join(_escaped(text) for text in line) + r" \\" for line in _table(rows, "±"))
     columns = "l" * len(CELL) + "r" * (1 + len(SHOWN))
     start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
@@ -128,7 +133,9 @@ def _table(rows: Sequence[Mapping], sign: str) -> list[list[str]]:
     table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SHOWN)]]
     for row in rows:
         cells = [_number(row[name], row[f"{name}_spread"], sign) for name in SHOWN]
-        table.append([*(str(row[name]) for name in CELL), str(row["seeds"]), *cells])
+        few = row["seeds"] < row["seeds_asked"]
+        seeds = f"{row['seeds']} of {row['seeds_asked']}" if few else str(row["seeds"])
+        table.append([*(str(row[name]) for name in CELL), seeds, *cells])
     return table
 
 
@@ -139,16 +146,13 @@ def _number(mean: float | None, spread: float | None, sign: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """For LaTeX; the sign between mean and spread is LaTeX already."""
-    for special in "&%#_":
-        text = text.replace(special, f"\\{special}")
-    return text.replace(UNDEFINED, "--")
+    return text.translate(LATEX)
 
 
 def _csv(rows: Sequence[Mapping]) -> str:
     spread = [name for pair in QUANTITIES for name in (pair, f"{pair}_spread")]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [*CELL, "seeds", *spread], lineterminator="\n")
+    writer = csv.DictWriter(text, [*CELL, "seeds", "seeds_asked", *spread], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
