@@ -65,22 +65,19 @@ def write_json(path: Path, content: Mapping) -> None:
 
 
 def append_record(path: Path, record: Mapping) -> None:
-    """Appends one JSON line in a single write, so that concurrent runs do not mix their lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Appends one JSON line. Concurrent runs take turns: on a network's disk their writes would mix."""
     line = json.dumps(record, allow_nan=False) + "\n"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # a write that was cut off
-            line = "\n" + line
-        rest = line.encode()
-        while rest:  # a disk that is nearly full takes a part
-            rest = rest[os.write(descriptor, rest) :]
+        with only_one(path), path.open("a+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that was cut off
+                line = "\n" + line
+            rest = line.encode()
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[file.write(rest) :]
     except OSError as error:
         error.filename = error.filename or str(path)
         raise
-    finally:
-        os.close(descriptor)
 
 
 def read_records(path: Path) -> tuple[list[dict], list[str]]:
