@@ -166,10 +166,12 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         return
     labelled, given = target.labelled, target.test.y
     target_train, target_test = standardise(target, device, scale.deviation_floor)
+    seconds, start = {}, time.perf_counter()
     if pseudo:  # from here on its own labels are used for nothing but the comparison with them
         clusters = cluster(target_train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
         target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
         target = with_clusters(target, target_train.y, target_test.y)
+        seconds["clusters"] = time.perf_counter() - start
     source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     source_train, source_test = standardise(source, device, scale.deviation_floor)
 
@@ -195,7 +197,8 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         options.RESULTS_DIR, "transfer", *run, variant_label(options, target_labels=GIVEN)
     )
     fine_tuned = read_result(run_folder(options.RESULTS_DIR, "finetune", *pair, None, seed, procedure))
-    if fine_tuned and not is_fine_tuning_of(fine_tuned, config, data):
+    # A head that was fitted to labels says nothing of a run on clusters.
+    if fine_tuned and (pseudo or not is_fine_tuning_of(fine_tuned, config, data)):
         fine_tuned = None
     stored = read_result(folder) if (folder / "transform.safetensors").exists() else None
     if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
@@ -210,7 +213,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         options.CHECKPOINT_DIR / "heads", source_train, source.num_classes, head_settings,
         seed=seed, overwrite=options.OVERWRITE, progress="source head",
     )  # fmt: skip
-    seconds = {"source_head": head.fit_seconds}
+    seconds["source_head"] = head.fit_seconds
 
     def learn(target: Features, number: int = 0) -> TaskTransform:
         path = folder / (f"resume_transform_{number}.pt" if number else "resume_transform.pt")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import certificate, heads, pipeline, recipes, transport
+from benchmarks import certificate, heads, pipeline, pseudo_labels, recipes, transport
 from benchmarks import features as benchmark_features
 from benchmarks import transform as benchmark_transform
 from tests.random_tasks import random_features, random_transform
@@ -33,6 +33,20 @@ def values(folder, name: str) -> dict[str, list[str]]:
     """The rows of a table by their label."""
     lines = (folder / f"{name}.txt").read_text().splitlines()
     return {line[:34].strip(): line[34:].split() for line in lines if line[34:].strip()}
+
+
+@pytest.mark.slow
+def test_pseudo_labels_compares_ways_of_clustering(tmp_path):
+    short = ["--ITERATIONS", "5", "--REFINE_STEPS", "2"]
+    pseudo_labels.main(
+        ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
+    )
+    text = (tmp_path / "pseudo_labels.txt").read_text()
+    assert text.count("MNIST -> FMNIST, target") == 2
+    for method in pseudo_labels.METHODS:
+        assert text.count(f"\n{method}  ") == 2
+    rows = values(tmp_path, "pseudo_labels")  # of the second target
+    assert rows["given labels"][0] == "—" and 0.2 < float(rows["equal sizes"][0]) < 0.8
 
 
 def test_transport_compares_each_method_with_emd(tmp_path, monkeypatch):

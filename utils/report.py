@@ -89,8 +89,7 @@ def print_transfer(
     if record["unreached_classes"]:
         classes = ", ".join(map(str, record["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
-    unlabelled = record.get("pseudo_labels") == {"agreement": None}
-    if fine_tuned is None and not unlabelled:
+    if fine_tuned is None and not record.get("pseudo_labels"):
         print("fine_tuned_*: stage 2 has not been run for this pair, seed, procedure, τ and data")
     print(f"result: {_short(folder / 'result.json')}")
     print(f"figure: {_short(folder / 'bound.png')} (beside it: label_map, curves, features)")
@@ -99,6 +98,7 @@ def print_transfer(
 def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
     """How far an estimate without labels is from the run with the target's own, where there is one."""
     agreement = record["pseudo_labels"]["agreement"]
+    print("pseudo-labels: losses and accuracies of the target are against clusters, not labels")
     if agreement is None:
         print("pseudo-labels: the target has no labels, so how far they are off cannot be told")
         return
