@@ -30,11 +30,10 @@ from utils.options import (
     SOURCE_HEAD_FLAGS,
     StageParser,
     add_flag,
-    add_image_flags,
+    add_many_models_flags,
     add_place_flags,
     add_procedure_flag,
     add_stage_flags,
-    not_negative,
     one_of,
     override,
     positive_integer,
@@ -99,9 +98,7 @@ def parse_options(argv: Sequence[str] | None):
         truth, "--EPOCHS", type=positive_integer, default=3, metavar="N",
         help="of --FINETUNE full (default 3)",
     )  # fmt: skip
-    images = parser.add_argument_group("images")
-    add_image_flags(images)
-    add_flag(images, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
+    add_many_models_flags(parser)
     add_place_flags(parser)
     return parser.parse_args(argv)
 

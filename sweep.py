@@ -25,7 +25,7 @@ from utils.jobs import FAILED, Job, Outcome, check_stage_flags, plan_jobs
 from utils.options import (
     StageParser,
     add_flag,
-    add_image_flags,
+    add_many_models_flags,
     add_place_flags,
     add_procedure_flag,
     add_stage_flags,
@@ -84,9 +84,7 @@ def parse_options(argv: Sequence[str] | None):
         engine, "--RETRIES", type=whole_number, default=2, metavar="N",
         help="how often a task whose process was lost is run again (default 2)",
     )  # fmt: skip
-    images = parser.add_argument_group("images")
-    add_image_flags(images)
-    add_flag(images, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
+    add_many_models_flags(parser)
     add_place_flags(parser)
     return parser.parse_args(argv)
 

@@ -246,6 +246,13 @@ def add_model_flags(parser: StageParser, default: str | None) -> None:
     add_image_flags(group)
 
 
+def add_many_models_flags(parser: StageParser) -> None:
+    """How models see images, for scripts that run the stages for a list of models."""
+    group = parser.add_argument_group("images")
+    add_image_flags(group)
+    add_flag(group, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
+
+
 def add_image_flags(group: argparse._ArgumentGroup) -> None:
     """How models see images, whichever model it is."""
     add_flag(
