@@ -77,7 +77,8 @@ def regret(scores: np.ndarray, truth: np.ndarray) -> float:
     having = ~np.isnan(scores)
     if len(np.unique(scores[having])) < 2:
         return math.nan
-    return float(truth.max() - truth[having & (scores == scores[having].max())].mean())
+    picked = truth[having & (scores == scores[having].max())].mean()
+    return max(0.0, float(truth.max() - picked))  # rounding of a mean
 
 
 def agreement(
