@@ -329,6 +329,7 @@ def test_scores_of_the_result_are_losses_with_their_seconds(candidate):
     assert (bound.value, bound.interval, bound.seconds) == (3.0, (2.9, 3.1), 1 + 2 + 8)
     assert (refined.value, refined.interval, refined.seconds) == (1.5, (1.4, 1.6), 1 + 2 + 4 + 8)
     assert bound.lower_is_better and refined.rank == -1.5
+    assert scores["refined target loss"].interval == (0.9, 1.1)
     assert scores["label mismatch"].interval is None  # it depends on no sample
     assert scores["LEEP"].seconds >= 7.0  # the classifier's
     assert scores["model size (log10)"].value == 3
@@ -342,7 +343,10 @@ def candidate() -> Candidate:
         **dict.fromkeys(names, 3.0), "label_mismatch": 0.5,
         "intervals": {name: [2.9, 3.1] for name in names},
         "seconds": {"source_head": 1, "transform": 2, "refinement": 4, "bound": 8},
-        "refined": {"bound_certified": 1.5, "intervals": {"bound_certified": [1.4, 1.6]}},
+        "refined": {
+            "bound_certified": 1.5, "target_loss": 1.0,
+            "intervals": {"bound_certified": [1.4, 1.6], "target_loss": [0.9, 1.1]},
+        },
     }  # fmt: skip
     return Candidate(
         "lenet", "MNIST", "digest", transfer, {}, rng.normal(size=(60, 4)), np.arange(60) % 3,

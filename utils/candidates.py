@@ -27,10 +27,10 @@ from utils.summary import QUANTITIES
 from utils.task_transform import draw_by_counts, index_by_class
 from utils.transferability import OF_FEATURES, OF_PROBABILITIES, source_classifier
 
-# Of stage 3's result, each a loss; the refined one costs its refinement, too.
+# Of stage 3's result, each a loss; the refined ones cost the refinement, too.
 OF_RESULT = (
-    "bound_published", "bound_certified", "refined_bound_certified", "weighted_source_loss",
-    "label_mismatch", "distribution_mismatch",
+    "bound_published", "bound_certified", "refined_bound_certified", "refined_target_loss",
+    "weighted_source_loss", "label_mismatch", "distribution_mismatch",
 )  # fmt: skip
 
 
