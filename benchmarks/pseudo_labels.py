@@ -44,28 +44,28 @@ QUANTITIES = (
 )  # fmt: skip
 
 
-def write_features(pair: str, seed: int, folder: Path) -> dict[str, list[str]]:
-    """The flags for the target as it is and for the thinned one, by their name."""
-    source, target = pair.split(",")
-    train_source_model.main(
-        ["--SRC", source, "--DATA", "embedded", "--SEED", str(seed), "--CHECKPOINT_DIR", str(folder),
-         "--RESULTS_DIR", str(folder)]
-    )  # fmt: skip
-    weights = network_path(folder, "lenet", source, "embedded", "improved", seed)
+def lenet_tasks(pair: str, seed: int, folder: Path) -> tuple[Task, Task]:
+    """Source and target of embedded data through a LeNet trained on the source."""
+    names = pair.split(",")
+    places = ["--CHECKPOINT_DIR", str(folder), "--RESULTS_DIR", str(folder)]
+    train_source_model.main(["--SRC", names[0], "--DATA", "embedded", "--SEED", str(seed), *places])
+    weights = network_path(folder, "lenet", names[0], "embedded", "improved", seed)
     backbone = load_backbone("lenet", torch.device("cpu"), weights=weights)
     request = TaskRequest(folder / "data", folder / "features", "embedded")
-    tasks = [
-        task_of_dataset(load_dataset(name, "embedded"), backbone, request) for name in (source, target)
-    ]
-    files = {"as it is": tasks[1], "thinned out": thin_out(tasks[1])}
-    flags = {}
-    for name, task in files.items():
-        names = [
-            save(one, folder / f"{one.name}_{name}_{seed}.npz".replace(" ", "_"))
-            for one in (tasks[0], task)
-        ]
-        flags[name] = ["--SRC", names[0], "--TRG", names[1]]
-    return flags
+    source, target = (
+        task_of_dataset(load_dataset(name, "embedded"), backbone, request) for name in names
+    )
+    return source, target
+
+
+def write_features(pair: str, seed: int, folder: Path) -> dict[str, list[str]]:
+    """The flags for the target as it is and for the thinned one, by their name."""
+    source, target = lenet_tasks(pair, seed, folder)
+    flags = ["--SRC", save(source, folder / f"source_{pair}_{seed}.npz"), "--TRG"]
+    return {
+        name: [*flags, save(task, folder / f"{name.replace(' ', '_')}_{pair}_{seed}.npz")]
+        for name, task in (("as it is", target), ("thinned out", thin_out(target)))
+    }
 
 
 def thin_out(task: Task) -> Task:

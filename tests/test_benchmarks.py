@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import certificate, heads, pipeline, pseudo_labels, recipes, transport
+from benchmarks import (
+    certificate,
+    heads,
+    pipeline,
+    pseudo_labels,
+    recipes,
+    source_classes,
+    transport,
+)
 from benchmarks import features as benchmark_features
 from benchmarks import transform as benchmark_transform
 from tests.random_tasks import random_features, random_transform
@@ -47,6 +55,17 @@ def test_pseudo_labels_compares_ways_of_clustering(tmp_path):
         assert text.count(f"\n{method}  ") == 2
     rows = values(tmp_path, "pseudo_labels")  # of the second target
     assert rows["given labels"][0] == "—" and 0.2 < float(rows["equal sizes"][0]) < 0.8
+
+
+@pytest.mark.slow
+def test_source_classes_compares_choices(tmp_path):
+    short = ["--ITERATIONS", "5", "--REFINE_STEPS", "2", "--BATCH_SIZE", "100"]
+    source_classes.main(
+        ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
+    )
+    rows = values(tmp_path, "source_classes")
+    for choice in source_classes.CHOICES:
+        assert float(rows[choice][0]) > 0 and len(rows[choice]) == len(source_classes.COLUMNS)
 
 
 def test_transport_compares_each_method_with_emd(tmp_path, monkeypatch):

@@ -1,0 +1,74 @@
+"""What the choice of the reference task's classes does to the bound: random, similar, or more of them.
+
+    python3 -m benchmarks.source_classes
+    python3 -m benchmarks.source_classes --SEEDS 1 --PAIRS MNIST,FMNIST
+
+Stage 3 on the features of a LeNet trained on all of the source, embedded data; the target keeps its
+first five classes. Means over seeds; — where a quantity is undefined for one of them.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+import transfer_source_to_target
+from benchmarks.measure import Table
+from benchmarks.pseudo_labels import PAIRS, lenet_tasks, mean, save
+from utils.options import stage_entry
+from utils.source_classes import select_classes
+
+TARGET_CLASSES = 5
+CHOICES = ("random", "similar", "7", "all")
+COLUMNS = ("source", "label", "distribution", "published", "certified", "refined", "refined acc.")
+QUANTITIES = (
+    "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
+    "bound_certified",
+)  # fmt: skip
+
+
+def transfer(flags: list[str], seed: int, folder: Path) -> list[float | None]:
+    """COLUMNS of a stage-3 run."""
+    with tempfile.TemporaryDirectory() as results:
+        where = ["--CHECKPOINT_DIR", str(folder), "--RESULTS_DIR", results, "--SEED", str(seed)]
+        transfer_source_to_target.main([*flags, *where, "--BOOTSTRAP", "0"])
+        record = json.loads((Path(results) / "results.jsonl").read_text())
+    refined = record["refined"]
+    values = (record[name] for name in QUANTITIES)
+    return [*values, refined["bound_certified"], refined["target_accuracy"]]
+
+
+@stage_entry("benchmarks.source_classes")
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--PAIRS", nargs="+", default=PAIRS, metavar="SRC,TRG")
+    parser.add_argument("--SEEDS", type=int, default=3)
+    parser.add_argument("--FLAGS", nargs=argparse.REMAINDER, default=[], help="further flags of stage 3")
+    parser.add_argument("--RESULTS", type=Path, help="folder of the table (default benchmarks/results)")
+    options = parser.parse_args(argv)
+    table = Table("source_classes", COLUMNS, argv)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for pair in options.PAIRS:
+            rows: dict[str, list] = {choice: [] for choice in CHOICES}
+            for seed in range(options.SEEDS):
+                with contextlib.redirect_stdout(io.StringIO()):
+                    source, target = lenet_tasks(pair, seed, folder)
+                    target = select_classes(target, torch.arange(TARGET_CLASSES))
+                    flags = ["--SRC", save(source, folder / f"source_{pair}_{seed}.npz")]
+                    flags += ["--TRG", save(target, folder / f"target_{pair}_{seed}.npz")]
+                    for choice in CHOICES:
+                        more = ["--SOURCE_CLASSES", choice, *options.FLAGS]
+                        rows[choice].append(transfer([*flags, *more], seed, folder))
+            table.heading(f"{pair.replace(',', ' -> ')}, the first {TARGET_CLASSES} classes")
+            for choice in CHOICES:
+                table.row(choice, *(mean(column) for column in zip(*rows[choice], strict=True)))
+    table.write(options.RESULTS)
+
+
+if __name__ == "__main__":
+    main()
