@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from utils.backbones import LENET, check_backbone_name
 from utils.engines import choose_engine, run_jobs
-from utils.features import check_task_name
+from utils.features import absolute_name, check_task_name
 from utils.jobs import FAILED, Job, Outcome, check_stage_flags, plan_jobs
 from utils.options import (
     StageParser,
@@ -99,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.SETTING, options.SEED = _distinct(options.SETTING), _distinct(options.SEED)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
+    if options.ENGINE == "ray":  # its workers run in a folder of their own
+        for flag in ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR"):
+            setattr(options, flag, getattr(options, flag).absolute())
+        options.SRC, options.TRG = (
+            [absolute_name(name) for name in names] for names in (options.SRC, options.TRG)
+        )
     jobs = plan_jobs(options)
     check_stage_flags(jobs)
 
@@ -143,17 +149,23 @@ def _distinct(names) -> list:
 def _run(jobs: Sequence[Job], engine, retries: int) -> dict[Job, Outcome]:
     """Runs them behind a bar; without a terminal, a line for each that ends."""
     counts: Counter[str] = Counter()
+    running: set[Job] = set()
     with tqdm(total=len(jobs), desc="sweep", unit="task", disable=None, smoothing=0) as bar:
 
+        def began(job: Job) -> None:
+            running.add(job)
+            bar.set_postfix({**counts, "running": len(running)})
+
         def ended(job: Job, outcome: Outcome) -> None:
+            running.discard(job)
             counts[outcome.state] += 1
-            bar.set_postfix(counts)
+            bar.set_postfix({**counts, "running": len(running)}, refresh=False)
             bar.update()
             if bar.disable or outcome.state == FAILED:
                 tail = f": {outcome.reason}" if outcome.reason else f", {outcome.seconds:.1f} s"
                 tqdm.write(f"{outcome.state} {job.name}{tail}", file=sys.stderr)
 
-        return run_jobs(jobs, engine, retries, ended)
+        return run_jobs(jobs, engine, retries, ended, began)
 
 
 def _results(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[tuple[dict, dict | None]]:

@@ -9,6 +9,7 @@ from utils.features import (
     Standardiser,
     Task,
     TaskRequest,
+    absolute_name,
     load_task,
     standardise,
     task_label,
@@ -97,3 +98,10 @@ def test_feature_files_that_are_none(tmp_path):
 def test_a_data_set_needs_a_backbone(tmp_path):
     with pytest.raises(InputError, match="give the target as features:PATH"):
         load_task("MNIST", None, TaskRequest(tmp_path, tmp_path, "embedded"), role="target")
+
+
+def test_names_from_any_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_name("features:a/B.npz") == f"features:{tmp_path}/a/B.npz"
+    assert absolute_name("folder:birds") == f"folder:{tmp_path}/birds"
+    assert absolute_name("MNIST") == "MNIST"

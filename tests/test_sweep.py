@@ -189,6 +189,7 @@ def test_an_error_that_no_one_foresaw_leaves_a_log(command, tmp_path, monkeypatc
         (["--TRANSFER_FLAGS", "--RESULTS_DIR elsewhere"], "--RESULTS_DIR is one of the table's own"),
         (["--FINETUNE_FLAGS", "--PROCEDURE published"], "not for --FINETUNE_FLAGS"),
         (["--TRANSFER_FLAGS", "--MODEL resnet18"], "--MODEL is one of the table's own"),
+        (["--TRANSFER_FLAGS=--help"], "for help ask the script itself"),
         (["--MODEL", "lenet", "resnet18"], "has no network, whichever it is: give one --model"),
     ],
 )
@@ -283,6 +284,7 @@ def test_two_sweeps_on_one_folder(command, tmp_path, capsys):
         (["--JOBS", "0"], "must be a positive whole number"),
         (["--JOBS", "2", "--ENGINE", "ray"], "--JOBS has no effect on --ENGINE ray"),
         (["--GPUS", "1"], "--GPUS has no effect on --ENGINE local"),
+        (["--GPUS", "1.5", "--ENGINE", "ray"], "a fraction of one GPU, or whole ones"),
         (["--RAY_ADDRESS", "a:1"], "--RAY_ADDRESS has no effect on --ENGINE local"),
         (["--TRANSFER_FLAGS", "--ITERATION 5"], "unknown arguments: --ITERATION 5"),
     ],
@@ -365,12 +367,7 @@ def test_a_killed_worker_and_an_interrupt_lose_no_finished_cell(feature_files, t
 
     process = start()
     wait_for(2, process)
-    workers = [
-        int(entry.name)
-        for entry in os.scandir("/proc")
-        if entry.name.isdigit() and _parent(entry.name) == process.pid and _runs_jobs(entry.name)
-    ]
-    os.kill(workers[0], signal.SIGKILL)
+    os.kill(_workers(process.pid)[0], signal.SIGKILL)
     wait_for(5, process)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate()
@@ -384,6 +381,14 @@ def test_a_killed_worker_and_an_interrupt_lose_no_finished_cell(feature_files, t
     assert process.returncode == 0, told
     assert len(records(tmp_path)) == 16 and f"{len(kept)} reused" in shown
     assert stamps == {path: (tmp_path / path).stat().st_mtime_ns for path in kept}
+
+
+def _workers(main: int) -> list[int]:
+    return [
+        int(entry.name)
+        for entry in os.scandir("/proc")
+        if entry.name.isdigit() and _parent(entry.name) == main and _runs_jobs(entry.name)
+    ]
 
 
 def _parent(pid: str) -> int | None:
@@ -400,13 +405,52 @@ def _runs_jobs(pid: str) -> bool:
 
 
 def test_a_pool_that_broke_is_started_again(tmp_path):
-    engine = Processes(1, 1)
-    with pytest.raises(BrokenProcessPool):
-        engine.pool.submit(os._exit, 1).result()
+    """A process that dies takes no other's job with it, and its place is filled."""
+    engine = Processes(2, 1)
     absent = Job("train", "x", None, "lenet", None, 0, ("--SRC", "x"), tmp_path)
-    outcome = engine.submit(absent).result()
+    engine.running[0] = engine.pools[0].submit(time.sleep, 1)
+    beside = engine.submit(absent)
+    with pytest.raises(BrokenProcessPool):
+        engine.pools[0].submit(os._exit, 1).result()
+    outcomes = [beside.result(), engine.submit(absent).result(), engine.submit(absent).result()]
     engine.close(at_once=True)
-    assert outcome.state == FAILED and "x is not a data set" in outcome.reason
+    for outcome in outcomes:
+        assert outcome.state == FAILED and "x is not a data set" in outcome.reason
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_main_process_however_it_ends(feature_files, tmp_path):
+    """Else they would go on writing when another sweep is let into the folder."""
+    cells = ["--SRC", feature_files[0], "--TRG", feature_files[1], "--SEED", *map(str, range(30))]
+    command = [
+        sys.executable, "sweep.py", *cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=-1, stderr=-1)
+    deadline = time.monotonic() + 120
+    while not records(tmp_path) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = _workers(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
+
+
+@pytest.mark.parametrize(
+    "resources, cpus, gpus, count",
+    [
+        ({"CPU": 4}, 2, 0.0, 2),
+        ({"CPU": 1}, 2, 0.0, 0),
+        ({"CPU": 8, "GPU": 1}, 1, 0.25, 4),
+        ({"CPU": 2, "GPU": 1}, 1, 0.25, 2),
+        ({"CPU": 8}, 1, 0.5, 0),
+    ],
+)
+def test_tasks_that_fit_a_machine(resources, cpus, gpus, count):
+    assert engines._tasks_that_fit(resources, cpus, gpus) == count
 
 
 @pytest.mark.slow

@@ -4,16 +4,19 @@ An engine takes a job and gives a future of its Outcome. `run_jobs` keeps it bus
 jobs' needs, and tries again what was lost with its worker.
 """
 
+import importlib.util
 import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Protocol
 
 from utils.errors import InputError
@@ -39,9 +42,10 @@ def run_jobs(
     engine: Engine,
     retries: int,
     done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
+    started: Callable[[Job], None] = lambda job: None,
 ) -> dict[Job, Outcome]:
-    """Every job's outcome; `done` is told each as it ends. A job whose worker was lost, or that failed
-    for no known reason, is run `retries` times more.
+    """Every job's outcome; `started` and `done` are told of each. A job whose worker was lost, or that
+    failed for no known reason, is run `retries` times more.
     """
     waiting, running = list(jobs), {}
     outcomes: dict[Job, Outcome] = {}
@@ -60,6 +64,7 @@ def run_jobs(
             elif len(running) < engine.capacity and _ended(job, outcomes):
                 waiting.remove(job)
                 tries[job] += 1
+                started(job)
                 running[engine.submit(job)] = job
         if waiting and not running and not any(_ended(job, outcomes) for job in waiting):
             raise ValueError(f"{waiting[0].name} waits for a job that is not among these")
@@ -112,35 +117,49 @@ class InProcess:
 
 
 class Processes:
-    """Several processes of this machine; each imports PyTorch once and then runs job after job."""
+    """Several processes of this machine; each imports PyTorch once and then runs job after job. Each has
+    a pool of its own: one that dies takes no other's job with it.
+    """
 
     def __init__(self, count: int, threads: int):
         self.capacity, self.threads = count, threads
-        self.pool = self._start()
+        self.pools = [self._start() for _ in range(count)]
+        self.running: list[Future | None] = [None] * count
 
     def _start(self) -> ProcessPoolExecutor:
         # Not forked: a fork inherits PyTorch's threads in a state that can lock up.
-        spawn = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.capacity, spawn, _ignore_interrupts)
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare_worker)
 
     def submit(self, job: Job) -> Future[Outcome]:
+        idle = next(k for k, future in enumerate(self.running) if future is None or future.done())
         try:
-            return self.pool.submit(run_job, job, self.threads)
-        except BrokenProcessPool:  # a process died, and the pool with it
-            self.pool.shutdown(wait=False)
-            self.pool = self._start()
-            return self.pool.submit(run_job, job, self.threads)
+            future = self.pools[idle].submit(run_job, job, self.threads)
+        except BrokenProcessPool:  # its process died
+            self.pools[idle].shutdown(wait=False)
+            self.pools[idle] = self._start()
+            future = self.pools[idle].submit(run_job, job, self.threads)
+        self.running[idle] = future
+        return future
 
     def close(self, at_once: bool) -> None:
-        self.pool.shutdown(wait=not at_once, cancel_futures=True)
+        for pool in self.pools:
+            pool.shutdown(wait=not at_once, cancel_futures=True)
         if at_once:
             for process in multiprocessing.active_children():
                 process.terminate()
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole group of processes; the main one says what happens."""
+def _prepare_worker() -> None:
+    """Ctrl-C reaches the whole group of processes: the main one says what happens. A worker ends with
+    it, however it ends: another sweep may be allowed into the folder then.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 class Ray:
@@ -149,21 +168,22 @@ class Ray:
     """
 
     def __init__(self, address: str | None, cpus: int, gpus: float):
-        try:
-            import ray
-        except ImportError as error:
-            raise InputError(
-                f"--ENGINE ray needs the package ray: pip install -r requirements-ray.txt ({error})"
-            ) from error
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("--ENGINE ray needs the package ray: pip install -r requirements-ray.txt")
+        if address:
+            _require_answer(address)  # before Ray is loaded, which looks at its environment only then
+        import ray
+
         self.ray, self.cpus = ray, cpus
         _connect(ray, address)
-        resources = ray.cluster_resources()
-        if resources.get("CPU", 0) < cpus or resources.get("GPU", 0) < gpus:
-            have = {name: resources.get(name, 0) for name in ("CPU", "GPU")}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting = [_tasks_that_fit(node, cpus, gpus) for node in nodes]
+        if not sum(fitting):
+            have = [{name: node.get(name, 0) for name in ("CPU", "GPU")} for node in nodes]
             self.close(at_once=True)
-            raise InputError(f"no task of {cpus} CPUs and {gpus:g} GPUs fits the Ray cluster: {have}")
+            raise InputError(f"no machine of the Ray cluster has {cpus} CPUs and {gpus:g} GPUs: {have}")
         # Ray queues what does not fit yet; a few more than fit keep every worker busy.
-        self.capacity = 2 * int(resources["CPU"] // cpus)
+        self.capacity = 2 * sum(fitting)
         # Retries are the schedule's business.
         self.remote = ray.remote(run_job).options(num_cpus=cpus, num_gpus=gpus, max_retries=0)
 
@@ -174,12 +194,14 @@ class Ray:
         self.ray.shutdown()
 
 
+def _tasks_that_fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """How many tasks a machine with these resources runs at a time."""
+    fitting = int(node.get("CPU", 0) // cpus)
+    return min(fitting, int(node.get("GPU", 0) // gpus)) if gpus else fitting
+
+
 def _connect(ray, address: str | None) -> None:
-    """Joins the cluster, or starts one here. An address that does not answer is refused at once: Ray
-    itself would end the whole process after a minute.
-    """
-    if address:
-        _require_answer(address)
+    """Joins the cluster, or starts one here."""
     try:
         ray.init(
             address=address or "local", log_to_driver=False, logging_level="ERROR",
@@ -192,6 +214,9 @@ def _connect(ray, address: str | None) -> None:
 
 
 def _require_answer(address: str) -> None:
+    """Raises InputError for an address that does not answer: Ray itself would end the whole process
+    after a minute.
+    """
     hint = "give HOST:PORT of a running cluster (`ray start --head` prints it), auto, or none"
     check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
     if address != "auto":  # which a running cluster has left word of
@@ -201,10 +226,24 @@ def _require_answer(address: str) -> None:
         except (OSError, ValueError, OverflowError) as error:
             raise InputError(f"--RAY_ADDRESS {address} does not answer ({error}): {hint}") from error
         check += ["--address", address]
+    problem = _health_problem(check)
+    token = Path.home() / ".ray" / "auth_token"
+    if problem and "RAY_AUTH_MODE" not in os.environ and token.exists():
+        # A cluster started beside such a token asks for it; Ray sends it only if it is told to.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        problem = _health_problem(check)
+    if problem:
+        raise InputError(f"no Ray cluster answers at --RAY_ADDRESS {address} ({problem}): {hint}")
+
+
+def _health_problem(check: Sequence[str]) -> str | None:
+    """What Ray's health check complains of, in one line; None if the cluster is well."""
     try:
-        subprocess.run(check, check=True, capture_output=True, timeout=ANSWER_SECONDS + 5)
+        done = subprocess.run(check, capture_output=True, text=True, timeout=ANSWER_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
-        raise InputError(f"no Ray cluster answers at --RAY_ADDRESS {address}: {hint}") from error
+        return type(error).__name__
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return None if done.returncode == 0 else (said[-1][:200] if said else "no answer")
 
 
 def choose_engine(
@@ -217,6 +256,8 @@ def choose_engine(
     for flag, value in idle.items():
         if value is not None:
             raise InputError(f"--{flag} has no effect on --ENGINE {name}")
+    if gpus and gpus > 1 and gpus != int(gpus):
+        raise InputError(f"--GPUS {gpus:g}: a task takes a fraction of one GPU, or whole ones")
     if name == "ray":
         return Ray(address, cpus or 1, gpus or 0.0)
     if (jobs or 1) == 1:

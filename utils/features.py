@@ -15,7 +15,16 @@ import torch
 from torch import Tensor
 
 from utils.backbones import Backbone
-from utils.datasets import Dataset, check_dataset_name, dataset_label, load_dataset, path_of
+from utils.datasets import (
+    FOLDER_PREFIX,
+    Dataset,
+    check_dataset_name,
+    dataset_label,
+    folder_path,
+    is_image_folder,
+    load_dataset,
+    path_of,
+)
 from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.extraction import Features, cached_features
@@ -60,6 +69,13 @@ def is_feature_file(name: str) -> bool:
 def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
     """`features:PATH` as it is, or the registered spelling of a data set; InputError otherwise."""
     return name if is_feature_file(name) else check_dataset_name(name, role, grey_only)
+
+
+def absolute_name(name: str) -> str:
+    """The same task from any working folder."""
+    if is_feature_file(name):
+        return f"{FEATURE_FILE_PREFIX}{_feature_path(name).absolute()}"
+    return f"{FOLDER_PREFIX}{folder_path(name).absolute()}" if is_image_folder(name) else name
 
 
 def task_label(name: str) -> str:

@@ -183,6 +183,8 @@ def _with_flags(stage: str, argv: tuple[str, ...], flags: Sequence[str]) -> tupl
     """
     whole = (*argv, *flags)
     if flags:
+        if {"-h", "--help"} & {*flags}:
+            raise InputError(f"for help ask the script itself: python3 {SCRIPTS[stage]}.py --help")
         ours, theirs = (vars(_script_options(stage, words)) for words in (argv, whole))
         for name in (*OWN_FLAGS, *PLACE_FLAGS):
             if name in ours and ours[name] != theirs[name]:

@@ -95,7 +95,7 @@ def read_records(path: Path) -> tuple[list[dict], list[str]]:
         try:
             record = json.loads(line)
             identity = _identity(record)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             damaged.append(f"{path}, line {number} is no result ({type(error).__name__}: {error})")
             continue
         records.pop(identity, None)
