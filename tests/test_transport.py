@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from tests.conftest import requires_cuda
-from utils.transport import EuclideanCost, optimal_potentials, solve_transport
+from utils.transport import EuclideanCost, _reduced_label_cost, optimal_potentials, solve_transport
 
 SHAPES = ("soft", "near_permutation", "permutation", "many_to_one")
 
@@ -49,6 +49,23 @@ def dense(plan, shape) -> np.ndarray:
     matrix = np.zeros(shape)
     np.add.at(matrix, (plan.rows.numpy(), plan.columns.numpy()), plan.mass.numpy())
     return matrix
+
+
+@pytest.mark.parametrize("weight", [1e3, 1e6, 1e9])
+def test_rounding_of_label_costs_is_no_cost(weight):
+    """A tie of classes that subtraction hides: at 1e9 its rounding is 4e-4, as large as features."""
+    whole = np.array([[3.0, 2, 2, 1, 1], [0, 0, 0, 0, 3]])
+    masses = np.array([5.0, 6]) * 22, np.array([3.0, 8, 3, 3, 5]) * 11
+    reduced, _, _ = _reduced_label_cost(weight * 242 * whole, *masses)
+    assert (reduced / weight).round(6).tolist() == [[242, 0, 0, 0, 0], [0, 0, 0, 242, 968]]
+    assert (reduced == 0).sum() == 7
+    y, t = np.repeat([0, 1], [5, 6]), np.repeat(range(5), [3, 8, 3, 3, 5])
+    for seed in range(5):
+        features = np.random.default_rng(seed).uniform(1, 4, (11, 22))
+        reference = solve(features, 1e3 * 242 * whole, y, t, "emd")
+        plan = solve(features, weight * 242 * whole, y, t)
+        parts = [(p.mass.numpy() * features[p.rows, p.columns]).sum() for p in (plan, reference)]
+        assert parts[0] == pytest.approx(parts[1], rel=1e-7)
 
 
 @settings(max_examples=300, deadline=None)

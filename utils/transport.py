@@ -290,7 +290,8 @@ def _solve_by_classes(
     parts = [_assign(*block, n) for block in alone]
     while arcs.blocks:
         if arcs.count() > DENSE_FROM * n * m:
-            return _solve_dense(cost.block(np.arange(n), np.arange(m)) + reduced[y][:, t])
+            kept = reduced.clip(max=_never_used(reduced, spread))
+            return _solve_dense(cost.block(np.arange(n), np.arange(m)) + kept[y][:, t])
         *plan, u, v = arcs.solve()
         offending = arcs.offending(u, v)
         if not offending.any():
@@ -298,6 +299,15 @@ def _solve_by_classes(
             break
         arcs.add(offending)
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _never_used(reduced: np.ndarray, spread: float) -> float:
+    """A reduced cost at which no optimal plan has mass. Mass on such a pair of classes lies on a cycle
+    of at most q = min(K_S, K_T) pairs; moving it to pairs with r = 0 saves the reduced cost and raises
+    at most q feature costs by the spread. Larger ones would drown the features in the solver's
+    tolerance.
+    """
+    return (min(reduced.shape) + 1) * (spread or 1.0)
 
 
 NEAR = 0.1  # pairs of classes whose reduced cost is within so many spreads of the features' costs join
@@ -309,9 +319,13 @@ def _reduced_label_cost(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """(r, where the class plan has mass, its cost), the first two (K_S, K_T). The masses are integers
     of equal sum; the cost is that of masses of one in total, the constant between L and r in (1).
+
+    What L's own digits cannot tell from zero is zero: at Λ = 1e11 rounding alone is as large as
+    features' differences.
     """
     plan, u, v = _emd(source_mass.astype(float), target_mass.astype(float), label_cost)
-    reduced = (label_cost - u[:, None] - v).clip(min=0)
+    reduced = label_cost - u[:, None] - v
+    reduced[reduced <= 16 * np.finfo(float).eps * np.abs(label_cost).max()] = 0.0
     joined = plan > 0
     reduced[joined] = 0.0
     constant = float((plan * label_cost).sum() / source_mass.sum())
