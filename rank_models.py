@@ -24,7 +24,15 @@ from utils.candidates import measure_full, open_candidate, score_candidate
 from utils.engines import InProcess, run_jobs
 from utils.errors import InputError
 from utils.features import check_task_name, is_feature_file, task_label
-from utils.jobs import FAILED, Job, Outcome, check_stage_flags, plan_jobs, stage_options
+from utils.jobs import (
+    FAILED,
+    Job,
+    Outcome,
+    check_stage_flags,
+    distinct_warnings,
+    plan_jobs,
+    stage_options,
+)
 from utils.options import (
     HEAD_FLAGS,
     SOURCE_HEAD_FLAGS,
@@ -156,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             start = time.perf_counter()
             scores[name] = score_candidate(candidate, options.RESAMPLES, options.SEED)
             print(f"scored {name}, {time.perf_counter() - start:.1f} s", file=sys.stderr)
-        for text in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+        for text in distinct_warnings(outcomes.values()):
             print(f"warning: {text}", file=sys.stderr)
         if not scores:
             raise InputError(f"no candidate is left: {next(iter(failed.values()))}")

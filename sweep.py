@@ -21,7 +21,7 @@ from tqdm import tqdm
 from utils.backbones import LENET, check_backbone_name
 from utils.engines import choose_engine, run_jobs
 from utils.features import absolute_name, check_task_name
-from utils.jobs import FAILED, Job, Outcome, check_stage_flags, plan_jobs
+from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, plan_jobs
 from utils.options import (
     StageParser,
     add_flag,
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = Counter(outcome.state for outcome in outcomes.values())
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
         print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
-        for text in dict.fromkeys(text for outcome in outcomes.values() for text in outcome.warnings):
+        for text in distinct_warnings(outcomes.values()):
             print(f"warning: {text}", file=sys.stderr)
         for name, reason in failed.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)

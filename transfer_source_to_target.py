@@ -173,7 +173,6 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         target = with_clusters(target, target_train.y, target_test.y)
         seconds["clusters"] = time.perf_counter() - start
     source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
-    source_train, source_test = standardise(source, device, scale.deviation_floor)
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {
@@ -209,6 +208,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         return
 
     # ------------------------------------------------------------------------ source head, transform
+    source_train, source_test = standardise(source, device, scale.deviation_floor)
     head = shared_linear_head(
         options.CHECKPOINT_DIR / "heads", source_train, source.num_classes, head_settings,
         seed=seed, overwrite=options.OVERWRITE, progress="source head",

@@ -93,14 +93,17 @@ def save(task: Task, path: Path) -> str:
     return f"features:{path}"
 
 
-def transfer(flags: list[str], seed: int, folder: Path) -> list[float | None]:
-    """COLUMNS of a stage-3 run."""
+def transfer(flags: list[str], seed: int, folder: Path) -> dict:
+    """The record of a stage-3 run."""
     with tempfile.TemporaryDirectory() as results:
         where = ["--CHECKPOINT_DIR", str(folder), "--RESULTS_DIR", results, "--SEED", str(seed)]
         transfer_source_to_target.main([*flags, *where, "--BOOTSTRAP", "0"])
-        record = json.loads((Path(results) / "results.jsonl").read_text())
-    agreement = (record["pseudo_labels"] or {}).get("agreement")
-    return [agreement, *(record[name] for name in QUANTITIES), record["refined"]["bound_certified"]]
+        return json.loads((Path(results) / "results.jsonl").read_text())
+
+
+def columns(record: dict) -> list[float | None]:
+    """QUANTITIES and the refined certificate."""
+    return [*(record[name] for name in QUANTITIES), record["refined"]["bound_certified"]]
 
 
 @stage_entry("benchmarks.pseudo_labels")
@@ -119,13 +122,15 @@ def main(argv: list[str] | None = None) -> None:
                 with contextlib.redirect_stdout(io.StringIO()):
                     for target, flags in write_features(pair, seed, Path(folder)).items():
                         for method, more in METHODS.items():
-                            found = transfer([*flags, *more, *options.FLAGS], seed, Path(folder))
-                            rows.setdefault((target, method), []).append(found)
+                            record = transfer([*flags, *more, *options.FLAGS], seed, Path(folder))
+                            agreement = (record["pseudo_labels"] or {}).get("agreement")
+                            row = [agreement, *columns(record)]
+                            rows.setdefault((target, method), []).append(row)
             for target in dict.fromkeys(name for name, _ in rows):
                 table.heading(f"{pair.replace(',', ' -> ')}, target {target}")
                 for method in METHODS:
-                    columns = zip(*rows[target, method], strict=True)
-                    table.row(method, *(mean(column) for column in columns))
+                    of_method = zip(*rows[target, method], strict=True)
+                    table.row(method, *(mean(column) for column in of_method))
     table.write(options.RESULTS)
 
 

@@ -10,36 +10,19 @@ first five classes. Means over seeds; — where a quantity is undefined for one 
 import argparse
 import contextlib
 import io
-import json
 import tempfile
 from pathlib import Path
 
 import torch
 
-import transfer_source_to_target
 from benchmarks.measure import Table
-from benchmarks.pseudo_labels import PAIRS, lenet_tasks, mean, save
+from benchmarks.pseudo_labels import PAIRS, columns, lenet_tasks, mean, save, transfer
 from utils.options import stage_entry
 from utils.source_classes import select_classes
 
 TARGET_CLASSES = 5
 CHOICES = ("random", "similar", "7", "all")
 COLUMNS = ("source", "label", "distribution", "published", "certified", "refined", "refined acc.")
-QUANTITIES = (
-    "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
-    "bound_certified",
-)  # fmt: skip
-
-
-def transfer(flags: list[str], seed: int, folder: Path) -> list[float | None]:
-    """COLUMNS of a stage-3 run."""
-    with tempfile.TemporaryDirectory() as results:
-        where = ["--CHECKPOINT_DIR", str(folder), "--RESULTS_DIR", results, "--SEED", str(seed)]
-        transfer_source_to_target.main([*flags, *where, "--BOOTSTRAP", "0"])
-        record = json.loads((Path(results) / "results.jsonl").read_text())
-    refined = record["refined"]
-    values = (record[name] for name in QUANTITIES)
-    return [*values, refined["bound_certified"], refined["target_accuracy"]]
 
 
 @stage_entry("benchmarks.source_classes")
@@ -63,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
                     flags += ["--TRG", save(target, folder / f"target_{pair}_{seed}.npz")]
                     for choice in CHOICES:
                         more = ["--SOURCE_CLASSES", choice, *options.FLAGS]
-                        rows[choice].append(transfer([*flags, *more], seed, folder))
+                        record = transfer([*flags, *more], seed, folder)
+                        rows[choice].append([*columns(record), record["refined"]["target_accuracy"]])
             table.heading(f"{pair.replace(',', ' -> ')}, the first {TARGET_CLASSES} classes")
             for choice in CHOICES:
                 table.row(choice, *(mean(column) for column in zip(*rows[choice], strict=True)))

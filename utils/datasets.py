@@ -80,11 +80,10 @@ def load_dataset(
         raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, not {origin!r}")
     name = check_dataset_name(name, role)
     request = Request(Path(data_dir), False, role, seed, num_classes)
-    unlabelled = role == "target" and num_classes is not None
+    unlabelled_classes = num_classes if role == "target" else None
     if is_image_folder(name):
-        unlabelled_classes = num_classes if unlabelled else None
         content, origin = read_image_folder(folder_path(name), seed, unlabelled_classes), "folder"
-    elif unlabelled:
+    elif unlabelled_classes:
         raise InputError(
             f"{name} has labels: --TARGET_CLASSES is for targets without, {FOLDER_PREFIX}PATH or "
             "features:PATH.npz"
@@ -107,7 +106,7 @@ def load_dataset(
         "train": len(train.labels),
         "test": len(test.labels),
         "sha256": digest(*describe_split(train), *describe_split(test)),
-        **({"unlabelled_classes": num_classes} if unlabelled else {}),
+        **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
     }
     if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
         provenance["modified"] = digest(train.images.stamps, test.images.stamps)

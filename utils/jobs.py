@@ -84,6 +84,10 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
+def distinct_warnings(outcomes: Iterable[Outcome]) -> list[str]:
+    return list(dict.fromkeys(text for outcome in outcomes for text in outcome.warnings))
+
+
 # -------------------------------------------------------------------------------------------- planning
 def plan_jobs(options: argparse.Namespace) -> list[Job]:
     """The jobs of the product SRC × TRG × MODEL × SETTING × SEED, each after those it needs. A task is

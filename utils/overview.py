@@ -108,9 +108,11 @@ def _name_groups(groups: Sequence[dict]) -> None:
             group["label"] += f"\n{', '.join(about)}"
 
 
-def _mean(group: Mapping, name: str) -> float | None:
-    values = group["values"][name]
-    return None if any(value is None for value in values) else statistics.fmean(values)
+def _mean(group: Mapping, name: str, seeds: Sequence[int] | None = None) -> float | None:
+    """Over the group's seeds, or over these; None if it is undefined for one of them or not there."""
+    of_seed = dict(zip(group["seeds"], group["values"][name], strict=True))
+    values = [of_seed.get(seed) for seed in seeds or group["seeds"]]
+    return None if None in values else statistics.fmean(values)
 
 
 def _spread(group: Mapping, name: str) -> float:
@@ -323,21 +325,15 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
     for group in filter(is_pseudo, groups):
         other = labelled.get(_without_pseudo(group))
         title, share = group["label"].replace("\n", ", "), _mean(group, "agreement")
+        agreed = UNDEFINED if share is None else f"{share:.0%}"
         for name in (*TERMS, *BOUNDS):
             pseudo = _mean(group, name)
-            given = other and _mean_of_seeds(other, name, group["seeds"])
+            given = other and _mean(other, name, group["seeds"])
             gap = None if pseudo is None or given is None else pseudo - given
-            agreed = UNDEFINED if share is None else f"{share:.0%}"
             cells = (UNDEFINED if value is None else f"{value:.3f}" for value in (pseudo, given, gap))
             rows.append([title, agreed, QUANTITIES[name], *cells])
     head = ["run", "clusters agree with labels", "in nats", "pseudo", "labelled", "difference"]
     return head, rows
-
-
-def _mean_of_seeds(group: Mapping, name: str, seeds: Sequence[int]) -> float | None:
-    of_seed = dict(zip(group["seeds"], group["values"][name], strict=True))
-    values = [of_seed.get(seed) for seed in seeds]
-    return None if None in values else statistics.fmean(values)
 
 
 def _without_pseudo(group: Mapping) -> str:

@@ -9,10 +9,8 @@ the transformed classifier's predictions h(z) give the centres from which k-mean
 from dataclasses import dataclass
 
 import numpy as np
-import ot
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.sparse.csgraph import csgraph_from_dense, floyd_warshall
 from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -21,6 +19,7 @@ from utils.errors import InputError
 from utils.extraction import Features
 from utils.linear_head import LinearHead
 from utils.task_transform import TaskTransform
+from utils.transport import shortest_distances, solve_transport
 
 GIVEN, PSEUDO = "given", "pseudo"
 PSEUDO_VARIANT = "pseudo-labels"  # in the names of runs
@@ -90,12 +89,11 @@ def _sized(z: np.ndarray, centres: np.ndarray, sizes: str) -> tuple[np.ndarray, 
     if sizes == FREE:
         return centres, np.zeros(count)
     z = z[:: -(-len(z) * count // MOST_COSTS)]
-    masses = np.full(len(z), 1 / len(z)), np.full(count, 1 / count)
     for step in range(1, MOST_STEPS + 1):
         squared = cdist(z, centres, "sqeuclidean")
-        plan, log = ot.emd(*masses, squared, numItermax=10_000_000, log=True)
-        if log["warning"]:
-            raise InputError(f"pseudo-labels cannot be balanced: {log['warning']}")
+        found = solve_transport(torch.from_numpy(squared))
+        plan = np.zeros_like(squared)
+        plan[found.rows, found.columns] = found.mass
         moved = plan.T @ z * count
         if step == MOST_STEPS or np.allclose(moved, centres, atol=1e-9):
             break
@@ -112,9 +110,8 @@ def _offsets(squared: np.ndarray, labels: np.ndarray) -> np.ndarray:
     least = np.zeros((count, count))
     for k in np.unique(labels):
         own = squared[labels == k]
-        least[k] = (own[:, [k]] - own).max(0) - 1e-12  # rounding must not close a negative cycle
-    paths = floyd_warshall(csgraph_from_dense(-least, null_value=np.inf))
-    return paths.mean(0)
+        least[k] = (own[:, [k]] - own).max(0)
+    return shortest_distances(-least).mean(0)
 
 
 def label_agreement(labels: Tensor, truth: Tensor) -> float:

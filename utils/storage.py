@@ -50,13 +50,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where it is
-        raise
+        with _named(path):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A full disk does not say which file it is about."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def write_json(path: Path, content: Mapping) -> None:
@@ -67,17 +75,13 @@ def write_json(path: Path, content: Mapping) -> None:
 def append_record(path: Path, record: Mapping) -> None:
     """Appends one JSON line. Concurrent runs take turns: on a network's disk their writes would mix."""
     line = json.dumps(record, allow_nan=False) + "\n"
-    try:
-        with only_one(path), path.open("a+b", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that was cut off
-                line = "\n" + line
-            rest = line.encode()
-            while rest:  # a disk that is nearly full takes a part
-                rest = rest[file.write(rest) :]
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+    with _named(path), only_one(path), path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that was cut off
+            line = "\n" + line
+        rest = line.encode()
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[file.write(rest) :]
 
 
 def read_records(path: Path) -> tuple[list[dict], list[str]]:

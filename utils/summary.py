@@ -98,7 +98,7 @@ def write_summary(rows: Sequence[Mapping], failed: Mapping[str, str], folder: Pa
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
-    head, *body = _table(rows, "±")
+    head, *body = _table(rows)
     return markdown_table(head, body, left=len(CELL))
 
 
@@ -123,30 +123,26 @@ def write_text(path: Path, text: str) -> None:
 
 def latex(rows: Sequence[Mapping]) -> str:
     """A tabular with the rules of the package booktabs."""
-    head, *body = (" & ".join(_escaped(text) for text in line) + r" \\" for line in _table(rows, "±"))
+    head, *body = (" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in _table(rows))
     columns = "l" * len(CELL) + "r" * (1 + len(SHOWN))
     start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
 
 
-def _table(rows: Sequence[Mapping], sign: str) -> list[list[str]]:
+def _table(rows: Sequence[Mapping]) -> list[list[str]]:
     table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SHOWN)]]
     for row in rows:
-        cells = [_number(row[name], row[f"{name}_spread"], sign) for name in SHOWN]
+        cells = [_number(row[name], row[f"{name}_spread"]) for name in SHOWN]
         few = row["seeds"] < row["seeds_asked"]
         seeds = f"{row['seeds']} of {row['seeds_asked']}" if few else str(row["seeds"])
         table.append([*(str(row[name]) for name in CELL), seeds, *cells])
     return table
 
 
-def _number(mean: float | None, spread: float | None, sign: str) -> str:
+def _number(mean: float | None, spread: float | None) -> str:
     if mean is None:
         return UNDEFINED
-    return f"{mean:.3f}" if spread is None or math.isnan(spread) else f"{mean:.3f} {sign} {spread:.3f}"
-
-
-def _escaped(text: str) -> str:
-    return text.translate(LATEX)
+    return f"{mean:.3f}" if spread is None or math.isnan(spread) else f"{mean:.3f} ± {spread:.3f}"
 
 
 def _csv(rows: Sequence[Mapping]) -> str:

@@ -350,7 +350,7 @@ def _centred(reduced: np.ndarray, joined: np.ndarray) -> np.ndarray:
     np.minimum.at(by_source, group[:sources], reduced)
     gaps = np.full((count, count), np.inf)
     np.minimum.at(gaps.T, group[sources:], by_source.T)
-    potential = _shortest_distances(gaps).mean(0)
+    potential = shortest_distances(gaps).mean(0)
     centred = reduced + potential[group[:sources], None] - potential[None, group[sources:]]
     return np.where(joined, 0.0, centred.clip(min=0))
 
@@ -358,8 +358,10 @@ def _centred(reduced: np.ndarray, joined: np.ndarray) -> np.ndarray:
 CENTRED_UP_TO = 200  # components; the distances cost their cube
 
 
-def _shortest_distances(weights: np.ndarray) -> np.ndarray:
-    """Floyd and Warshall, dense, weights (count, count) ≥ 0 (SciPy's takes a zero for a missing arc)."""
+def shortest_distances(weights: np.ndarray) -> np.ndarray:
+    """Floyd and Warshall, dense, weights (count, count) without a negative cycle (SciPy's takes a zero
+    for a missing arc, and rounding for a negative cycle).
+    """
     distance = weights.copy()
     np.fill_diagonal(distance, 0.0)
     for middle in range(len(distance)):
