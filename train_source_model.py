@@ -9,7 +9,7 @@ The network is left in checkpoints/networks/, where stages 2 and 3 find it.
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.SRC = check_dataset_name(options.SRC, "source", grey_only=True)
     scale = settings_for(options.PROCEDURE, options.SRC)
     training = override(scale.training, TRAINING_FLAGS, options)
+    if options.EPOCHS is not None:  # as many as were asked for
+        training = replace(training, max_steps=None)
     device = choose_device(options.DEVICE)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # ---------------------------------------------------------------------------------------- data
     dataset = load_dataset(options.SRC, options.DATA, options.DATA_DIR, "source", options.SEED)
     check_batch_size(training.batch_size, dataset.num_classes, len(dataset.train.labels))
+    training = training.for_images(len(dataset.train.labels))
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {"procedure": options.PROCEDURE, "training": asdict(training)}

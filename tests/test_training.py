@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,14 @@ def test_training_learns_and_resuming_equals_not_stopping(tmp_path, split, sched
     again = train(split, settings, ResumePoint(tmp_path / "b.pt", "", seconds=0), seed=0)
     for one, other in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_many_images_get_fewer_epochs_and_no_shift():
+    settings = TrainingSettings(epochs=10, batch_size=64, shift=1, max_steps=4000)
+    assert settings.for_images(4000) is settings
+    assert settings.for_images(60_000) == replace(settings, epochs=4, shift=0)
+    assert settings.for_images(10**6).epochs == 1
+    assert TrainingSettings().for_images(10**6) == TrainingSettings()
 
 
 def test_the_global_generator_is_left_as_it_was(tmp_path, split):

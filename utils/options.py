@@ -289,7 +289,7 @@ class SettingFlag:
 
 
 TRAINING_FLAGS = (
-    SettingFlag("--EPOCHS", "epochs", positive_integer, "passes over the training images"),
+    SettingFlag("--EPOCHS", "epochs", positive_integer, "passes (unasked: fewer if images are many)"),
     SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "images a step"),
     SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
 )

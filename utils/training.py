@@ -3,7 +3,7 @@
 A room of its own beside the linear heads: it is the only place where a backbone's weights change.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ class TrainingSettings:
     `inverse_time` divides the rate by 1 + decay · step (released code); `one_cycle` rises to
     `learning_rate` and falls to nearly zero over the whole run. `weight_decay` is decoupled (AdamW).
     `shift`: every image moves by up to so many pixels each way, anew in each epoch.
+    `max_steps`: optimiser steps that a run should not exceed; `for_images` then gives it fewer epochs
+    and no shift, which pays only where every image is seen often.
     """
 
     epochs: int = 31
@@ -35,6 +37,14 @@ class TrainingSettings:
     weight_decay: float = 0.0
     shift: int = 0
     convolution_dropout: float = 0.5
+    max_steps: int | None = None
+
+    def for_images(self, count: int) -> "TrainingSettings":
+        """These settings where there are `count` training images: whole epochs, at least one."""
+        steps_per_epoch = -(-count // self.batch_size)
+        if self.max_steps is None or self.epochs * steps_per_epoch <= self.max_steps:
+            return self
+        return replace(self, epochs=max(1, self.max_steps // steps_per_epoch), shift=0)
 
 
 def train_network(
@@ -62,6 +72,10 @@ def train_network(
         optimiser.load_state_dict(state["optimiser"])
         schedule.load_state_dict(state["schedule"])
         first = state["epoch"]
+
+    # Without this glibc returns each step's memory to the system, to fault it in again in the next: it
+    # keeps what is smaller than the largest block (of up to 32 MiB) that it has seen freed.
+    torch.empty(30 << 20, dtype=torch.uint8)
 
     network.train()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -98,10 +112,9 @@ def random_shift(images: Tensor, pixels: int) -> Tensor:
         return images
     count, _, height, width = images.shape
     padded = functional.pad(images, (pixels,) * 4)[:, 0]
-    down, right = torch.randint(2 * pixels + 1, (2, count, 1))
-    rows = (down + torch.arange(height))[:, :, None]
-    columns = (right + torch.arange(width))[:, None, :]
-    return padded[torch.arange(count)[:, None, None], rows, columns].unsqueeze(1)
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # (n, down, right, h, w), a view
+    down, right = torch.randint(2 * pixels + 1, (2, count))
+    return windows[torch.arange(count), down, right].unsqueeze(1)
 
 
 def _schedule(
