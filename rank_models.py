@@ -37,6 +37,7 @@ from utils.options import (
     HEAD_FLAGS,
     SOURCE_HEAD_FLAGS,
     StageParser,
+    add_analysis_flag,
     add_flag,
     add_many_models_flags,
     add_place_flags,
@@ -60,7 +61,7 @@ from utils.summary import csv_table, markdown_table, write_text
 TRUTHS = ("linear", "full")
 TAU_STAGES = ("FINETUNE", "TRANSFER")
 SHOWN = (
-    "published bound", "certified bound", "LogME", "LEEP", "H-score", "k-NN", "linear probe",
+    "certificate", "loss of h", "published bound", "LogME", "LEEP", "H-score", "k-NN", "linear probe",
 )  # fmt: skip
 
 
@@ -84,8 +85,10 @@ def parse_options(argv: Sequence[str] | None):
     add_stage_flags(group)
     add_flag(
         group, "--TAU", type=positive_number, metavar="X",
-        help="Lipschitz constant of every head (default: the models' own, if it is one)",
+        help="Lipschitz constant of the fine-tuned heads and of the published form's (default: strength "
+        "by validation, and the models' own, if it is one)",
     )  # fmt: skip
+    add_analysis_flag(group, "certificate")
     add_flag(
         group, "--SAMPLES", type=positive_integer, default=2000, metavar="N",
         help="training samples of the target that the metrics see (default 2000)",
@@ -213,8 +216,10 @@ def plan(options: argparse.Namespace) -> list[Job]:
 
 
 def check_comparable(jobs: Sequence[Job]) -> None:
-    """Raises InputError unless all heads have one τ and scores may use the target's labels."""
-    found: dict[float, Job] = {}
+    """Raises InputError unless the published forms have one τ, the fine-tuned heads one τ or none, and
+    scores may use the target's labels.
+    """
+    found: dict[str, dict[float | None, Job]] = {"finetune": {}, "transfer": {}}
     for job in jobs:
         if job.stage == "train":
             continue
@@ -223,13 +228,18 @@ def check_comparable(jobs: Sequence[Job]) -> None:
         if job.stage == "transfer":
             if options.TARGET_LABELS == PSEUDO:
                 raise InputError("a ranking scores with the target's labels: no --TARGET_LABELS pseudo")
+            if options.ANALYSIS == "certificate":
+                continue
             settings = override(scale.source_head, SOURCE_HEAD_FLAGS, options)
         else:
             settings = override(scale.target_head, HEAD_FLAGS, options)
-        found.setdefault(settings.tau, job)
-    if len(found) > 1:
-        values = ", ".join(f"{tau:g} ({job.stage}, {job.model})" for tau, job in found.items())
-        raise InputError(f"heads of different τ cannot be compared: {values}; give one --TAU for all")
+        found[job.stage].setdefault(settings.tau, job)
+    for stage, taus in found.items():
+        if len(taus) > 1:
+            values = ", ".join(f"{tau} ({stage}, {job.model})" for tau, job in taus.items())
+            raise InputError(
+                f"heads of different τ cannot be compared: {values}; give one --TAU for all"
+            )
 
 
 def failures(

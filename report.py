@@ -30,12 +30,12 @@ from utils.overview import (
 from utils.page import figure, folded, page, paragraph, table
 from utils.ranking import Score, agreement_table, score_table
 from utils.storage import REPOSITORY, read_records, require_writable
-from utils.summary import UNDEFINED, write_text
+from utils.summary import UNDEFINED, quantities_of, write_text
 
 STAGES = ("train", "finetune", "transfer")
-TERMS_CAPTION = """The published bound as stacked terms; below it each other bound above the loss
-that it bounds, of the learned transform and of its refined copy; then the loss of a fine-tuned
-head. The dotted line is ln K of the target: the loss of a constant prediction."""
+TERMS_CAPTION = """For each run: the certificate by its two terms, above the loss that it bounds and
+the loss of a fine-tuned head; then the published bound by its terms, above the loss of its own
+transformed classifier. The dotted line is ln K of the target: the loss of a constant prediction."""
 AGREEMENT_CAPTION = """Each bound against the target loss of the same classifier, every run of every
 seed. A certified bound lies on the right of the dashed line; a bound that foretells the loss lies
 along it."""
@@ -177,7 +177,7 @@ def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
 def table_of_runs(records: Sequence[Mapping]) -> str:
     head = [
         "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
-        "published bound", "certified bound", "refined", "command that makes the row again",
+        "certificate", "published bound", "command that makes the row again",
     ]  # fmt: skip
 
     def order(record: Mapping) -> list:
@@ -186,13 +186,14 @@ def table_of_runs(records: Sequence[Mapping]) -> str:
 
     rows = []
     for record in sorted(records, key=order):
-        numbers = (
-            record.get("target_accuracy", record.get("test_accuracy")),
-            record.get("target_loss", record.get("test_loss")),
-            record.get("bound_published"),
-            record.get("bound_certified"),
-            (record.get("refined") or {}).get("bound_certified"),
-        )
+        if record["stage"] == "transfer":
+            values = quantities_of(record, None)
+            prefix = "" if record["certificate"] else "published_"
+            shown = ("target_accuracy", "target_loss")
+            numbers = [values[prefix + name] for name in shown]
+            numbers += [values["bound_certified"], values["bound_published"]]
+        else:
+            numbers = [record["test_accuracy"], record["test_loss"], None, None]
         cells = [UNDEFINED if value is None else f"{value:.3f}" for value in numbers]
         what = [record[name] or "" for name in ("stage", "source", "target", "model")]
         what.append(" ".join(filter(None, (record["setting"], record.get("variant")))))

@@ -24,6 +24,7 @@ from utils.features import absolute_name, check_task_name
 from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, plan_jobs
 from utils.options import (
     StageParser,
+    add_analysis_flag,
     add_flag,
     add_many_models_flags,
     add_place_flags,
@@ -57,6 +58,7 @@ def parse_options(argv: Sequence[str] | None):
         group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"
     )
     add_procedure_flag(group)
+    add_analysis_flag(group, "both")
     add_stage_flags(group)
 
     engine = parser.add_argument_group("where they run")

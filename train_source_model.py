@@ -16,6 +16,7 @@ import torch
 from small_scale.settings import PROCEDURES, settings_for
 from utils import distributed
 from utils.backbones import LENET, holds_network
+from utils.bootstrap import wilson_interval
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
@@ -98,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------------------- report and save
     accuracy, loss = evaluate_network(network, dataset.test)
+    hits = round(accuracy * len(dataset.test.labels))
     require_finite("training", {"test_loss": loss})
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     record = {
@@ -110,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": f"python3 train_source_model.py {options.command}",
         "test_accuracy": accuracy,
         "test_loss": loss,
+        "intervals": {"test_accuracy": wilson_interval(hits, len(dataset.test.labels))},
         "weights_digest": state_digest(weights),
         "config": config,
         "data": data,

@@ -1,4 +1,4 @@
-"""Stage 3: learn the task transform from source to target and report the bound on the target loss.
+"""Stage 3: how well a source transfers to a target, and why: the certificate and the published bound.
 
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SETTING LearnedA
@@ -7,29 +7,32 @@
     python3 transfer_source_to_target.py --SRC features:A.npz --TRG features:B.npz
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --TARGET_LABELS pseudo
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SOURCE_CLASSES 5
-    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ITERATIONS 20
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ANALYSIS certificate
 
 A LeNet (the default model) comes from stage 1; other models come pre-trained; feature files need none.
-Shows stage 2's result when there is one.
+The certificate takes seconds and is shown first; the published form (its transform learned for the
+published objective) follows. Stage 2 need not have run.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from scales import procedures, settings_for
 from utils import distributed
 from utils.backbones import LENET
 from utils.bound import transfer_bound
-from utils.certificate import certificate_on_training_data, refine_transform
+from utils.certificate import certify, impossible, learn_certificate
 from utils.device import choose_device
 from utils.errors import InputError, check_batch_size, require_finite
 from utils.features import Features, standardise, with_clusters
-from utils.linear_head import shared_linear_head
+from utils.linear_head import HeadSettings, LinearHead, shared_linear_head
 from utils.options import (
     CERTIFICATE_FLAGS,
     SOURCE_HEAD_FLAGS,
     TRANSFORM_FLAGS,
+    add_analysis_flag,
     add_flag,
     add_model_flags,
     add_setting_flags,
@@ -37,10 +40,8 @@ from utils.options import (
     class_count,
     one_of,
     override,
-    positive_integer,
     stage_entry,
     stage_parser,
-    truth_value,
     whole_number,
 )
 from utils.pseudo_labels import (
@@ -50,9 +51,17 @@ from utils.pseudo_labels import (
     PSEUDO,
     cluster,
     label_agreement,
-    re_estimate,
 )
-from utils.report import draw_bound, draw_figures, print_pseudo_labels, print_transfer
+from utils.report import (
+    draw_certificate,
+    draw_published,
+    draw_published_bound,
+    print_certificate,
+    print_heading,
+    print_pseudo_labels,
+    print_published,
+    print_where,
+)
 from utils.source_classes import ALL, choose_source_classes, number_of_classes
 from utils.stage import (
     check_options,
@@ -75,11 +84,12 @@ from utils.storage import (
 from utils.summary import is_fine_tuning_of
 from utils.task_transform import (
     SETTINGS,
-    TaskTransform,
     check_setting,
     final_objective,
     learn_task_transform,
 )
+
+VALIDATED = HeadSettings(method="ridge", tau=None)
 
 
 def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
@@ -109,23 +119,27 @@ def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
         group, "--PSEUDO_SIZES", type=one_of((EQUAL, FREE)), default=EQUAL, metavar="HOW",
         help="clusters of equal size (default), as the classes of most data sets are, or free",
     )  # fmt: skip
-    add_flag(
-        group, "--PSEUDO_ROUNDS", type=positive_integer, default=1, metavar="N",
-        help="times that the transform is learned with pseudo-labels, anew each time (default 1)",
-    )  # fmt: skip
-    add_flag(
-        group, "--CERTIFY", type=truth_value, default=True, metavar="BOOL",
-        help="also refine a copy of the transform to minimise bound_certified (default True; there is "
-        "nothing to refine under FixedAll)",
-    )  # fmt: skip
+    add_analysis_flag(group, "both")
     add_flag(
         group, "--BOOTSTRAP", type=whole_number, default=200, metavar="N",
-        help="resamples of the test samples for 95 %% intervals (default 200); 0 turns them off",
+        help="resamples of the test samples for 95 %% intervals (default 200); 0: no intervals",
+    )  # fmt: skip
+    add_flag(
+        group, "--SHOW_CLASSES", type=whole_number, default=10, metavar="N",
+        help="target classes in the table of where the loss comes from (default 10); 0: all of them",
     )  # fmt: skip
     settings = procedures(parser.peek("MODEL", argv)).items()
     for title, flags, defaults in (
-        ("source head", SOURCE_HEAD_FLAGS, {name: scale.source_head for name, scale in settings}),
-        ("transform", TRANSFORM_FLAGS, {name: scale.transform for name, scale in settings}),
+        (
+            "published form: source head",
+            SOURCE_HEAD_FLAGS,
+            {name: scale.source_head for name, scale in settings},
+        ),
+        (
+            "published form: transform",
+            TRANSFORM_FLAGS,
+            {name: scale.transform for name, scale in settings},
+        ),
         ("certificate", CERTIFICATE_FLAGS, {name: scale.certificate for name, scale in settings}),
     ):
         add_setting_flags(parser, f"{title} [default of each procedure]", flags, defaults)
@@ -143,7 +157,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         override(scale.transform, TRANSFORM_FLAGS, options), setting=options.SETTING
     )
     certificate_settings = override(scale.certificate, CERTIFICATE_FLAGS, options)
-    certify = options.CERTIFY and options.SETTING != "FixedAll"
+    certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
     pseudo = options.TARGET_LABELS == PSEUDO
     if options.TARGET_CLASSES and not pseudo:
         raise InputError("--TARGET_CLASSES is for a target without labels: add --TARGET_LABELS pseudo")
@@ -157,7 +171,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         chosen = number_of_classes(options.SOURCE_CLASSES, target_data.num_classes)
         num_classes = (chosen or source_data.num_classes, target_data.num_classes)
         check_setting(options.SETTING, *num_classes)
-        if options.SETTING != "FixedAll":  # which draws no batch
+        if published and options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))
             check_batch_size(transform_settings.batch_size, max(num_classes), smaller)
         source = open_task(source_data, options, network)
@@ -177,16 +191,16 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # ------------------------------------------------------------------------ a result that is there?
     config = {
         "procedure": options.PROCEDURE,
-        "head": asdict(head_settings),
-        "transform": asdict(transform_settings),
-        "certificate": asdict(certificate_settings) if certify else None,
-        "tau_measure": scale.tau_measure,
+        "certificate": asdict(certificate_settings) if certified else None,
+        "head": asdict(head_settings) if published else None,
+        "transform": asdict(transform_settings) if published else None,
+        "tau_measure": scale.tau_measure if published else None,
         "deviation_floor": scale.deviation_floor,
         "bootstrap": options.BOOTSTRAP,
         "network": network.about,
     }
     if pseudo:
-        config |= {"pseudo_rounds": options.PSEUDO_ROUNDS, "pseudo_sizes": options.PSEUDO_SIZES}
+        config["pseudo_sizes"] = options.PSEUDO_SIZES
     data = {"source": source.provenance, "target": target.provenance}
     seed, procedure = options.SEED, options.PROCEDURE
     pair = (source.name, target.name, network.model)
@@ -199,63 +213,32 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # A head that was fitted to labels says nothing of a run on clusters.
     if fine_tuned and (pseudo or not is_fine_tuning_of(fine_tuned, config, data)):
         fine_tuned = None
-    stored = read_result(folder) if (folder / "transform.safetensors").exists() else None
-    if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
-        draw_bound(stored, fine_tuned, folder)
-        print_transfer(stored, fine_tuned, folder, reused=True)
+    stored = read_result(folder)
+    if stored and not is_whole(stored, folder):
+        stored = None
+    reused = stored is not None and not options.OVERWRITE and not changed_settings(stored, config, data)
+    if reused:
+        print_heading(stored, reused=True)
+        if certified:
+            print_certificate(stored, options.SHOW_CLASSES)
+        if published:
+            draw_published_bound(stored, fine_tuned, folder)
+            print_published(stored, fine_tuned)
+        print_where(stored, folder)
         if pseudo:
             print_pseudo_labels(stored, read_result(labelled_folder))
         return
 
-    # ------------------------------------------------------------------------ source head, transform
     source_train, source_test = standardise(source, device, scale.deviation_floor)
-    head = shared_linear_head(
-        options.CHECKPOINT_DIR / "heads", source_train, source.num_classes, head_settings,
-        seed=seed, overwrite=options.OVERWRITE, progress="source head",
-    )  # fmt: skip
-    seconds["source_head"] = head.fit_seconds
+    train, test = (source_train, target_train), (source_test, target_test)
+    names = (source.class_names, target.class_names)
 
-    def learn(target: Features, number: int = 0) -> TaskTransform:
-        path = folder / (f"resume_transform_{number}.pt" if number else "resume_transform.pt")
-        resume = ResumePoint(path, digest(config, data, seed, number))
-        return learn_task_transform(
-            source_train, target, head, transform_settings, seed=seed, resume=resume
-        )
-
-    start = time.perf_counter()
-    transform = learn(target_train)
-    for number in range(1, options.PSEUDO_ROUNDS if pseudo else 1):
-        clusters = re_estimate(clusters, target_train.x, transform, head, options.PSEUDO_SIZES)
-        target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
-        transform = learn(target_train, number)
-    agreement = label_agreement(target_test.y.cpu(), given) if pseudo and labelled else None
-    seconds["transform"] = time.perf_counter() - start
-
-    start = time.perf_counter()
-    refined = None
-    if certify:
-        refined = refine_transform(
-            transform, source_train, target_train, head, certificate_settings,
-            refine_labels=options.SETTING == "LearnedAll", seed=seed,
+    def head_of(split: Features, classes: int, settings: HeadSettings, what: str) -> LinearHead:
+        return shared_linear_head(
+            options.CHECKPOINT_DIR / "heads", split, classes, settings,
+            seed=seed, overwrite=options.OVERWRITE, progress=what,
         )  # fmt: skip
-    seconds["refinement"] = time.perf_counter() - start
 
-    # --------------------------------------------------------------------------------------- bound
-    def quantities(transform: TaskTransform) -> dict:
-        bound = transfer_bound(
-            transform, head, source_test, target_test,
-            tau_measure=scale.tau_measure, bootstrap=options.BOOTSTRAP, seed=seed,
-        )  # fmt: skip
-        train, test = (source_train, target_train), (source_test, target_test)
-        certified_train = certificate_on_training_data(transform, head, train, test, seed)
-        return {**bound.quantities(), "bound_certified_train": certified_train}
-
-    start = time.perf_counter()
-    learned_quantities = quantities(transform)
-    refined_quantities = quantities(refined) if refined else None
-    seconds["bound"] = time.perf_counter() - start
-
-    # ---------------------------------------------------------------------------- report and save
     record = {
         "stage": "transfer",
         "source": source.name,
@@ -265,35 +248,99 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "variant": variant,
         "seed": seed,
         "command": f"python3 transfer_source_to_target.py {options.command}",
-        **learned_quantities,
-        "source_head_optimality_gap": head.optimality_gap,
-        "refined": refined_quantities,
-        "pseudo_labels": {"agreement": agreement} if pseudo else None,
-        "iterations": transform.iterations,
-        "final_objective": final_objective(transform, transform_settings),
+        "certificate": None,
+        "no_certificate": impossible(*num_classes) if certified else None,
+        "published": None,
+        "pseudo_labels": None,
         "config": config,
         "data": data,
         "environment": environment(device),
         "seconds": seconds,
     }
-    require_finite("transfer", learned_quantities)
-    require_finite("the refinement", refined_quantities or {})
+    if pseudo:
+        agreement = label_agreement(target_test.y.cpu(), given) if labelled else None
+        record["pseudo_labels"] = {"agreement": agreement}
+    tensors = {}
+    print_heading(record)
+
+    # ------------------------------------------------------------------------------- the certificate
+    if certified and record["no_certificate"] is None:
+        heads = [
+            head_of(split, task.num_classes, VALIDATED, f"{role} head")
+            for split, task, role in (
+                (source_train, source, "source"), (target_train, target, "target"),
+            )
+        ]  # fmt: skip
+        seconds["heads"] = sum(head.fit_seconds for head in heads)
+        start = time.perf_counter()
+        learned = learn_certificate(
+            *train, *heads, certificate_settings, setting=options.SETTING, seed=seed
+        )
+        seconds["certificate"] = time.perf_counter() - start
+        start = time.perf_counter()
+        certificate = certify(
+            learned, heads[1], train, test, names, bootstrap=options.BOOTSTRAP, seed=seed
+        )
+        seconds["certificate_bound"] = time.perf_counter() - start
+        require_finite("the certificate", certificate.quantities())
+        record["certificate"] = {
+            **certificate.quantities(),
+            "weight_decay": {"source": heads[0].weight_decay, "target": heads[1].weight_decay},
+        }
+        tensors["certificate"] = learned.tensors()
+    if certified:
+        print_certificate(record, options.SHOW_CLASSES)
+
+    # ---------------------------------------------------------------------------- the published form
+    if published:
+        head = head_of(source_train, source.num_classes, head_settings, "source head")
+        seconds["source_head"] = head.fit_seconds
+        resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, seed))
+        start = time.perf_counter()
+        transform = learn_task_transform(*train, head, transform_settings, seed=seed, resume=resume)
+        seconds["transform"] = time.perf_counter() - start
+        start = time.perf_counter()
+        bound = transfer_bound(
+            transform, head, *test,
+            tau_measure=scale.tau_measure, bootstrap=options.BOOTSTRAP, seed=seed,
+        )  # fmt: skip
+        seconds["bound"] = time.perf_counter() - start
+        require_finite("transfer", bound.quantities())
+        record["published"] = {
+            **bound.quantities(),
+            "source_head_optimality_gap": head.optimality_gap,
+            "iterations": transform.iterations,
+            "final_objective": final_objective(transform, transform_settings),
+        }
+        tensors["transform"] = {**transform.tensors(), "weight": head.weight, "bias": head.bias}
+        print_published(record, fine_tuned)
+
+    # ---------------------------------------------------------------------------- report and save
     (folder / "result.json").unlink(missing_ok=True)  # an old one must not describe new tensors
     about = {"source": options.SRC, "target": options.TRG}
-    for name, saved in (("transform", transform), ("refined", refined)):
-        if saved:
-            tensors = {**saved.tensors(), "weight": head.weight, "bias": head.bias}
-            save_tensors(folder / f"{name}.safetensors", tensors, about)
-        else:  # an earlier run's refined copy does not belong to this result
+    for name in ("certificate", "transform"):
+        if name in tensors:
+            save_tensors(folder / f"{name}.safetensors", tensors[name], about)
+        else:  # an earlier run's does not belong to this result
             (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    names = (source.class_names, target.class_names)
-    draw_figures(record, fine_tuned, transform, source_test, target_test, names, folder)
+    if record["certificate"]:
+        draw_certificate(record, folder)
+    if published:
+        draw_published(record, fine_tuned, transform, *test, names, folder)
     write_result(folder, options.RESULTS_DIR, record)
-    for path in folder.glob("resume_transform*.pt"):
-        path.unlink()
-    print_transfer(record, fine_tuned, folder)
+    if published:
+        resume.clear()
+    print_where(record, folder)
     if pseudo:
         print_pseudo_labels(record, read_result(labelled_folder))
+
+
+def is_whole(record: dict, folder: Path) -> bool:
+    """Whether a stored result has both parts (one of an earlier version has not) and their tensors."""
+    files = {"certificate": "certificate", "published": "transform"}
+    return files.keys() <= record.keys() and all(
+        (folder / f"{file}.safetensors").exists() for part, file in files.items() if record[part]
+    )
 
 
 if __name__ == "__main__":

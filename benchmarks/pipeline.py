@@ -86,11 +86,11 @@ def _row(table: Table, stage: str, records: list[dict]) -> None:
 
 
 def _quantities(table: Table, records: list[dict]) -> None:
-    for name in ("target_accuracy", "target_loss", "bound_published", "bound_certified"):
-        line = " / ".join(_shown(record[name]) for record in records)
-        if all(record["refined"] for record in records):
-            line += "   refined: " + " / ".join(_shown(record["refined"][name]) for record in records)
-        table.say(f"{name:<34}{line}")
+    for part in ("certificate", "published"):
+        for name in ("target_accuracy", "target_loss", "bound_certified", "bound_published"):
+            if all(record[part] and name in record[part] for record in records):
+                line = " / ".join(_shown(record[part][name]) for record in records)
+                table.say(f"{f'{part}: {name}':<34}{line}")
 
 
 def _shown(value: float | None) -> str:

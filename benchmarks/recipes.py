@@ -59,17 +59,17 @@ def transfer(pair: str, setting: str, seed: int, recipe: list[str], folder: Path
             setting,
             *where,
             *recipe,
-            "--CERTIFY",
-            "False",
+            "--ANALYSIS",
+            "published",
         ]
         transfer_source_to_target.main(argv)
         last = (Path(results) / "results.jsonl").read_text().splitlines()[-1]
     result = json.loads(last)
-    values = {name: result.get(name) for name in QUANTITIES}
+    values = {name: result["published"].get(name) for name in QUANTITIES}
     return {
         **values,
         "seconds": result["seconds"]["transform"],
-        "objective": result["final_objective"],
+        "objective": result["published"]["final_objective"],
     }
 
 

@@ -22,7 +22,8 @@ from utils.source_classes import select_classes
 
 TARGET_CLASSES = 5
 CHOICES = ("random", "similar", "7", "all")
-COLUMNS = ("source", "label", "distribution", "published", "certified", "refined", "refined acc.")
+COLUMNS = ("certificate", "its source", "transport", "loss of h", "source", "label", "distribution",
+           "published", "acc. of h")  # fmt: skip
 
 
 @stage_entry("benchmarks.source_classes")
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
                     for choice in CHOICES:
                         more = ["--SOURCE_CLASSES", choice, *options.FLAGS]
                         record = transfer([*flags, *more], seed, folder)
-                        rows[choice].append([*columns(record), record["refined"]["target_accuracy"]])
+                        accuracy = record["certificate"]["target_accuracy"]
+                        rows[choice].append([*columns(record), accuracy])
             table.heading(f"{pair.replace(',', ' -> ')}, the first {TARGET_CLASSES} classes")
             for choice in CHOICES:
                 table.row(choice, *(mean(column) for column in zip(*rows[choice], strict=True)))

@@ -55,7 +55,7 @@ PUBLISHED_OTHERS = replace(
 
 IMPROVED = ScaleSettings(
     training=None,
-    target_head=HeadSettings(method="lipschitz", tau=0.02),
+    target_head=HeadSettings(method="ridge", tau=None),
     source_head=HeadSettings(method="lipschitz", tau=0.02),
     transform=replace(
         PUBLISHED_RESNET.transform,

@@ -59,7 +59,7 @@ IMPROVED = ScaleSettings(
         convolution_dropout=0.0,
         max_steps=4000,  # 4 epochs of 60,000 images
     ),
-    target_head=HeadSettings(method="lipschitz", tau=0.2),
+    target_head=HeadSettings(method="ridge", tau=None),
     source_head=HeadSettings(method="lipschitz", tau=0.2),
     transform=replace(
         PUBLISHED.transform,

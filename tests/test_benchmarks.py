@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,7 +47,7 @@ def values(folder, name: str) -> dict[str, list[str]]:
 
 @pytest.mark.slow
 def test_pseudo_labels_compares_ways_of_clustering(tmp_path):
-    short = ["--ITERATIONS", "5", "--REFINE_STEPS", "2"]
+    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
     pseudo_labels.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
     )
@@ -59,7 +61,7 @@ def test_pseudo_labels_compares_ways_of_clustering(tmp_path):
 
 @pytest.mark.slow
 def test_source_classes_compares_choices(tmp_path):
-    short = ["--ITERATIONS", "5", "--REFINE_STEPS", "2", "--BATCH_SIZE", "100"]
+    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--BATCH_SIZE", "100"]
     source_classes.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
     )
@@ -106,21 +108,30 @@ def test_the_dense_formulation_is_the_same_objective(generator):
 
 
 def test_certificate_compares_the_variants(tmp_path, monkeypatch):
-    few = {"default": certificate.VARIANTS["default"]}
+    few = {"default": certificate.VARIANTS["default"], "nothing learned": {"setting": "FixedAll"}}
     monkeypatch.setattr(certificate, "VARIANTS", few)
+    monkeypatch.setattr(certificate, "DEFAULT", replace(certificate.DEFAULT, steps=20))
     pair = write_features(tmp_path)
     certificate.main(["--PAIRS", pair, "--SEEDS", "1", "--RESULTS", str(tmp_path)])
     rows = values(tmp_path, "certificate")
-    assert float(rows["default"][0]) < float(rows["not refined"][0])
+    assert float(rows["default"][0]) < float(rows["nothing learned"][0])
+    for name in few:
+        certified, loss = map(float, rows[name][:2])
+        assert certified >= loss
+    certified, loss = map(float, rows["default"][:2])
+    assert float(rows["certificate less loss"][0]) == pytest.approx(certified - loss, abs=2e-4)
 
 
 @pytest.mark.slow
 def test_pipeline_runs_both_procedures(tmp_path):
     source, target = write_features(tmp_path).split(",")
     pair = ["--SRC", source, "--TRG", target, "--SEEDS", "1", "--RESULTS", str(tmp_path)]
-    pipeline.main([*pair, "--STAGE_FLAGS", "--ITERATIONS", "5"])
+    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
+    pipeline.main([*pair, "--STAGE_FLAGS", *short])
     text = (tmp_path / "pipeline.txt").read_text()
     assert "all stages: improved" in text and text.count("transfer") == 2
+    for part, bound in (("certificate", "bound_certified"), ("published", "bound_published")):
+        assert text.count(f"{part}: {bound}") == text.count(f"{part}: target_loss") == 2
 
 
 def test_features_compares_extraction_with_the_bare_forward_pass(tmp_path):

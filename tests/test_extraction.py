@@ -268,12 +268,15 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
         records += [json.loads(line) for line in lines]
     assert len(records) == 2  # of the two processes one has written
     for record in records:
-        # The head's fit ends elsewhere within its gap on another number of threads.
-        assert record.pop("optimality_gap") <= 1e-3
+        # The head's fit ends a little elsewhere on another number of threads; λ is of a coarse grid.
+        assert record["optimality_gap"] is None and record["weight_decay"] > 0
         del record["seconds"], record["environment"]
-        for name in ("test_loss", "train_loss", "tau_measured", "tau_certified"):
+        for name in ("test_loss", "train_loss", "held_out_loss", "tau_measured", "tau_certified"):
             record[name] = pytest.approx(record[name], rel=1e-3, abs=1e-4)
         record["test_accuracy"] = pytest.approx(record["test_accuracy"], abs=0.01)
+        intervals = record["intervals"]
+        assert set(intervals) == {"test_accuracy"}
+        intervals["test_accuracy"] = [pytest.approx(end, abs=0.01) for end in intervals["test_accuracy"]]
     assert records[0] == records[1]
 
 

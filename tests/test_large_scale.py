@@ -34,7 +34,10 @@ OTHERS = (
     "fine-tune.py --SRC imagenet_small TRG cifar10 --model {}",
     "transfer.py --SRC imagenet_small TRG cifar10 --model {}",
 )
-SHORT = ("--BATCH_SIZE", "20", "--ITERATIONS", "2", "--CERTIFY", "False", "--BOOTSTRAP", "5")
+SHORT = (
+    "--BATCH_SIZE", "20", "--ITERATIONS", "2", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1",
+    "--BOOTSTRAP", "5",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -67,9 +70,14 @@ def run_both(commands, place, monkeypatch, *flags: str) -> tuple[dict, dict]:
     assert (fine_tuned["stage"], transferred["stage"]) == ("finetune", "transfer")
     for record in (fine_tuned, transferred):
         assert (record["source"], record["target"]) == ("imagenet_small", "cifar10")
-        assert record["config"]["head"]["tau"] == 0.02
     assert fine_tuned["config"]["network"] == transferred["config"]["network"]
-    assert transferred["target_loss"] <= transferred["bound_certified"]
+    # The published form's head has τ by default, the fine-tuned one where the command gives it.
+    assert transferred["config"]["head"]["tau"] == 0.02
+    given = "TAU" in commands[0]
+    head = fine_tuned["config"]["head"]
+    assert (head["method"], head["tau"]) == (("lipschitz", 0.02) if given else ("ridge", None))
+    for part in ("certificate", "published"):
+        assert transferred[part]["target_loss"] <= transferred[part]["bound_certified"]
     return fine_tuned, transferred
 
 
@@ -217,6 +225,10 @@ def test_feature_files_may_choose_the_large_scales_settings(tmp_path):
     x, y = rng.normal(size=(60, 5)), np.arange(60) % 3
     np.savez(tmp_path / "A.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     name = f"features:{tmp_path / 'A.npz'}"
-    stage_2.main(["--SRC", name, "--TRG", name, "--model", "clip", *places(tmp_path)])
-    record = json.loads((tmp_path / "results" / "results.jsonl").read_text())
-    assert record["model"] == "features" and record["config"]["head"]["tau"] == 0.02
+    argv = ["--SRC", name, "--TRG", name, "--model", "clip", *places(tmp_path)]
+    stage_2.main([*argv, "--PROCEDURE", "published", "--STEPS", "3"])
+    stage_3.main([*argv, *SHORT])
+    lines = (tmp_path / "results" / "results.jsonl").read_text().splitlines()
+    fine_tuned, transferred = map(json.loads, lines)
+    assert fine_tuned["model"] == transferred["model"] == "features"
+    assert fine_tuned["config"]["head"]["tau"] == transferred["config"]["head"]["tau"] == 0.02

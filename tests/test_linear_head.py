@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head
-from utils import linear_head
+from utils import linear_head, ridge_head
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import (
@@ -171,7 +171,7 @@ def test_constant_features_get_the_constant_head_which_is_optimal(classes):
 
 def test_chunks_of_samples_change_nothing(blobs, monkeypatch):
     whole = fit_linear_head(blobs, 4, 0.3)
-    monkeypatch.setattr(linear_head, "CHUNK", 4 * 37)
+    monkeypatch.setattr(ridge_head, "CHUNK", 4 * 37)
     chunked = fit_linear_head(blobs, 4, 0.3)
     torch.testing.assert_close(chunked.weight, whole.weight, rtol=1e-2, atol=1e-3)
     assert chunked.optimality_gap <= 1e-3
@@ -256,7 +256,7 @@ def test_unusable_arguments_are_named(blobs):
     with pytest.raises(ValueError, match="penalised must be one of"):
         fit_linear_head(blobs, 4, 0.2, settings=HeadSettings(penalised="all"))
     with pytest.raises(ValueError, match="method must be one of"):
-        fit_linear_head(blobs, 4, 0.2, "ridge")
+        fit_linear_head(blobs, 4, 0.2, "lasso")
     with pytest.raises(InputError, match=r"classes without training samples: \[4\]"):
         fit_linear_head(blobs, 5, 0.2)
     with pytest.raises(InputError, match="labels up to 3, 3 classes"):
@@ -294,10 +294,16 @@ def test_a_head_is_fitted_once_for_the_same_features(tmp_path, blobs, monkeypatc
     head(settings=penalty, seed=0)
     head(settings=penalty, seed=1)
     assert len(fits) == 6
+    ridge = [head(settings=HeadSettings("ridge", tau=None), seed=seed) for seed in (0, 1)]
+    assert len(fits) == 7  # and all that belongs to it comes back
+    assert ridge[0].weight_decay == ridge[1].weight_decay
+    assert ridge[0].held_out_loss == ridge[1].held_out_loss
+    assert torch.equal(ridge[0].held_out_logits, ridge[1].held_out_logits)
+    assert torch.equal(ridge[0].held_out, ridge[1].held_out)
     monkeypatch.setattr(linear_head, "_FITTED_HERE", set())  # as in another process
     head(overwrite=True)
     head(overwrite=True)  # the next of a sweep's cells
-    assert len(fits) == 7
+    assert len(fits) == 8
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:50])
-    assert torch.equal(head().weight, first.weight) and len(fits) == 8
+    assert torch.equal(head().weight, first.weight) and len(fits) == 9

@@ -69,7 +69,7 @@ def test_help_shows_the_value_of_each_procedure(capsys):
     assert stop.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "[improved —, published 501]" in shown
-    assert "[improved 0.2, published 0.2]" in shown
+    assert "[improved by validation, published 0.2]" in shown
 
 
 def test_a_flag_is_peeked_at_in_every_spelling():

@@ -17,7 +17,7 @@ from utils.overview import GROUPS_A_FIGURE, agreement_of_bounds, draw_terms, gro
 from utils.page import table
 from utils.storage import read_records
 
-SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --REFINE_STEPS 2"
+SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1"
 
 
 @pytest.fixture
@@ -65,23 +65,29 @@ def test_runs_are_grouped_by_all_but_their_seed(swept):
             if record["stage"] == "transfer"
             and all(record[name] == group[name] for name in ("source", "target", "setting"))
         ]  # fmt: skip
-        assert sorted(group["values"]["target_loss"]) == sorted(r["target_loss"] for r in members)
+        for name, part in (("target_loss", "certificate"), ("published_target_loss", "published")):
+            assert sorted(group["values"][name]) == sorted(r[part]["target_loss"] for r in members)
         tuned = [r for r in records if r["stage"] == "finetune" and r["target"] == group["target"]]
         assert sorted(group["values"]["fine_tuned_loss"]) == sorted(r["test_loss"] for r in tuned)
         assert group["seeds"] == [0, 1] and group["label"].endswith("\n2 seeds")
     _, rows = agreement_of_bounds(groups)
     numbers = {(title, bound): int(number) for title, bound, *_, number in rows}
-    assert numbers["all", "published bound"] == numbers["all", "certified bound"] == 8
-    assert numbers["all", "refined certified bound"] == 4  # nothing is refined under FixedAll
-    assert numbers["all but FixedAll", "published bound"] == 4
-    assert numbers["features-source → features-target, features", "published bound"] == 4
-    bounds, losses = zip(*(point for group in groups for point in _points(group)), strict=True)
-    (row,) = [row for row in rows if row[:2] == ["all", "certified bound"]]
-    assert row[2] == f"{np.corrcoef(bounds, losses)[0, 1]:.2f}"  # four groups: no interval
+    for bound, names in (
+        ("certificate", ("bound_certified", "target_loss")),
+        ("published bound", ("bound_published", "published_target_loss")),
+    ):
+        assert numbers["all", bound] == 8
+        assert numbers["all but FixedAll", bound] == 4
+        assert numbers["features-source → features-target, features", bound] == 4
+        bounds, losses = zip(
+            *(point for group in groups for point in _points(group, *names)), strict=True
+        )
+        (row,) = [row for row in rows if row[:2] == ["all", bound]]
+        assert row[2] == f"{np.corrcoef(bounds, losses)[0, 1]:.2f}"  # four groups: no interval
 
 
-def _points(group):
-    return zip(group["values"]["bound_certified"], group["values"]["target_loss"], strict=True)
+def _points(group, bound, loss):
+    return zip(group["values"][bound], group["values"][loss], strict=True)
 
 
 def test_runs_with_other_settings_are_no_seeds_of_one_group(swept):
@@ -89,15 +95,27 @@ def test_runs_with_other_settings_are_no_seeds_of_one_group(swept):
     (changed, *_) = [r for r in records if r["stage"] == "transfer" and r["seed"] == 1]
     changed["config"]["transform"]["iterations"] = 7
     head = next(r for r in records if r["stage"] == "finetune" and r["target"] == changed["target"])
-    head["config"]["head"]["tau"] = 9.0  # another τ: not the loss that these bounds are beside
+    head["test_loss"], head["config"]["head"]["tau"] = 99.0, 9.0  # of a strength of its own
     groups = group_runs(records)
     assert len(groups) == 5
     labels = [group["label"] for group in groups if len(group["seeds"]) == 1]
     assert sorted(label.rpartition("\n")[2] for label in labels) == [
         "iterations 5, seed 0", "iterations 7, seed 1",
     ]  # fmt: skip
-    undone = [group["values"]["fine_tuned_loss"] for group in groups]
-    assert sum(value is None for values in undone for value in values) == 2
+    assert _fine_tuned_losses(groups).count(99.0) == 2
+    # One fitted to other data is not the loss that these bounds are beside: the certificate's head is.
+    head["data"]["target"]["sha256"] = "0" * 64
+    losses = _fine_tuned_losses(group_runs(records))
+    transfers = [r for r in records if r["stage"] == "transfer" and r["target"] == head["target"]]
+    assert 99.0 not in losses and len(losses) == 8
+    assert {r["certificate"]["fine_tuned_loss"] for r in transfers} <= set(losses)
+    for record in transfers:
+        record["certificate"] = None
+    assert _fine_tuned_losses(group_runs(records)).count(None) == 2
+
+
+def _fine_tuned_losses(groups):
+    return [value for group in groups for value in group["values"]["fine_tuned_loss"]]
 
 
 def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
@@ -110,11 +128,17 @@ def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
     assert page.headings[:2] == ["Bounds and losses", "Targets without labels"]
     records, _ = read_records(tmp_path / "results" / "results.jsonl")
     of_variant = {record["variant"]: record for record in records}
-    rows = [row for row in page.rows if row[2:3] == ["published bound"]]
-    given, other = (f"{of_variant[v]['bound_published']:.3f}" for v in (None, "pseudo-labels"))
-    assert sorted(row[1] for row in rows) == ["100%", "100%"]
-    compared = [row for row in rows if row[4] != "—"]  # the run on two classes has no labelled twin
-    assert [row[3:5] for row in compared] == [[other, given]]
+    for title, part, name in (
+        ("certificate", "certificate", "bound_certified"),
+        ("published bound", "published", "bound_published"),
+    ):
+        rows = [row for row in page.rows if row[2:3] == [title]]
+        given, other = (f"{of_variant[v][part][name]:.3f}" for v in (None, "pseudo-labels"))
+        assert sorted(row[1] for row in rows) == ["100%", "100%"]
+        compared = [row for row in rows if row[4] != "—"]  # the run on two classes has no labelled twin
+        assert [row[3:5] for row in compared] == [[other, given]]
+    (two_classes,) = [row for row in page.rows if row[2:3] == ["certificate"] and row[4] == "—"]
+    assert two_classes[3] == "—"  # two source classes cannot stand for three clusters
 
 
 def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_files, capsys):
@@ -139,8 +163,14 @@ def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert (folder / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
     records, _ = read_records(swept / "results.jsonl")
-    shown_losses = {row[9] for row in page.rows if row[0] == "transfer"}
-    assert {f"{r['target_loss']:.3f}" for r in records if r["stage"] == "transfer"} <= shown_losses
+    transfers = [r for r in records if r["stage"] == "transfer"]
+    for column, part, name in (
+        (9, "certificate", "target_loss"),
+        (10, "certificate", "bound_certified"),
+        (11, "published", "bound_published"),
+    ):
+        shown = {row[column] for row in page.rows if row[0] == "transfer"}
+        assert {f"{r[part][name]:.3f}" for r in transfers} <= shown
 
     # The same results make the same page.
     report.main(["--RESULTS_DIR", str(swept), "--OUT", str(tmp_path / "again")])
@@ -184,8 +214,12 @@ def test_what_is_no_result_is_named_and_left_out(swept, capsys):
     path = swept / "results.jsonl"
     good = path.read_text().splitlines()
     record = json.loads(good[-1])
-    bad = [{**record, "seed": "0"}, {**record, "bound_published": "high"}, {**record, "data": {"x": {}}}]
-    bad += [{k: v for k, v in record.items() if k != name} for name in ("distribution_mismatch", "data")]
+    bad = [{**record, "seed": "0"}, {**record, "data": {"x": {}}}]
+    for part, name in (("published", "bound_published"), ("certificate", "certified_transport")):
+        bad.append({**record, part: {**record[part], name: "high"}})
+    for part, name in (("published", "distribution_mismatch"), ("certificate", "bound_certified")):
+        bad.append({**record, part: {k: v for k, v in record[part].items() if k != name}})
+    bad += [{k: v for k, v in record.items() if k != name} for name in ("certificate", "data")]
     path.write_text("\n".join([*good, *map(json.dumps, bad)]) + "\n")
     for name, text in (("a", "{"), ("b", "{}"), ("c", "[]")):
         (swept / "rank" / name).mkdir(parents=True)
@@ -193,7 +227,7 @@ def test_what_is_no_result_is_named_and_left_out(swept, capsys):
     report.main(["--RESULTS_DIR", str(swept)])
     shown = capsys.readouterr()
     assert "12 runs" in shown.out
-    assert shown.err.count("is no result") == 5 and shown.err.count("is no ranking") == 3
+    assert shown.err.count("is no result") == 8 and shown.err.count("is no ranking") == 3
     unknown = {**record, "setting": "LearnedNothing", "variant": "of my own"}
     path.write_text("\n".join([*good, json.dumps(unknown)]) + "\n")
     report.main(["--RESULTS_DIR", str(swept)])

@@ -26,7 +26,7 @@ from utils.ranking import (
     regret,
 )
 
-SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --REFINE_STEPS 2"
+SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1"
 TINY = ("--TRANSFER_FLAGS", SHORT, "--RESAMPLES", "4")
 
 
@@ -158,7 +158,7 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     truth.write_text(
         "model,source,accuracy\n" + "".join(f"features,features-{s},{a}\n" for s, a in rows)
     )
-    argv = ["--SRC", *sources[:3], "--TRG", sources[3], *TINY, *places(tmp_path)]
+    argv = ["--SRC", *sources[:3], "--TRG", sources[3], *TINY, *places(tmp_path), "--ANALYSIS", "both"]
     rank_models.main([*argv, "--TRUTH", str(truth)])
     shown = capsys.readouterr().out
     folder = tmp_path / "results" / "rank" / "features-best"
@@ -175,8 +175,9 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     lost = 0.9 - (0.3, 0.6, 0.9)[int(np.argmax(leep))]
     assert record["agreement"]["LEEP"]["regret"]["value"] == pytest.approx(lost)
     assert record["agreement"]["LogME"]["Kendall"]["value"] is None
-    bound = candidates["features (features-poor)"]["scores"]["published bound"]
-    assert bound["value"] > 0 and bound["lower_is_better"]
+    for name in ("published bound", "certificate", "loss of h"):
+        bound = candidates["features (features-poor)"]["scores"][name]
+        assert bound["value"] > 0 and bound["lower_is_better"]
     for name, scores in candidates.items():
         low, high = scores["scores"]["LEEP"]["interval"]
         assert low <= scores["scores"]["LEEP"]["value"] <= high, name
@@ -244,7 +245,7 @@ def test_a_ranking_without_truth_and_with_an_undefined_bound(tmp_path, sources, 
 
 @pytest.mark.slow
 def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypatch):
-    few = ("--TRAIN_FLAGS", "--EPOCHS 1", "--TRANSFER_FLAGS", "--ITERATIONS 5 --REFINE_STEPS 2")
+    few = ("--TRAIN_FLAGS", "--EPOCHS 1", "--TRANSFER_FLAGS", "--CERTIFICATE_STEPS 3 --MATCHINGS 1")
     argv = [
         "--SRC", "MNIST", "--TRG", "FMNIST", "--model", "lenet", "random:lenet", "--DATA", "embedded",
         *few, "--RESAMPLES", "3", "--SAMPLES", "200", *places(tmp_path),
@@ -284,6 +285,27 @@ def test_fine_tuning_leaves_the_backbone_alone(trained):
     assert state_digest(backbone.network.state_dict()) == before and not backbone.network.training
 
 
+TWO_SCALES = ("--SRC", "MNIST", "--TRG", "FMNIST", "--MODEL", "lenet", "resnet18")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        [],  # validated strengths, and no published form
+        ["--ANALYSIS", "both", "--TAU", "0.1"],
+        ["--PROCEDURE", "published", "--TAU", "0.1"],
+        ["--MODEL", "lenet", "--ANALYSIS", "both", "--TRANSFER_FLAGS", "--TAU 0.1"],
+        ["--FINETUNE_FLAGS", "--TAU 0.1"],
+    ],
+)
+def test_heads_that_can_be_compared_are(flags):
+    options = rank_models.parse_options([*TWO_SCALES, *flags])
+    planned = rank_models.plan(options)
+    rank_models.check_comparable(planned)
+    analysis = f"--ANALYSIS {options.ANALYSIS}"
+    assert all(analysis in " ".join(job.argv) for job in planned if job.stage == "transfer")
+
+
 @pytest.mark.parametrize(
     "flags, complaint",
     [
@@ -293,7 +315,15 @@ def test_fine_tuning_leaves_the_backbone_alone(trained):
         (["--MODEL", "random:resnet19"], "timm knows no architecture resnet19"),
         (["--FINETUNE", "half"], "must be one of linear, full"),
         (["--FINETUNE", "full"], "--FINETUNE full needs images and networks"),
-        (["--TRANSFER_FLAGS", "--TAU 0.1"], "heads of different τ cannot be compared: 0.2 (finetune"),
+        (
+            [*TWO_SCALES, "--ANALYSIS", "both"],
+            "heads of different τ cannot be compared: 0.2 (transfer, lenet), 0.02 (transfer, resnet18)",
+        ),
+        (
+            [*TWO_SCALES, "--PROCEDURE", "published"],
+            "heads of different τ cannot be compared: 0.2 (finetune, lenet), 0.02 (finetune, resnet18)",
+        ),
+        ([*TWO_SCALES, "--TRANSFER_FLAGS", "--ANALYSIS both"], "--ANALYSIS is one of the table's own"),
         (["--TRANSFER_FLAGS", "--TARGET_LABELS pseudo"], "no --TARGET_LABELS pseudo"),
         (["--RESAMPLES", "1"], "must be 0 or at least 2"),
         (["--SRC"], "expected at least one argument"),
@@ -319,17 +349,22 @@ def test_an_undefined_score_is_left_out_with_a_warning(candidate):
     """A dead backbone: every feature of every sample is the same."""
     with pytest.warns(UserWarning, match=r"H-score of lenet \(MNIST\) is undefined"):
         scores = score_candidate(replace(candidate, x=np.zeros_like(candidate.x)), 4, 0)
-    assert "H-score" not in scores and {"LEEP", "k-NN", "published bound"} <= scores.keys()
+    assert (
+        "H-score" not in scores and {"LEEP", "k-NN", "certificate", "published bound"} <= scores.keys()
+    )
     assert all(math.isfinite(score.value) for score in scores.values())
 
 
 def test_scores_of_the_result_are_losses_with_their_seconds(candidate):
     scores = score_candidate(candidate, 0, 0)
-    bound, refined = scores["published bound"], scores["refined certified bound"]
+    bound, certificate = scores["published bound"], scores["certificate"]
     assert (bound.value, bound.interval, bound.seconds) == (3.0, (2.9, 3.1), 1 + 2 + 8)
-    assert (refined.value, refined.interval, refined.seconds) == (1.5, (1.4, 1.6), 1 + 2 + 4 + 8)
-    assert bound.lower_is_better and refined.rank == -1.5
-    assert scores["refined target loss"].interval == (0.9, 1.1)
+    assert (certificate.value, certificate.interval) == (1.5, (1.4, 1.6))
+    assert certificate.seconds == 16 + 32 + 64
+    assert bound.lower_is_better and certificate.rank == -1.5
+    assert (scores["loss of h"].value, scores["loss of h"].interval) == (1.0, (0.9, 1.1))
+    assert scores["certificate's source loss"].value == 0.7
+    assert scores["certificate's transport"].rank == -0.8
     assert scores["label mismatch"].interval is None  # it depends on no sample
     assert scores["LEEP"].seconds >= 7.0  # the classifier's
     assert scores["model size (log10)"].value == 3
@@ -340,11 +375,17 @@ def candidate() -> Candidate:
     rng = np.random.default_rng(0)
     names = ("bound_published", "bound_certified", "weighted_source_loss", "distribution_mismatch")
     transfer = {
-        **dict.fromkeys(names, 3.0), "label_mismatch": 0.5,
-        "intervals": {name: [2.9, 3.1] for name in names},
-        "seconds": {"source_head": 1, "transform": 2, "refinement": 4, "bound": 8},
-        "refined": {
-            "bound_certified": 1.5, "target_loss": 1.0,
+        "published": {
+            **dict.fromkeys(names, 3.0), "label_mismatch": 0.5,
+            "intervals": {name: [2.9, 3.1] for name in names},
+        },
+        "seconds": {
+            "source_head": 1, "transform": 2, "bound": 8,
+            "heads": 16, "certificate": 32, "certificate_bound": 64,
+        },
+        "certificate": {
+            "bound_certified": 1.5, "target_loss": 1.0, "certified_source_loss": 0.7,
+            "certified_transport": 0.8,
             "intervals": {"bound_certified": [1.4, 1.6], "target_loss": [0.9, 1.1]},
         },
     }  # fmt: skip

@@ -22,7 +22,7 @@ STAGES = {
     "finetune_source_model_on_target_task.py": (finetune_source_model_on_target_task, []),
     "transfer_source_to_target.py": (
         transfer_source_to_target,
-        ["--ITERATIONS", "3", "--REFINE_STEPS", "2"],
+        ["--ITERATIONS", "3", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"],
     ),
 }
 BLOCKS = re.findall(r"```\w*\n(.*?)```", README, flags=re.DOTALL)

@@ -4,59 +4,112 @@ import torch
 
 from tests.random_tasks import random_features, random_head
 from utils.bound import transfer_bound
-from utils.report import EXPLANATIONS, draw_figures, print_transfer
+from utils.certificate import CertificateSettings, certify, learn_certificate
+from utils.features import Features
+from utils.linear_head import fit_linear_head
+from utils.report import (
+    CERTIFICATE_ROWS,
+    PUBLISHED_ROWS,
+    draw_certificate,
+    draw_published,
+    print_certificate,
+    print_heading,
+    print_published,
+    print_where,
+)
 from utils.task_transform import TransformSettings, learn_task_transform
+
+NAMES = (tuple("0123"), ("a rather long name", "b", "c", "d"))
 
 
 @pytest.fixture
 def run(generator):
-    """(record, transform, source, target) of a small LearnedAll run."""
+    """(record, transform, source, target) of a small LearnedAll run with both parts."""
     source, target = random_features(60, 3, 4, generator), random_features(60, 3, 4, generator)
+    source = Features(source.x + 2 * torch.randn(4, 3, generator=generator)[source.y], source.y)
     head = random_head(4, 3, 0.5, generator)
     settings = TransformSettings(iterations=40, batch_size=30, learning_rate=0.2)
     transform = learn_task_transform(source, target, head, settings)
+    heads = [fit_linear_head(side, 4, None, "ridge") for side in (source, target)]
+    learned = learn_certificate(source, target, *heads, CertificateSettings(steps=30, matchings=1))
+    pair = (source, target)
     record = {
         "source": "MNIST",
         "target": "FMNIST",
         "model": "lenet",
         "setting": "LearnedAll",
         "seed": 0,
-        **transfer_bound(transform, head, source, target).quantities(),
-        "bound_certified_train": 1.25,
-        "refined": None,
-        "config": {"procedure": "improved"},
+        "certificate": certify(learned, heads[1], pair, pair, NAMES, bootstrap=20).quantities(),
+        "no_certificate": None,
+        "published": transfer_bound(transform, head, source, target, bootstrap=20).quantities(),
+        "config": {"procedure": "improved", "head": {"tau": 0.2}},
         "data": {"source": {"origin": "embedded"}, "target": {"origin": "full"}},
     }
     return record, transform, source, target
 
 
-FINE_TUNED = {"test_loss": 1.5, "test_accuracy": 0.65}
+FINE_TUNED = {"test_loss": 1.5, "test_accuracy": 0.65, "config": {"head": {"tau": None}}}
 
 
-def test_the_table_shows_every_quantity_with_its_meaning(tmp_path, run, capsys):
-    record = run[0]
-    print_transfer(record, FINE_TUNED, tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    for name, meaning in EXPLANATIONS.items():
+def check_rows(lines, rows, values) -> None:
+    """Each quantity by its name, its value and its meaning, aligned."""
+    starts = set()
+    for name, meaning in rows.items():
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         assert line.endswith(meaning)
-        if name in record:
-            assert float(line.split()[1]) == pytest.approx(record[name], abs=5e-5)
-    assert "data: source embedded, target full" in lines[0]
-    starts = {line.index(EXPLANATIONS[line.split()[0]]) for line in lines[1 : 1 + len(EXPLANATIONS)]}
-    assert len(starts) == 1  # aligned
-    assert any("1.5000" in line and "fine_tuned_loss" in line for line in lines)
+        if name in values:
+            assert float(line.split()[1]) == pytest.approx(values[name], abs=5e-5)
+        starts.add(line.index(meaning))
+    assert len(starts) == 1
 
 
-def test_the_refined_transform_has_a_column_of_its_own(tmp_path, run, capsys):
-    names = set(run[0]) & set(EXPLANATIONS)
-    record = {**run[0], "refined": {name: run[0][name] + 1 for name in names}}
-    print_transfer(record, FINE_TUNED, tmp_path)
+def test_the_certificate_shows_every_quantity_with_its_meaning(run, capsys):
+    record = run[0]
+    print_heading(record)
+    print_certificate(record, 10)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["as", "published", "refined"]
-    for name in names:
-        (line,) = [line for line in lines if line.split()[:1] == [name]]
-        assert float(line.split()[2]) == pytest.approx(record[name] + 1, abs=5e-5)
+    assert "data: source embedded, target full" in lines[0]
+    check_rows(lines, CERTIFICATE_ROWS, record["certificate"])
+    low, high = record["certificate"]["intervals"]["target_accuracy"]
+    assert any(f"[{low:.3f}, {high:.3f}]" in line for line in lines)
+
+
+def test_the_classes_stand_by_their_share(run, capsys):
+    record = run[0]
+    print_certificate(record, 0)
+    whole = capsys.readouterr().out
+    place = {one["target_class"]: one["share"] for one in record["certificate"]["classes"]}
+    rows = [line for line in whole.splitlines() if line.strip().startswith(tuple(place)) and "%" in line]
+    shown = [next(name for name in place if line.strip().startswith(name)) for line in rows]
+    assert shown == sorted(place, key=place.get, reverse=True)
+    print_certificate(record, 2)
+    some = capsys.readouterr().out
+    assert "and 2 classes of smaller share (--SHOW_CLASSES 0 for all)" in some
+
+
+def test_a_start_that_was_kept_and_a_missing_certificate_are_said(run, capsys):
+    record = run[0]
+    kept = {**record["certificate"], "improved": False}
+    print_certificate({**record, "certificate": kept}, 10)
+    assert "nothing better than its start" in capsys.readouterr().out
+    fixed = {**kept, "start": None, "end": None}
+    print_certificate({**record, "certificate": fixed}, 10)
+    assert "nothing better than its start" not in capsys.readouterr().out
+    print_certificate({**record, "certificate": None, "no_certificate": "no certificate: why"}, 10)
+    assert capsys.readouterr().out == "no certificate: why\n"
+
+
+def test_the_published_form_shows_every_quantity(run, capsys):
+    record = run[0]
+    print_published(record, FINE_TUNED)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "published form, τ = 0.2:"
+    rows = dict(PUBLISHED_ROWS)
+    rows["fine_tuned_loss"] = (
+        "head fine-tuned directly on the target (stage 2, validated strength; nats)"
+    )
+    check_rows(lines, rows, record["published"])
+    assert any("1.5000" in line and "fine_tuned_loss" in line for line in lines)
 
 
 def test_undefined_quantities_are_explained(tmp_path, run, capsys):
@@ -64,26 +117,25 @@ def test_undefined_quantities_are_explained(tmp_path, run, capsys):
         *("wasserstein_distance", "distribution_mismatch", "bound_published", "bound_transformed"),
         "bound_certified",
     ]
-    record = {**run[0], **dict.fromkeys(undefined), "unreached_classes": (1, 3)}
-    print_transfer(record, None, tmp_path)
+    published = {**run[0]["published"], **dict.fromkeys(undefined), "unreached_classes": (1, 3)}
+    record = {**run[0], "published": published}
+    print_published(record, None)
     shown = capsys.readouterr().out
     assert "no source class is mapped to target class 1, 3" in shown
-    assert "stage 2 has not been run" in shown
-    names = (tuple("0123"), tuple("abcd"))
-    draw_figures(record, None, run[1], run[2], run[3], names, tmp_path)
+    assert "fine_tuned" not in shown
+    draw_published(record, None, run[1], run[2], run[3], NAMES, tmp_path)
     assert (tmp_path / "bound.png").exists()
 
 
-def test_figures_are_drawn(tmp_path, run):
+def test_figures_are_named_and_drawn(tmp_path, run, capsys):
     record, transform, source, target = run
-    names = (tuple("0123"), ("a rather long name", "b", "c", "d"))
-    draw_figures(record, FINE_TUNED, transform, source, target, names, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "bound.png",
-        "curves.png",
-        "features.png",
-        "label_map.png",
-    ]
+    print_where(record, tmp_path)
+    shown = capsys.readouterr().out
+    draw_certificate(record, tmp_path)
+    draw_published(record, FINE_TUNED, transform, source, target, NAMES, tmp_path)
+    names = ["bound", "certificate", "curves", "features", "label_map"]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == names
+    assert all(name in shown for name in names) and "Wilson" in shown
     for path in tmp_path.iterdir():
         pixels = torch.from_numpy(matplotlib.image.imread(path))[..., :3]
         assert min(pixels.shape[:2]) >= 400
@@ -95,8 +147,8 @@ def test_figures_are_drawn(tmp_path, run):
 
 
 def test_the_same_run_draws_the_same_figures(tmp_path, run):
-    names = (tuple("0123"), tuple("abcd"))
     for folder in ("one", "two"):
-        draw_figures(run[0], FINE_TUNED, *run[1:], names, tmp_path / folder)
+        draw_certificate(run[0], tmp_path / folder)
+        draw_published(run[0], FINE_TUNED, *run[1:], NAMES, tmp_path / folder)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

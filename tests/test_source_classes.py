@@ -58,21 +58,35 @@ def test_classes_keep_the_order_asked_for():
 
 
 @pytest.mark.parametrize("choice, classes", [("2", 2), ("5", 5), ("random", 3), ("similar", 3)])
-def test_learned_all_takes_any_number_of_source_classes(tmp_path, feature_files, choice, classes):
+def test_learned_all_takes_any_number_of_source_classes(
+    tmp_path, feature_files, capsys, choice, classes
+):
     rng = np.random.default_rng(0)
     y = np.arange(150) % 6
     x = 3 * np.eye(6, 5)[y] + rng.normal(size=(150, 5))
     np.savez(tmp_path / "six.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     argv = ["--SRC", f"features:{tmp_path / 'six.npz'}", "--TRG", feature_files[1]]
-    argv += ["--BATCH_SIZE", "30", "--ITERATIONS", "5", "--REFINE_STEPS", "2", *places(tmp_path)]
+    argv += ["--BATCH_SIZE", "30", "--ITERATIONS", "5", *places(tmp_path)]
+    argv += ["--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
     stage_3.main([*argv, "--SOURCE_CLASSES", choice])
     (record,) = map(json.loads, (tmp_path / "results" / "results.jsonl").read_text().splitlines())
     assert len(record["data"]["source"]["classes"]) == classes
     assert record["variant"] == f"{choice}-classes"
+    certificate, published = record["certificate"], record["published"]
     if classes < 3:  # a target class that no source class is mapped to
-        assert record["bound_certified"] is None and record["unreached_classes"]
+        assert published["bound_certified"] is None and published["unreached_classes"]
+        assert certificate is None and "2 source classes cannot stand" in record["no_certificate"]
+        assert record["no_certificate"] in capsys.readouterr().out
+        stage_3.main([*argv, "--SOURCE_CLASSES", choice])
+        again = capsys.readouterr().out
+        assert "the result was there" in again and record["no_certificate"] in again
     else:
-        assert record["bound_certified"] >= record["target_loss"]
+        assert published["bound_certified"] >= published["target_loss"]
+        assert certificate["bound_certified"] >= certificate["target_loss"]
+        chosen = set(record["data"]["source"]["classes"])
+        stand_in = [name for one in certificate["classes"] for name in one["stood_for_by"]]
+        assert record["no_certificate"] is None
+        assert len(stand_in) == len(set(stand_in)) == 3 and set(stand_in) <= chosen
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,10 @@ from utils.jobs import COMPUTED, FAILED, REUSED, Job, Outcome
 from utils.storage import REPOSITORY, only_one, read_records
 from utils.summary import latex, markdown, summarise
 
-SHORT = ("--TRANSFER_FLAGS", "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFY False")
+SHORT = (
+    "--TRANSFER_FLAGS",
+    "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1",
+)
 
 
 @pytest.fixture
@@ -86,6 +89,9 @@ def test_flags_reach_the_models_that_know_them():
     assert "--IMAGE_SIZE" not in flags["lenet"] and "--IMAGE_SIZE 96" in flags["resnet18"]
     assert "--EPS" not in flags["resnet18"] and "--EPS 0.1" in flags["robust_resnet18_eps0.1"]
     assert [job.model for job in planned if job.stage == "train"] == ["lenet"]
+    assert all("--ANALYSIS both" in words for words in flags.values())
+    for job in plan("--SRC", "MNIST", "--TRG", "FMNIST", "--ANALYSIS", "certificate"):
+        assert (job.stage == "transfer") == ("--ANALYSIS certificate" in " ".join(job.argv))
 
 
 # ----------------------------------------------------------------------------------------- local engine
@@ -105,7 +111,13 @@ def test_a_sweep_and_its_second_call(command, tmp_path, capsys):
     for row in rows:
         pair = f"{row['source']}_to_{row['target']}"
         record = first[f"results/transfer/{pair}/features_{row['setting']}_seed0/result.json"]
-        assert float(row["bound_certified"]) == record["bound_certified"]
+        for name, (part, quantity) in {
+            "bound_certified": ("certificate", "bound_certified"),
+            "target_loss": ("certificate", "target_loss"),
+            "bound_published": ("published", "bound_published"),
+            "published_target_loss": ("published", "target_loss"),
+        }.items():
+            assert float(row[name]) == record[part][quantity]
         head = first[f"results/finetune/{pair}/features_seed0/result.json"]
         assert float(row["fine_tuned_accuracy"]) == head["test_accuracy"]
 
@@ -145,6 +157,12 @@ def test_a_target_without_labels_needs_no_head(tmp_path, feature_files, capsys):
     argv = ["--SRC", feature_files[0], "--TRG", bare, "--TRANSFER_FLAGS", flags, *places(tmp_path)]
     sweep.main(argv)
     assert "1 tasks: 1 computed" in capsys.readouterr().out
+    (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
+    (path,) = (tmp_path / "results" / "transfer").rglob("result.json")
+    certificate = json.loads(path.read_text())["certificate"]
+    # That of a head fitted to the clusters, as all the row's numbers are against clusters.
+    assert json.loads(row)["fine_tuned_accuracy"] == certificate["fine_tuned_accuracy"]
+    sweep.main([*argv, "--ANALYSIS", "published"])
     (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
     assert json.loads(row)["fine_tuned_accuracy"] is None
     with pytest.raises(SystemExit) as stop:
@@ -187,6 +205,7 @@ def test_an_error_that_no_one_foresaw_leaves_a_log(command, tmp_path, monkeypatc
         (["--TRANSFER_FLAGS", "--SEED 5"], "--SEED is one of the table's own: not for --TRANSFER_FLAGS"),
         (["--TRANSFER_FLAGS", "--SETTING FixedAll"], "--SETTING is one of the table's own"),
         (["--TRANSFER_FLAGS", "--RESULTS_DIR elsewhere"], "--RESULTS_DIR is one of the table's own"),
+        (["--TRANSFER_FLAGS", "--ANALYSIS certificate"], "--ANALYSIS is one of the table's own"),
         (["--FINETUNE_FLAGS", "--PROCEDURE published"], "not for --FINETUNE_FLAGS"),
         (["--TRANSFER_FLAGS", "--MODEL resnet18"], "--MODEL is one of the table's own"),
         (["--TRANSFER_FLAGS=--help"], "for help ask the script itself"),
@@ -212,6 +231,9 @@ def test_warnings_of_stages_are_told_once(tmp_path, capsys, feature_files):
     sweep.main([*argv, *SHORT, *places(tmp_path)])
     told = capsys.readouterr().err
     assert told.count("warning: 2 source classes stand for at most 2 of the target's 3") == 1
+    (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
+    row = json.loads(row)
+    assert row["bound_certified"] is None and row["published_target_loss"] > 0
 
 
 def test_a_run_folder_that_is_a_file_fails_its_cell_alone(command, tmp_path, capsys):
@@ -262,7 +284,9 @@ def test_overwrite_fits_a_shared_head_once(command, monkeypatch):
     monkeypatch.setattr(linear_head, "_FITTED_HERE", set())
     monkeypatch.setattr(linear_head, "fit_linear_head", lambda *a, **k: fitted.append(a) or fit(*a, **k))
     sweep.main([*command, "--OVERWRITE"])
-    assert len(fitted) == 2  # each file's, which serves it as source and as target
+    # Of each file the published form's, and that of validated strength, which serves stage 2 and the
+    # certificate, and the file as source and as target.
+    assert len(fitted) == 4
 
 
 def test_two_sweeps_on_one_folder(command, tmp_path, capsys):
@@ -483,13 +507,19 @@ def test_ray_that_does_not_answer(command, capsys, monkeypatch):
 
 # --------------------------------------------------------------------------------------------- summary
 def record(seed: int, value: float | None, source: str = "A_B") -> dict:
-    numbers = dict.fromkeys(
-        ("target_accuracy", "target_loss", "weighted_source_loss", "label_mismatch"), 1.0
-    )
+    names = ("target_accuracy", "target_loss", "weighted_source_loss", "label_mismatch")
+    certificate = {
+        "target_accuracy": 0.9, "target_loss": 0.25, "bound_certified": value and 3 * value,
+        "certified_source_loss": value and value, "certified_transport": value and 2 * value,
+        "fine_tuned_accuracy": 0.75, "fine_tuned_loss": 0.125,
+    }  # fmt: skip
+    published = {
+        **dict.fromkeys(names, 1.0), "bound_published": value, "bound_certified": value,
+        "tau_measured": 0.5, "distribution_mismatch": value and 0.5 * value,
+    }  # fmt: skip
     return {
         "source": source, "target": "C", "model": "lenet", "setting": "LearnedAll", "seed": seed,
-        **numbers, "bound_published": value, "bound_certified": value, "tau_measured": 0.5,
-        "distribution_mismatch": value and 0.5 * value, "refined": None,
+        "certificate": certificate, "published": published,
     }  # fmt: skip
 
 
@@ -506,13 +536,22 @@ def test_means_and_spread_over_seeds():
     assert row["bound_published"] == pytest.approx(np.mean(values))
     assert row["bound_published_spread"] == pytest.approx(statistics.stdev(values))
     assert row["distribution_mismatch"] == pytest.approx(0.5 * np.mean(values))
-    assert row["fine_tuned_loss"] == pytest.approx(np.mean(values))
+    assert row["bound_certified"] == pytest.approx(3 * np.mean(values))
+    assert row["bound_certified_spread"] == pytest.approx(3 * statistics.stdev(values))
+    assert (row["target_loss"], row["published_target_loss"]) == (0.25, 1.0)
+    assert row["fine_tuned_loss"] == pytest.approx(np.mean(values))  # stage 2's, where it was run
     (single,) = summarise([(record(0, 1.0), None)])
-    assert single["bound_published_spread"] is None and single["fine_tuned_accuracy"] is None
+    assert single["bound_published_spread"] is None and single["fine_tuned_accuracy"] == 0.75
+    (published,) = summarise([({**record(0, 1.0), "certificate": None}, None)])
+    assert published["fine_tuned_accuracy"] is None and published["target_loss"] is None
+    assert published["bound_certified"] is None and published["bound_published"] == 1.0
+    (certificate,) = summarise([({**record(0, 1.0), "published": None}, None)])
+    assert certificate["bound_published"] is None and certificate["bound_certified"] == 3.0
     (few,) = summarise([(record(0, 1.0), None)], 3)
     assert "| 1 of 3 |" in markdown([few]) and "| 1 |" in markdown([single])
     (undefined,) = summarise([(record(0, 1.0), None), (record(1, None), None)])
-    assert undefined["bound_published"] is None and undefined["target_loss"] == 1.0
+    assert undefined["bound_published"] is None and undefined["published_target_loss"] == 1.0
+    assert undefined["bound_certified"] is None and undefined["target_loss"] == 0.25
 
 
 def test_tables_of_papers():

@@ -1,12 +1,16 @@
-"""What a transfer run reports: every quantity of the analysis, by its contract name.
+"""What the published form reports, and the certificate of any transformed classifier.
 
 `transfer_bound` evaluates a transform and the source head on both test splits. On the two bounds
-that follow the paper see docs/method.md: neither is a certificate. `bound_certified` is one:
-with Δ = W Ā(z − z') and d_h(z, z') = max_s Δ_s − min_s Δ_s, the loss satisfies
-    |ℓ(h(z), t) − ℓ(h(z'), t)| ≤ d_h(z, z'),                                                    (1)
-so by Kantorovich's inequality, class by class,
-    target loss ≤ Σ_t π_T,t ( mean over source points mapped to t of ℓ(h(Ax + b), t) + W^h_t ),  (2)
-W^h_t the exact Wasserstein-1 distance in d_h between those points and the target points of class t.
+that follow the paper see docs/method.md: neither is a certificate. `bound_certified` is one. With the
+logits g of a transformed source point and g' of a target point, Δ = g' − g and q_s ∝ B_ts exp(g_s), the
+loss of h = B softmax(g) satisfies
+    ℓ(g', t) − ℓ(g, t) = [LSE(g') − LSE(g)] − [LSE(g' + log B_t) − LSE(g + log B_t)]
+                       ≤ max_s Δ_s − ⟨q, Δ⟩ =: c_t(g, g'),                                      (1)
+so that for any coupling of the source points mapped to t with the target points of class t
+    target loss ≤ Σ_t π_T,t ( mean over source points mapped to t of ℓ(g, t) + W^c_t ),        (2)
+W^c_t the optimal transport cost for c_t, with which the right-hand side is smallest. c_t is no metric
+and need not be one. Everything is computed from log-sum-exp: a probability that underflows has a finite
+logarithm.
 """
 
 import math
@@ -17,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.bootstrap import Resamples, interval
+from utils.bootstrap import Resamples, interval, wilson_interval
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import (
@@ -32,6 +36,7 @@ from utils.task_transform import (
     class_prior,
     inverse_mismatch,
     label_mismatch,
+    log_class_probabilities,
 )
 from utils.transport import optimal_potentials, solve_transport
 
@@ -42,7 +47,9 @@ TAU_MEASURES = ("all_labels", "summed_pair")
 class TransferBound:
     """Losses in nats, accuracies in [0, 1]. A quantity that is undefined because some target class
     receives no source point is None, and those classes stand in `unreached_classes`. `intervals`:
-    95 % bootstrap intervals over the test samples of the quantities that depend on them, by name.
+    95 % intervals over the test samples of the quantities that depend on them, by name: Wilson's for
+    accuracies, a bootstrap's for losses and bounds, with tau_measured held at its value (of a maximum no
+    bootstrap has an interval).
     """
 
     target_accuracy: float
@@ -105,14 +112,11 @@ def transfer_bound(
     values |= _bounds(values, mismatch)
     intervals = None
     if bootstrap:
-        generator = torch.Generator().manual_seed(seed)
-        drawn = [Resamples(split.y, bootstrap, generator) for split in (source, target)]
-        resampled = {
-            name: term.resampled(*drawn) for name, term in terms.items() if term.value is not None
-        }
-        resampled["tau_measured"] = drawn[1].largest(norms)
-        resampled |= _bounds(resampled, mismatch)
-        intervals = {name: interval(value) for name, value in resampled.items()}
+        drawn = draw_resamples(source.y, target.y, bootstrap, seed)
+        intervals, resampled = term_intervals(terms, drawn)
+        fixed = {"tau_measured": values["tau_measured"]}
+        bounds = _bounds({**resampled, **fixed}, mismatch)
+        intervals |= {name: interval(value) for name, value in bounds.items()}
     return TransferBound(
         **values,
         label_mismatch=mismatch,
@@ -125,40 +129,56 @@ def transfer_bound(
     )
 
 
-@torch.no_grad()
-def certified_bound(
-    transform: TaskTransform, head: LinearHead, source: Features, target: Features
-) -> float | None:
-    """The right-hand side of (2) for two splits; None if a target class receives no source point."""
-    return _certified_terms(transform, head, source, target, potentials=False).value
-
-
 # -------------------------------------------------------------------- quantities as means of terms
 @dataclass(frozen=True)
-class _Term:
+class Term:
     """A quantity and, for resampling, the terms whose means over both splits add up to it.
 
-    `parts` holds a transport distance for each target class. `value` is None if undefined.
+    `parts` holds a value for each target class. `value` is None if undefined; `accuracy`: whether the
+    terms are zeros and ones.
     """
 
     value: float | None
     source: Tensor | None = None
     target: Tensor | None = None
     parts: tuple[float, ...] | None = None
+    accuracy: bool = False
 
     def resampled(self, source: Resamples, target: Resamples) -> Tensor:
         pairs = ((source, self.source), (target, self.target))
         return sum(drawn.means(terms) for drawn, terms in pairs if terms is not None)
 
 
-def _mean_of(*, source: Tensor | None = None, target: Tensor | None = None) -> _Term:
+def mean_of(*, source: Tensor | None = None, target: Tensor | None = None) -> Term:
     terms = source if target is None else target
-    return _Term(terms.double().mean().item(), source, target)
+    return Term(terms.double().mean().item(), source, target, accuracy=terms.dtype == torch.bool)
+
+
+def draw_resamples(y: Tensor, t: Tensor, count: int, seed: int) -> tuple[Resamples, Resamples]:
+    generator = torch.Generator().manual_seed(seed)
+    return Resamples(y, count, generator), Resamples(t, count, generator)
+
+
+def term_intervals(
+    terms: Mapping[str, Term], drawn: tuple[Resamples, Resamples]
+) -> tuple[dict[str, tuple[float, float]], dict[str, Tensor]]:
+    """(the 95 % interval of each defined term, the resampled values of those that are no accuracy)."""
+    intervals, resampled = {}, {}
+    for name, term in terms.items():
+        if term.value is None:
+            continue
+        if term.accuracy:
+            hits = term.source if term.target is None else term.target
+            intervals[name] = wilson_interval(int(hits.sum()), len(hits))
+        else:
+            resampled[name] = term.resampled(*drawn)
+            intervals[name] = interval(resampled[name])
+    return intervals, resampled
 
 
 def _sample_terms(
     transform: TaskTransform, head: LinearHead, source: Features, target: Features, potentials: bool
-) -> dict[str, _Term]:
+) -> dict[str, Term]:
     """Every quantity that is a mean over test samples. `potentials` False: values alone for the
     transport distances.
     """
@@ -174,14 +194,17 @@ def _sample_terms(
     weights = len(y) * transform.D / count
     source_losses = functional.cross_entropy(head.logits(x), y, reduction="none")
     return {
-        "target_accuracy": _mean_of(target=log_h_target.argmax(1) == t),
-        "target_loss": _mean_of(target=functional.nll_loss(log_h_target, t, reduction="none")),
-        "transformed_source_accuracy": _mean_of(source=log_h_source.argmax(1) == assigned),
-        "transformed_source_loss": _mean_of(source=-_dot_zero_safe(transform.B.T[y], log_h_source)),
-        "weighted_source_loss": _mean_of(source=weights[y] * source_losses),
+        "target_accuracy": mean_of(target=log_h_target.argmax(1) == t),
+        "target_loss": mean_of(target=functional.nll_loss(log_h_target, t, reduction="none")),
+        "transformed_source_accuracy": mean_of(source=log_h_source.argmax(1) == assigned),
+        "transformed_source_loss": mean_of(source=-_dot_zero_safe(transform.B.T[y], log_h_source)),
+        "weighted_source_loss": mean_of(source=weights[y] * source_losses),
         "wasserstein_distance": _wasserstein_terms(transform, source, target, potentials),
-        "bound_certified": _certified_terms(transform, head, source, target, potentials),
-    }
+        "bound_certified": certified_terms(
+            transform.B, assigned, head.logits(transform.inverse_features(moved)),
+            head.logits(transform.inverse_features(z)), t, potentials,
+        ).bound,
+    }  # fmt: skip
 
 
 def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, float | Tensor]:
@@ -198,7 +221,7 @@ def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, 
 
 def _wasserstein_terms(
     transform: TaskTransform, source: Features, target: Features, potentials: bool
-) -> _Term:
+) -> Term:
     """W1 in the feature space for each target class, averaged equally over those it has."""
     moved, classes = transform.features(source.x), len(transform.B)
     assigned = transform.target_class()[source.y]
@@ -208,29 +231,70 @@ def _wasserstein_terms(
     return _class_transport(costs, shares, assigned, target.y, potentials)
 
 
-def _certified_terms(
-    transform: TaskTransform, head: LinearHead, source: Features, target: Features, potentials: bool
-) -> _Term:
-    """The right-hand side of (2)."""
-    assigned = transform.target_class()[source.y]
-    moved = transform.features(source.x)
-    weight = head.weight @ transform.A_inverse
-    u, v = moved @ weight.T, target.x @ weight.T
-    shares = class_prior(target.y, len(transform.B))
-    costs = (logit_spread(u[assigned == k], v[target.y == k]) for k in range(len(shares)))
-    spread = _class_transport(costs, shares, assigned, target.y, potentials)
-    if spread.value is None:
-        return spread
-    losses = -transform.log_probabilities(head, moved).gather(1, assigned[:, None])[:, 0]
-    count = torch.bincount(assigned, minlength=len(shares)).to(losses)
-    losses = losses * (len(losses) * shares.to(losses) / count)[assigned]
-    losses_by_source = losses if spread.source is None else losses + spread.source
-    return _Term(spread.value + losses.mean().item(), losses_by_source, spread.target)
+@dataclass(frozen=True)
+class CertifiedTerms:
+    """The right-hand side of (2) and its two parts, each with its value for every target class."""
+
+    bound: Term
+    source_loss: Term
+    transport: Term
+
+
+def certified_terms(
+    B: Tensor,
+    assigned: Tensor,
+    source_logits: Tensor,
+    target_logits: Tensor,
+    t: Tensor,
+    potentials: bool,
+) -> CertifiedTerms:
+    """(2) for B (K_T, K), logits (n, K) of source points mapped to the target classes `assigned` (n,),
+    and logits (m, K) of target points of classes t (m,). A target class without points costs nothing;
+    one that has points and no source point leaves all three undefined.
+    """
+    source_logits, target_logits, B = source_logits.double(), target_logits.double(), B.double()
+    num_targets = len(B)
+    shares = class_prior(t, num_targets)
+    costs = (
+        one_sided_cost(B[k], source_logits[assigned == k], target_logits[t == k])
+        for k in range(num_targets)
+    )
+    transport = _class_transport(costs, shares, assigned, t, potentials)
+    if transport.value is None:
+        return CertifiedTerms(*(Term(None),) * 3)
+    losses = -log_class_probabilities(source_logits, B).gather(1, assigned[:, None])[:, 0]
+    count = torch.bincount(assigned, minlength=num_targets)
+    weights = len(assigned) * shares.to(losses) / count.clamp_min(1)
+    by_class = torch.zeros(num_targets).to(losses).index_add_(0, assigned, losses) / count.clamp_min(1)
+    weighted = torch.where(weights[assigned] > 0, weights[assigned] * losses, 0.0)
+    source_loss = Term(weighted.mean().item(), weighted, None, tuple(by_class.tolist()))
+    both = weighted if transport.source is None else weighted + transport.source
+    total = source_loss.value + transport.value
+    parts = tuple(a + b for a, b in zip(source_loss.parts, transport.parts, strict=True))
+    return CertifiedTerms(Term(total, both, transport.target, parts), source_loss, transport)
+
+
+PAIR_ELEMENTS = 2**22  # of the (rows, m, K) differences held at a time: 32 MiB in float64
+
+
+def one_sided_cost(B_t: Tensor, source_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """c_t of (1) for all pairs, B_t (K,) the row of B: (n, m), not negative, in bounded memory. Where
+    B_t is zero the loss is infinite on both sides; the cost is then max Δ − min Δ.
+    """
+    log_B = B_t.log() if (B_t > 0).any() else torch.zeros_like(B_t)
+    q = torch.softmax(source_logits + log_B, dim=1)
+    rows = max(1, PAIR_ELEMENTS // max(1, target_logits.numel()))
+    costs = []
+    for part, weights in zip(source_logits.split(rows), q.split(rows), strict=True):
+        difference = target_logits[None] - part[:, None]
+        # ⟨q, Δ⟩ from the differences themselves: outliers would cancel in ⟨q, g'⟩ − ⟨q, g⟩.
+        costs.append(difference.amax(2) - (difference @ weights[:, :, None])[:, :, 0])
+    return torch.cat(costs).clamp_min(0)
 
 
 def _class_transport(
     costs: Iterable[Tensor], shares: Tensor, assigned: Tensor, t: Tensor, potentials: bool
-) -> _Term:
+) -> Term:
     """Σ_k shares_k · W1 of class k, one class's cost in memory at a time. Undefined if a class with
     target points receives no source point.
     """
@@ -242,7 +306,7 @@ def _class_transport(
             distances.append(0.0)
             continue
         if cost.shape[0] == 0:
-            return _Term(None)
+            return Term(None)
         plan = solve_transport(cost)
         distances.append(plan.cost)
         if potentials:
@@ -252,17 +316,7 @@ def _class_transport(
     value = sum(share * distance for share, distance in zip(shares.tolist(), distances, strict=True))
     if not potentials:
         source = target = None
-    return _Term(value, source, target, tuple(distances))
-
-
-SPREAD_ELEMENTS = 2**22  # of the (rows, m, K) differences held at a time: 32 MiB in float64
-
-
-def logit_spread(u: Tensor, v: Tensor) -> Tensor:
-    """d_h of (1) for all pairs of u (n, K) and v (m, K): (n, m), in bounded memory."""
-    rows = max(1, SPREAD_ELEMENTS // max(1, v.numel()))
-    differences = (part[:, None] - v[None] for part in u.split(rows))
-    return torch.cat([difference.amax(2) - difference.amin(2) for difference in differences])
+    return Term(value, source, target, tuple(distances))
 
 
 def _gradient_norms(

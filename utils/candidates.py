@@ -23,15 +23,21 @@ from utils.ranking import Score, half_samples, interval_of
 from utils.source_classes import choose_source_classes
 from utils.stage import decoding_workers, find_source, find_target, open_network, open_task
 from utils.storage import digest, read_result, write_json
-from utils.summary import QUANTITIES
+from utils.summary import PUBLISHED_NAMES, QUANTITIES, quantities_of
 from utils.task_transform import draw_by_counts, index_by_class
 from utils.transferability import OF_FEATURES, OF_PROBABILITIES, source_classifier
 
-# Of stage 3's result, each a loss; the refined ones cost the refinement, too.
+# Of stage 3's result, each a loss.
 OF_RESULT = (
-    "bound_published", "bound_certified", "refined_bound_certified", "refined_target_loss",
-    "weighted_source_loss", "label_mismatch", "distribution_mismatch",
+    "bound_certified", "certified_source_loss", "certified_transport", "target_loss",
+    "bound_published", "weighted_source_loss", "label_mismatch", "distribution_mismatch",
 )  # fmt: skip
+
+# What each part of a stage-3 result takes.
+SECONDS = {
+    "certificate": ("heads", "certificate", "certificate_bound"),
+    "published": ("source_head", "transform", "bound"),
+}
 
 
 @dataclass(frozen=True)
@@ -136,17 +142,15 @@ def score_candidate(candidate: Candidate, resamples: int, seed: int) -> dict[str
 
 
 def _scores_of_result(record: Mapping) -> dict[str, Score]:
-    refined, scores = record["refined"] or {}, {}
+    values, scores = quantities_of(record, None), {}
     for name in OF_RESULT:
-        plain = name.removeprefix("refined_")
-        values = record if plain == name else refined
-        if values.get(plain) is None:
+        if values[name] is None:
             continue
-        parts = ("source_head", "transform", *(("refinement",) if values is refined else ()), "bound")
-        seconds = sum(record["seconds"][part] for part in parts)
-        interval = (values["intervals"] or {}).get(plain)  # B's label mismatch has none
+        part = "published" if name in PUBLISHED_NAMES else "certificate"
+        interval = (record[part]["intervals"] or {}).get(PUBLISHED_NAMES.get(name, name))
+        seconds = sum(record["seconds"][step] for step in SECONDS[part])
         scores[QUANTITIES[name]] = Score(
-            values[plain], interval and tuple(interval), seconds, lower_is_better=True
+            values[name], interval and tuple(interval), seconds, lower_is_better=True
         )
     return scores
 

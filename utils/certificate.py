@@ -1,305 +1,559 @@
-"""Refines a learned transform so that its certificate, bound_certified, becomes small.
+"""The certificate's transform, learned directly, and what it says about a pair of tasks.
 
-On h(z) = B softmax(W Ā(z − b) + c) the certificate depends on A, b and Ā only through
-    U = W Ā A (K_S, d),   V = W Ā (K_S, d),   e = V b (K_S,):
-a transformed source point has the logits U x + c, a target point V z − e + c, and
-    certificate = Σ_t π_T,t ( mean over source points mapped to t of −log (B softmax(U x + c))_t
-                              + W1 in the logit spread between {U x} and {V z − e} of class t ).   (1)
-So (1) is minimised over U, V, e and B, a problem in K_S instead of d dimensions, by Adam. B's argmax
-is fixed beforehand (`match_by_geometry`); each step matches a fresh batch exactly inside each class
-and holds that matching fixed.
-W and c need no refinement of their own: W enters through V alone, c only moves with B. Afterwards
-the transform is the smallest change of A, b and Ā that has these logits:
-    Ā += W⁺(V − WĀ),   A += V⁺(U − VA),   b += V⁺(e − Vb).                                        (2)
-That is solvable when U, V and e lie in the range of W, onto which they are projected in every step
-(softmax and spread ignore what a projection along the ones-vector removes).
+On h(z) = B softmax(W Ā(z − b) + c) the bound (2) of bound.py depends on A, b and Ā through
+    U = W Ā A (K, d),   V = W Ā (K, d),   e = V b (K,)
+alone: a transformed source point has the logits U x + c, a target point V z − e + c. So U, V, e, c and B
+are learned, K × d numbers in the place of d × d (`feature_maps` gives A, b and Ā back), to minimise
+    Σ_t π_T,t ( mean over source points mapped to t of −log (B softmax(U x + c))_t + W^c_t )
+    + λ_S/2 ‖U‖²                                                                                (1)
+by Adam; each step draws equally many points of each class from both sides and matches them exactly for
+the cost c_t, and the matching is held fixed while gradients are taken.
+
+What keeps (1) from fitting the training points alone: λ_S is the weight that validation chose for the
+source head. V = M W_T is made of the target head W_T, whose weight validation chose too, and a matrix M
+(K, K_T); M is learned on the logits that target points have from heads which did not see them, so that
+what is matched is spread as new target points are.
+
+Each target class is stood for by one source class (`match_classes`). A source class that stands for
+none is left out: h is the source classifier for a class prior D that is zero there.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
-from scipy.optimize import quadratic_assignment
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
-from utils.bound import certified_bound, logit_spread
+from utils.bootstrap import least_share
+from utils.bound import (
+    CertifiedTerms,
+    certified_terms,
+    draw_resamples,
+    mean_of,
+    term_intervals,
+)
+from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.task_transform import (
-    TaskTransform,
-    class_counts,
+    LEARNED_ALL,
+    NOTHING_LEARNED,
     class_prior,
-    draw_by_counts,
     index_by_class,
+    log_class_probabilities,
+    random_permutation,
 )
-from utils.transport import solve_transport
 
 
 @dataclass(frozen=True)
 class CertificateSettings:
-    """Adam's rate falls from `learning_rate` to a fiftieth of it along a cosine over `steps`; B's is
-    `label_rate_factor` times as high. The best state on a fixed batch, looked at every `check_every`
-    steps, is kept: what the last steps spoil is not returned. `matching` says which target class each
-    source class stands for: `learned`, B's argmax; `geometry`, see `match_by_geometry`; `best` refines
-    both and keeps the one with the lower certificate on training points.
+    """Adam's rates fall along a cosine over `steps`. `learning_rate` is how far a step of U moves a
+    logit, whatever the number of features: U's own rate is `learning_rate` / √d. Each batch holds up to
+    `points_per_class` points of each class and side, fewer where classes are many. `matchings`: how
+    many ways to pair the classes are tried, for `matching_steps` each.
     """
 
-    steps: int = 250
-    batch_size: int = 700
-    learning_rate: float = 2e-2
-    label_rate_factor: float = 10.0
-    check_every: int = 25
-    matching: str = "best"
+    steps: int = 300
+    points_per_class: int = 70
+    learning_rate: float = 0.1
+    combination_rate: float = 5e-3  # of M
+    offset_rate: float = 0.05  # of c and e
+    label_rate: float = 0.1  # of B's logits
+    matchings: int = 4
+    matching_steps: int = 120
 
 
-MATCHINGS = ("best", "learned", "geometry")
+@dataclass(frozen=True)
+class CertificateTransform:
+    """U, V (K, d), e, c (K,) and B (K_T, K) of the K source classes that stand for a target class: their
+    numbers in the source task, `source_classes` (K,), and the target classes they stand for,
+    `stands_for` (K,). `start` and `end`: the certificate on the same training points before and after
+    learning.
+    """
+
+    U: Tensor
+    V: Tensor
+    e: Tensor
+    c: Tensor
+    B: Tensor
+    source_classes: Tensor
+    stands_for: Tensor
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def improved(self) -> bool:
+        """Whether learning found something better than the start."""
+        return self.end is not None and self.end < self.start
+
+    def tensors(self) -> dict[str, Tensor]:
+        names = ("U", "V", "e", "c", "B", "source_classes", "stands_for")
+        return {name: getattr(self, name) for name in names}
+
+    def double(self) -> "CertificateTransform":
+        parts = {name: getattr(self, name).double() for name in ("U", "V", "e", "c", "B")}
+        return replace(self, **parts)
+
+    def source_logits(self, x: Tensor) -> Tensor:
+        """U x + c: (n, K)."""
+        return functional.linear(x, self.U, self.c)
+
+    def target_logits(self, z: Tensor) -> Tensor:
+        """V z − e + c: (n, K)."""
+        return functional.linear(z, self.V, self.c - self.e)
+
+    def log_probabilities(self, z: Tensor) -> Tensor:
+        """Log h(z) of target points: (n, K_T)."""
+        return log_class_probabilities(self.target_logits(z), self.B)
+
+    def keep(self, source: Features) -> Features:
+        """The source points of the classes that stand for one, labelled 0..K−1."""
+        highest = max(int(source.y.max()), int(self.source_classes.max()))
+        number = torch.full((highest + 1,), -1).to(source.y)
+        number[self.source_classes] = torch.arange(len(self.source_classes)).to(source.y)
+        labels = number[source.y]
+        return Features(source.x[labels >= 0], labels[labels >= 0])
+
+    def feature_maps(self, head: LinearHead) -> tuple[Tensor, Tensor, Tensor]:
+        """(A, b, Ā) of the smallest change from A = Ā = I, b = 0 with these logits, float64:
+            Ā = I + W⁺(V − W),   A = I + V⁺(U − V),   b = V⁺e.
+        They have them exactly (softmax ignores a common shift) where W and V reach every centred logit:
+        d ≥ K − 1 and no two classes alike.
+        """
+        kept = head.weight.double()[self.source_classes]
+        weight, U, V, e = (part - part.mean(0) for part in (kept, self.U, self.V, self.e))
+        U, V, e = U.double(), V.double(), e.double()
+        eye = torch.eye(U.shape[1]).to(U)
+        inverse = torch.linalg.pinv(V)
+        return eye + inverse @ (U - V), inverse @ e, eye + torch.linalg.pinv(weight) @ (V - weight)
 
 
-def refine_transform(
-    transform: TaskTransform,
+# ---------------------------------------------------------------------------------------- the learner
+def learn_certificate(
     source: Features,
     target: Features,
-    head: LinearHead,
+    source_head: LinearHead,
+    target_head: LinearHead,
     settings: CertificateSettings,
     *,
-    refine_labels: bool = True,
+    setting: str = LEARNED_ALL,
     seed: int = 0,
-) -> TaskTransform | None:
-    """The refined copy, learned on standardised training features; None if a target class receives
-    no source class or has no points (then there is no certificate to refine).
+) -> CertificateTransform:
+    """Learns the transform from standardised training features of both tasks and a head of validated
+    strength of each. LearnedAll chooses which source class stands for which target class; LearnedA takes
+    a random one for each and B as it is; FixedAll learns nothing: U = V = W, e = 0.
+
+    Raises InputError where there are fewer source than target classes.
     """
-    if settings.matching not in MATCHINGS:
-        raise ValueError(f"matching must be one of {', '.join(MATCHINGS)}, not {settings.matching!r}")
-    candidates = [transform]
-    if refine_labels and settings.matching != "learned":
-        matched = match_by_geometry(transform, source, target)
-        same = torch.equal(matched.target_class(), transform.target_class())
-        candidates = [matched] if same or settings.matching == "geometry" else [transform, matched]
-    refined = [
-        _refine(candidate, source, target, head, settings, refine_labels, seed)
-        for candidate in candidates
-        if len(candidate.target_class()[source.y].unique()) == len(candidate.B)
-        and len(target.y.unique()) == len(candidate.B)
-    ]
-    if len(refined) < 2:
-        return refined[0] if refined else None
-    train = (source, target)
-    sizes = (JUDGED_ON, JUDGED_ON)
-    return min(refined, key=lambda copy: _certificate_on_points(copy, head, train, sizes, seed))
+    sources, targets = source_head.num_classes, target_head.num_classes
+    if (reason := impossible(sources, targets)) is not None:
+        raise InputError(reason)
+    for name, head in (("source_head", source_head), ("target_head", target_head)):
+        if head.held_out_logits is None:
+            raise ValueError(f"{name} needs held_out_logits: fit it with the method ridge")
+    if setting == LEARNED_ALL:
+        matching = match_classes(source.y, target.y, source_head, target_head, settings, seed)
+    else:
+        matching = random_permutation(targets, seed).to(source.y)
+    start = _start(source_head, matching, targets, soft=setting == LEARNED_ALL)
+    if setting == NOTHING_LEARNED:
+        return start
+    problem = _Problem(start.keep(source), _held_out(target.y, target_head), settings, seed)
+    begin = problem.variables(start, source_head.weight[matching], torch.eye(targets))
+    learned = problem.learn(begin, settings.steps, source_head.weight_decay, setting == LEARNED_ALL)
+    before, after = problem.judge(begin), problem.judge(learned)
+    if not after < before:  # NaN as well: the start is kept, and said to be one
+        learned, after = begin, before
+    V = learned["M"] @ target_head.weight
+    e = learned["c"] - learned["M"] @ target_head.bias - learned["o"]
+    B = torch.softmax(learned["B"], 0) if setting == LEARNED_ALL else start.B
+    return replace(start, U=learned["U"], V=V, e=e, c=learned["c"], B=B, start=before, end=after)
 
 
-JUDGED_ON = 2000  # training points of each side that decide between two matchings
-
-
-def _refine(
-    transform: TaskTransform,
-    source: Features,
-    target: Features,
-    head: LinearHead,
-    settings: CertificateSettings,
-    refine_labels: bool,
-    seed: int,
-) -> TaskTransform:
-    """Minimises (1) with B's argmax as it is."""
-    problem = _Certificate(transform, source, target, head, settings, seed)
-    variables = problem.start()
-    learned = [variables[name].requires_grad_() for name in ("U", "V", "e")]
-    groups = [{"params": learned, "lr": settings.learning_rate}]
-    if refine_labels:
-        labels = variables["B_logits"].requires_grad_()
-        groups.append({"params": [labels], "lr": settings.learning_rate * settings.label_rate_factor})
-    optimiser = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: 0.51 + 0.49 * math.cos(math.pi * step / settings.steps)
+def impossible(sources: int, targets: int) -> str | None:
+    """Why there is no certificate between so many source and target classes; None if there is one."""
+    if sources >= targets:
+        return None
+    return (
+        f"no certificate: {sources} source classes cannot stand for {targets} target classes, each of "
+        "which needs source points of its own to be compared with; take a source with as many classes"
     )
-    fixed_batch = problem.draw()
-    best, best_value = _copied(variables), problem.evaluate(variables, fixed_batch)
-    bar = tqdm(range(1, settings.steps + 1), desc="certificate", unit="step", disable=None, leave=False)
-    for step in bar:
-        optimiser.zero_grad()
-        problem.value(variables, problem.draw()).backward()
-        optimiser.step()
-        schedule.step()
-        if step % settings.check_every == 0 or step == settings.steps:
-            value = problem.evaluate(variables, fixed_batch)
-            if value < best_value:
-                best, best_value = _copied(variables), value
-    return problem.as_transform(best)
 
 
-def match_by_geometry(transform: TaskTransform, source: Features, target: Features) -> TaskTransform:
-    """A copy whose B maps classes that lie far apart to classes that do, where K_S = K_T.
+def _start(head: LinearHead, matching: Tensor, targets: int, soft: bool) -> CertificateTransform:
+    """A = Ā = I, b = 0: both sides have the source head's logits of the classes of `matching`."""
+    B = torch.eye(targets).to(head.weight)
+    if soft:
+        B = torch.softmax(SHARPNESS * B, dim=0)
+    weight, bias = head.weight[matching], head.bias[matching]
+    return CertificateTransform(
+        weight, weight.clone(), torch.zeros_like(bias), bias, B, matching,
+        torch.arange(targets).to(matching),
+    )  # fmt: skip
 
-    U and V are free to move the class means linearly, so what a matching costs is decided by pairs:
-    two target classes that are hard to tell apart are cheap to reach from two such source classes.
-    The matching maximises Σ_ss' ‖μ_s − μ_s'‖ ‖ν_{m(s)} − ν_{m(s')}‖ over the class means μ, ν of the
-    features: a quadratic assignment, by SciPy's local search. Each column of B keeps its values, two
-    of them exchanged. Above MATCHED_UP_TO classes the copy keeps B's argmax.
+
+SHARPNESS = 6.0  # B's first logit of the class stood for: with ten classes a probability of 0.98
+BATCH_ELEMENTS = 2**23  # of the costs of a step, (K, m, m, K)
+JUDGED_PER_CLASS = 200  # points of each class and side that decide whether learning helped
+SMALLEST_RATE = 0.02  # what the cosine leaves of the rates
+
+
+class _Problem:
+    """(1) for one matching: source features, labelled 0..K−1 by the target class they stand for, and the
+    target's held-out logits with their labels.
     """
-    num_targets, num_sources = transform.B.shape
-    mapped = transform.target_class()
-    absent = any(len(task.y.unique()) < num_targets for task in (source, target))
-    if num_targets != num_sources or num_targets > MATCHED_UP_TO or absent:
-        return transform
-    distances = [_mean_distances(task, num_targets) for task in (source, target)]
-    matching = _quadratic_assignment(*distances)
-    columns = torch.arange(num_sources, device=mapped.device)
-    aimed = torch.from_numpy(matching).to(mapped)
-    B = transform.B.clone()
-    B[mapped, columns], B[aimed, columns] = transform.B[aimed, columns], transform.B[mapped, columns]
-    return replace(transform, B=B)
-
-
-MATCHED_UP_TO = 100
-SEARCHES = 20
-SEARCH_STEPS = 200  # searches times classes: many classes get fewer searches
-
-
-def _quadratic_assignment(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The best permutation m found for max Σ_ij a_ij b_{m(i) m(j)}: relaxed searches (FAQ) from random
-    starts, each improved by exchanges of two.
-    """
-    best, highest = None, -np.inf
-    for start in range(min(SEARCHES, max(1, SEARCH_STEPS // len(a)))):
-        options = {"maximize": True, "rng": np.random.default_rng(start)}
-        relaxed = quadratic_assignment(a, b, options={**options, "P0": "randomized"})
-        guess = np.stack([np.arange(len(a)), relaxed.col_ind], axis=1)
-        found = quadratic_assignment(a, b, method="2opt", options={**options, "partial_guess": guess})
-        if found.fun > highest:
-            best, highest = found.col_ind, found.fun
-    return best
-
-
-def _mean_distances(task: Features, num_classes: int) -> np.ndarray:
-    """Distances between the class means, (K, K)."""
-    means = torch.stack([task.x[task.y == k].double().mean(0) for k in range(num_classes)])
-    return torch.cdist(means, means).cpu().numpy()
-
-
-def certificate_on_training_data(
-    transform: TaskTransform,
-    head: LinearHead,
-    train: tuple[Features, Features],
-    test: tuple[Features, Features],
-    seed: int = 0,
-) -> float | None:
-    """bound_certified on as many training points (source, target) as the test splits have: its gap
-    to the test value is what was fitted to the training points, at equal sampling error.
-    """
-    return _certificate_on_points(transform, head, train, tuple(map(len, test)), seed)
-
-
-def _certificate_on_points(
-    transform: TaskTransform,
-    head: LinearHead,
-    train: tuple[Features, Features],
-    sizes: tuple[int, int],
-    seed: int,
-) -> float | None:
-    """bound_certified on so many training points of the source and of the target."""
-    generator = torch.Generator().manual_seed(seed)
-    samples = []
-    for split, size in zip(train, sizes, strict=True):
-        index = torch.randperm(len(split), generator=generator)[:size].to(split.y.device)
-        samples.append(Features(split.x[index].double(), split.y[index]))
-    return certified_bound(transform.to(torch.float64), head.to(torch.float64), *samples)
-
-
-class _Certificate:
-    """(1) on fresh batches of one pair of tasks."""
 
     def __init__(
         self,
-        transform: TaskTransform,
         source: Features,
         target: Features,
-        head: LinearHead,
         settings: CertificateSettings,
         seed: int,
     ):
-        self.transform, self.source, self.target, self.head = transform, source, target, head
+        self.x, self.logits = source.x.float(), target.x
+        self.settings, self.classes = settings, target.x.shape[1]
+        self.source_index = index_by_class(source.y, self.classes)
+        self.target_index = index_by_class(target.y, self.classes)
+        self.prior = class_prior(target.y, self.classes).to(self.x)
         self.generator = torch.Generator().manual_seed(seed)
-        self.mapped = transform.target_class()  # (K_S,)
-        num_targets = len(transform.B)
-        self.source_index = index_by_class(self.mapped[source.y], num_targets)
-        self.target_index = index_by_class(target.y, num_targets)
-        size = min(settings.batch_size, len(source), len(target))
-        self.counts = class_counts(class_prior(target.y, num_targets), size, "exact")
-        weight = head.weight.double()
-        self.pseudo_inverse = torch.linalg.pinv(weight, rtol=RANK_TOLERANCE)
-        self.projection = (weight @ self.pseudo_inverse).float()
+        most = math.isqrt(BATCH_ELEMENTS // self.classes**2)
+        self.points = max(2, min(settings.points_per_class, most))
 
-    def start(self) -> dict[str, Tensor]:
-        V = self.head.weight.double() @ self.transform.A_inverse.double()
-        tiny = torch.finfo(torch.float32).tiny
-        return {
-            "U": (V @ self.transform.A.double()).float(),
-            "V": V.float(),
-            "e": (V @ self.transform.b.double()).float(),
-            "B_logits": self.transform.B.float().clamp_min(tiny).log(),
+    def variables(self, start: CertificateTransform, U: Tensor, M: Tensor) -> dict[str, Tensor]:
+        zero = torch.zeros_like(start.c)
+        begin = {"U": U, "M": M.to(U), "c": start.c, "o": zero, "B": start.B.log()}
+        return {name: value.detach().clone() for name, value in begin.items()}
+
+    def learn(
+        self, begin: dict[str, Tensor], steps: int, weight_decay: float, learn_labels: bool
+    ) -> dict[str, Tensor]:
+        variables = {name: value.clone() for name, value in begin.items()}
+        settings = self.settings
+        rates = {
+            "U": settings.learning_rate / math.sqrt(self.x.shape[1]),
+            "M": settings.combination_rate,
+            "c": settings.offset_rate,
+            "o": settings.offset_rate,
+            "B": settings.label_rate,
         }
-
-    def draw(self) -> tuple[Tensor, Tensor]:
-        """Indices of a batch: for each target class equally many points of both sides."""
-        return tuple(
-            draw_by_counts(index, self.counts, self.generator)
-            for index in (self.source_index, self.target_index)
+        learned = [name for name in rates if name != "B" or learn_labels]
+        groups = [{"params": [variables[name].requires_grad_()], "lr": rates[name]} for name in learned]
+        optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        low = SMALLEST_RATE
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: low + (1 - low) * (1 + math.cos(math.pi * step / steps)) / 2
         )
+        bar = tqdm(range(steps), desc="certificate", unit="step", disable=None, leave=False)
+        for _ in bar:
+            loss, transport = self.parts(variables, self.points)
+            penalty = weight_decay / 2 * variables["U"].square().sum()
+            optimiser.zero_grad()
+            (self.prior @ (loss + transport) + penalty).backward()
+            optimiser.step()
+            schedule.step()
+        return {name: value.detach() for name, value in variables.items()}
 
-    def value(self, variables: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-        """(1) on the batch, differentiable; the matching is optimal and held fixed."""
-        i, j = batch
-        U, V, e = (self.projection @ variables[name] for name in ("U", "V", "e"))
-        source_logits = self.source.x[i] @ U.T
-        target_logits = self.target.x[j] @ V.T - e
-        matched = self._match(source_logits.detach(), target_logits.detach())
-        difference = source_logits[matched[0]] - target_logits[matched[1]]
-        spread = difference.amax(1) - difference.amin(1)
-
-        log_p = torch.log_softmax(source_logits + self.head.bias, dim=1)
-        log_B = torch.log_softmax(variables["B_logits"], dim=0)
-        classes = self.mapped[self.source.y[i]]
-        loss = -torch.logsumexp(log_p + log_B[classes], dim=1)
-        return loss.mean() + spread.mean()
+    def parts(self, variables: dict[str, Tensor], points: int) -> tuple[Tensor, Tensor]:
+        """(source loss, transport) of each class on a fresh batch, (K,) each, differentiable."""
+        i, j = (self._draw(index, points) for index in (self.source_index, self.target_index))
+        log_B = torch.log_softmax(variables["B"], 0)[:, None]  # (K_T, 1, K)
+        g = functional.linear(self.x[i], variables["U"], variables["c"])  # (K_T, m, K)
+        g_target = functional.linear(self.logits[j], variables["M"], variables["o"])
+        q = torch.softmax(g + log_B, dim=2)
+        with torch.no_grad():
+            highest = (g_target[:, None] - g[:, :, None]).amax(3)
+            costs = highest - q @ g_target.transpose(1, 2) + (q * g).sum(2, keepdim=True)
+            columns = [linear_sum_assignment(cost)[1] for cost in costs.cpu().numpy()]
+            columns = torch.from_numpy(np.stack(columns)).to(i)
+        difference = g_target.gather(1, columns[..., None].expand_as(g)) - g
+        transport = difference.amax(2) - (q * difference).sum(2)
+        loss = torch.logsumexp(g, 2) - torch.logsumexp(g + log_B, 2)
+        return loss.mean(1), transport.mean(1)
 
     @torch.no_grad()
-    def evaluate(self, variables: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> float:
-        return self.value(variables, batch).item()
+    def judge(self, variables: dict[str, Tensor]) -> float:
+        """The certificate on points of every class, the same at each call."""
+        kept, self.generator = self.generator, torch.Generator().manual_seed(0)
+        most = min(JUDGED_PER_CLASS, max(2, math.isqrt(4 * BATCH_ELEMENTS // self.classes**2)))
+        loss, transport = self.parts(variables, most)
+        self.generator = kept
+        return (self.prior @ (loss + transport)).item()
 
-    def _match(self, source_logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Row and column of each matched pair: an assignment inside each class."""
-        rows, columns, start = [], [], 0
-        for count in self.counts.tolist():
-            if count:
-                part = slice(start, start + count)
-                plan = solve_transport(logit_spread(source_logits[part], target_logits[part]))
-                rows.append(plan.rows + start)
-                columns.append(plan.columns + start)
-            start += count
-        return torch.cat(rows), torch.cat(columns)
+    def _draw(self, index: Sequence[Tensor], points: int) -> Tensor:
+        """So many points of each class, (K, m); a smaller class repeats its own."""
+        drawn = []
+        for members in index:
+            rounds = -(-points // len(members))
+            order = [torch.randperm(len(members), generator=self.generator) for _ in range(rounds)]
+            drawn.append(members[torch.cat(order)[:points].to(members.device)])
+        return torch.stack(drawn)
 
-    def as_transform(self, variables: dict[str, Tensor]) -> TaskTransform:
-        """(2), in float64; a column of B whose argmax moved keeps its old values."""
-        U, V, e = (self.projection.double() @ variables[name].double() for name in ("U", "V", "e"))
-        weight, old = self.head.weight.double(), self.transform
-        A, b, A_inverse = old.A.double(), old.b.double(), old.A_inverse.double()
-        A_inverse = A_inverse + self.pseudo_inverse @ (V - weight @ A_inverse)
-        V_inverse = torch.linalg.pinv(V, rtol=RANK_TOLERANCE)
-        B = torch.softmax(variables["B_logits"].double(), dim=0)
-        B = torch.where(B.argmax(0) == self.mapped, B, old.B)
-        return replace(
-            old,
-            A=(A + V_inverse @ (U - V @ A)).float(),
-            b=(b + V_inverse @ (e - V @ b)).float(),
-            A_inverse=A_inverse.float(),
-            B=B,
+
+# ------------------------------------------------------------------------ which class stands for which
+def match_classes(
+    source_labels: Tensor,
+    target_labels: Tensor,
+    source_head: LinearHead,
+    target_head: LinearHead,
+    settings: CertificateSettings,
+    seed: int = 0,
+) -> Tensor:
+    """The source class that stands for each target class, (K_T,): classes that are hard to tell apart
+    for classes that are.
+
+    With E the share of held-out points of one of two classes whose logit of the other is higher, and S
+    its square root less its mean, matchings m of high Σ_tt' S_m(t)m(t') S_tt' over source and target
+    are found by exchanges from random starts: a quadratic assignment. Of the `settings.matchings` best,
+    each learned on held-out logits of both sides, the one with the least certificate is taken. Both
+    sides' logits are held out, so this is a validation.
+    """
+    source, target = _held_out(source_labels, source_head), _held_out(target_labels, target_head)
+    similar = [_confusability(side.x, side.y) for side in (source, target)]
+    found = _quadratic_assignments(*similar, settings.matchings)
+    matchings = [torch.from_numpy(m).to(source_labels) for m in found]
+    if len(matchings) == 1:
+        return matchings[0]
+    values = []
+    for matching in matchings:
+        start = _start(source_head, matching, target_head.num_classes, soft=True)
+        kept = start.keep(source)
+        problem = _Problem(Features(kept.x[:, matching], kept.y), target, settings, seed)
+        eye = torch.eye(len(matching))
+        begin = problem.variables(replace(start, c=torch.zeros_like(start.c)), eye.to(kept.x), eye)
+        learned = problem.learn(begin, settings.matching_steps, 0.0, learn_labels=True)
+        values.append(problem.judge(learned))
+    return matchings[int(np.argmin(np.nan_to_num(values, nan=np.inf)))]
+
+
+def _held_out(labels: Tensor, head: LinearHead) -> Features:
+    """The head's held-out logits as features, with their labels."""
+    return Features(head.held_out_logits, labels[head.held_out])
+
+
+def _confusability(logits: Tensor, labels: Tensor) -> np.ndarray:
+    """S of `match_classes`, (K, K) with a zero diagonal."""
+    classes = logits.shape[1]
+    mistaken = torch.stack(
+        [
+            (logits[members] > logits[members, k, None]).double().mean(0)
+            for k, members in enumerate(index_by_class(labels, classes))
+        ]
+    )
+    S = ((mistaken + mistaken.T) / 2).sqrt().cpu().numpy()
+    others = ~np.eye(classes, dtype=bool)
+    S[others] -= S[others].mean()
+    return np.where(others, S, 0.0)
+
+
+STARTS = 20
+STARTS_TIMES_CLASSES = 2000  # fewer starts where classes are many: each costs their cube
+MOST_OFFERED, FEWEST_OFFERED = 3, 20  # source classes: so many for each target class, or so many in all
+
+
+def _quadratic_assignments(source: np.ndarray, target: np.ndarray, count: int) -> list[np.ndarray]:
+    """Up to `count` local maxima m of Σ_tt' source[m_t, m_t'] target[t, t'], the best first, from random
+    starts. Target classes that are missing to as many as the source has count nothing. Of many source
+    classes only those that are least confused with others can be chosen.
+
+    Exchanging m_r and m_s changes the sum by 2 (P_rs + P_sr − P_rr − P_ss + 2 Q_rs T_rs), with T the
+    target's and Q the source's matrix in the order of m (both symmetric with a zero diagonal) and
+    P = Q T: the best of all exchanges is made until none helps.
+    """
+    wanted = len(target)
+    offered = source.sum(0).argsort(kind="stable")[: max(MOST_OFFERED * wanted, FEWEST_OFFERED)]
+    source, classes = source[np.ix_(offered, offered)], len(offered)
+    padded = np.zeros_like(source)
+    padded[:wanted, :wanted] = target
+    rng = np.random.default_rng(0)
+    found: dict[tuple[int, ...], float] = {}
+    for _ in range(min(STARTS, max(2, STARTS_TIMES_CLASSES // classes))):
+        m = rng.permutation(classes)
+        for _ in range(10 * classes):
+            Q = source[np.ix_(m, m)]
+            P = Q @ padded
+            own = P.diagonal()
+            gain = P + P.T - own[:, None] - own + 2 * Q * padded
+            r, s = np.unravel_index(gain.argmax(), gain.shape)
+            if gain[r, s] <= 1e-12:
+                break
+            m[[r, s]] = m[[s, r]]
+        found[tuple(m[:wanted].tolist())] = float((source[np.ix_(m, m)] * padded).sum())
+    best = sorted(found, key=found.get, reverse=True)[:count]
+    return [offered[list(m)] for m in best]
+
+
+# ---------------------------------------------------------------------------------- what it says
+@dataclass(frozen=True)
+class ClassCertificate:
+    """One target class: its share of the test points, the losses (nats) and `share`, its part of
+    bound_certified; the source classes that stand for it, and the two classes that h takes it for most
+    often, each with how often.
+    """
+
+    target_class: str
+    frequency: float
+    share: float
+    target_loss: float
+    source_loss: float
+    transport: float
+    stood_for_by: tuple[str, ...]
+    taken_for: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Losses in nats, accuracies in [0, 1], on the test splits. bound_certified is the sum of
+    certified_source_loss and certified_transport. `accuracy_at_least`: with 95 % confidence the chance
+    that h is right on a new image of the same kind. `fine_tuned_*`: the target head of validated
+    strength. `intervals` as in TransferBound. `start`, `end` and `improved`: the certificate on
+    training points before and after learning (None and False where nothing was learned).
+    """
+
+    fine_tuned_loss: float
+    fine_tuned_accuracy: float
+    target_loss: float
+    target_accuracy: float
+    accuracy_at_least: float
+    bound_certified: float
+    certified_source_loss: float
+    certified_transport: float
+    constant_prediction_loss: float
+    source_accuracy: float
+    bound_certified_train: float
+    target_loss_train: float
+    classes: tuple[ClassCertificate, ...]
+    intervals: dict[str, tuple[float, float]] | None
+    start: float | None
+    end: float | None
+    improved: bool
+
+    def quantities(self) -> dict:
+        return asdict(self)
+
+
+@torch.no_grad()
+def certify(
+    transform: CertificateTransform,
+    target_head: LinearHead,
+    train: tuple[Features, Features],
+    test: tuple[Features, Features],
+    class_names: tuple[Sequence[str], Sequence[str]],
+    *,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> Certificate:
+    """Evaluates (2) of bound.py on the test splits (source, target), in float64."""
+    double = transform.double()
+    source, target = _points(double, *test)
+    terms = certified_terms(
+        double.B, double.stands_for[source.y], double.source_logits(source.x),
+        double.target_logits(target.x), target.y, potentials=bootstrap > 0,
+    )  # fmt: skip
+    log_h = double.log_probabilities(target.x)
+    losses, right = functional.nll_loss(log_h, target.y, reduction="none"), log_h.argmax(1) == target.y
+    fine_tuned = target_head.to(torch.float64).logits(target.x)
+    log_h_source = log_class_probabilities(double.source_logits(source.x), double.B)
+    named = {
+        "fine_tuned_loss": mean_of(
+            target=functional.cross_entropy(fine_tuned, target.y, reduction="none")
+        ),
+        "fine_tuned_accuracy": mean_of(target=fine_tuned.argmax(1) == target.y),
+        "target_loss": mean_of(target=losses),
+        "target_accuracy": mean_of(target=right),
+        "bound_certified": terms.bound,
+        "certified_source_loss": terms.source_loss,
+        "certified_transport": terms.transport,
+        "source_accuracy": mean_of(source=log_h_source.argmax(1) == double.stands_for[source.y]),
+    }
+    intervals = None
+    if bootstrap:
+        drawn = draw_resamples(source.y, target.y, bootstrap, seed)
+        intervals, _ = term_intervals(named, drawn)
+    train_bound, train_loss = _on_training_points(double, train, test, seed)
+    return Certificate(
+        **{name: term.value for name, term in named.items()},
+        accuracy_at_least=least_share(int(right.sum()), len(right)),
+        constant_prediction_loss=math.log(len(double.B)),
+        bound_certified_train=train_bound,
+        target_loss_train=train_loss,
+        classes=_by_class(double, terms, losses, log_h.argmax(1), target.y, class_names),
+        intervals=intervals,
+        start=transform.start,
+        end=transform.end,
+        improved=transform.improved,
+    )
+
+
+def _points(
+    transform: CertificateTransform, source: Features, target: Features
+) -> tuple[Features, Features]:
+    """In float64, of the source those of the classes that stand for one."""
+    kept = transform.keep(source)
+    return Features(kept.x.double(), kept.y), Features(target.x.double(), target.y)
+
+
+def _on_training_points(
+    transform: CertificateTransform,
+    train: tuple[Features, Features],
+    test: tuple[Features, Features],
+    seed: int,
+) -> tuple[float, float]:
+    """(bound_certified, target_loss) on as many training points of each class as the test splits have:
+    the gap to the test values is what was fitted to the training points, at equal sampling error.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for split, other in zip(train, test, strict=True):
+        index = []
+        wanted = torch.bincount(other.y, minlength=int(split.y.max()) + 1).tolist()
+        for members, count in zip(index_by_class(split.y, len(wanted)), wanted, strict=True):
+            order = torch.randperm(len(members), generator=generator)[:count]
+            index.append(members[order.to(members.device)])
+        chosen = torch.cat(index)
+        parts.append(Features(split.x[chosen], split.y[chosen]))
+    source, target = _points(transform, *parts)
+    terms = certified_terms(
+        transform.B, transform.stands_for[source.y], transform.source_logits(source.x),
+        transform.target_logits(target.x), target.y, potentials=False,
+    )  # fmt: skip
+    loss = functional.nll_loss(transform.log_probabilities(target.x), target.y)
+    return terms.bound.value, loss.item()
+
+
+def _by_class(
+    transform: CertificateTransform,
+    terms: CertifiedTerms,
+    losses: Tensor,
+    predicted: Tensor,
+    t: Tensor,
+    class_names: tuple[Sequence[str], Sequence[str]],
+) -> tuple[ClassCertificate, ...]:
+    sources, targets = class_names
+    rows = []
+    for k, name in enumerate(targets):
+        members = t == k
+        count = int(members.sum())
+        taken = torch.bincount(predicted[members], minlength=len(targets)).double() / max(1, count)
+        taken[k] = 0.0
+        most = taken.argsort(descending=True, stable=True)[:2].tolist()
+        frequency = count / len(t)
+        rows.append(
+            ClassCertificate(
+                target_class=name,
+                frequency=frequency,
+                share=frequency * terms.bound.parts[k],
+                target_loss=losses[members].mean().item() if count else 0.0,
+                source_loss=terms.source_loss.parts[k],
+                transport=terms.transport.parts[k],
+                stood_for_by=tuple(
+                    sources[s] for s in transform.source_classes[transform.stands_for == k].tolist()
+                ),
+                taken_for=tuple((targets[j], taken[j].item()) for j in most if taken[j] > 0),
+            )
         )
-
-
-RANK_TOLERANCE = 1e-3  # of the largest singular value: a direction that W hardly has would need a huge Ā
-
-
-def _copied(variables: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in variables.items()}
+    return tuple(rows)

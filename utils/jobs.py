@@ -36,7 +36,9 @@ SCRIPTS = {
     "transfer": "transfer_source_to_target",
 }
 # What a job is planned by, beside its places.
-OWN_FLAGS = ("SRC", "TRG", "MODEL", "ROBUST", "EPS", "SETTING", "SEED", "PROCEDURE", "DATA")
+OWN_FLAGS = (
+    "SRC", "TRG", "MODEL", "ROBUST", "EPS", "SETTING", "SEED", "PROCEDURE", "DATA", "ANALYSIS",
+)  # fmt: skip
 COMPUTED, REUSED, FAILED = "computed", "reused", "failed"
 
 
@@ -156,7 +158,7 @@ class _Shared:
         if stage != "train":
             argv += self._image_flags()
         if setting:
-            argv += ("--SETTING", setting)
+            argv += ("--SETTING", setting, "--ANALYSIS", options.ANALYSIS)
         argv = _with_flags(stage, argv, getattr(options, f"{stage.upper()}_FLAGS"))
         if setting:
             variant = variant_label(_script_options(stage, argv))

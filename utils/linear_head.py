@@ -1,4 +1,4 @@
-"""Linear heads h(x) = softmax(Wx + c) whose cross-entropy is τ-Lipschitz in the features.
+"""Linear heads h(x) = softmax(Wx + c): of validated strength, or with a τ-Lipschitz cross-entropy.
 
 For a linear head ∇_x ℓ(h(x), y) = Wᵀ(p − e_y) with p = softmax(Wx + c). Since p − e_y lies in the
 convex hull of {e_j − e_y}, the exact Lipschitz constant over all x and y is
@@ -21,11 +21,13 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from utils.bootstrap import wilson_interval
 from utils.errors import InputError
 from utils.features import Features
+from utils.ridge_head import fit_validated_ridge, mean_loss
 from utils.storage import ResumePoint, digest, load_tensors, only_one, read_metadata, save_tensors
 
-METHODS = ("lipschitz", "penalty")
+METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
 
 
@@ -35,12 +37,18 @@ class LinearHead:
 
     `optimality_gap`: by how much its training loss may exceed the constrained optimum (nats); None
     where no such bound is known. `fit_seconds`: what fitting it took, here or where it was fitted.
+    `weight_decay`, `held_out_loss`, `held_out` (m,) and `held_out_logits` (m, K), of training samples by
+    heads that did not see them, belong to a head of validated strength (`ridge_head.ValidatedRidge`).
     """
 
     weight: Tensor
     bias: Tensor
     optimality_gap: float | None = None
     fit_seconds: float = 0.0
+    weight_decay: float | None = None
+    held_out_loss: float | None = None
+    held_out: Tensor | None = None
+    held_out_logits: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -51,12 +59,16 @@ class LinearHead:
         return functional.linear(x, self.weight, self.bias)
 
     def to(self, target: torch.device | torch.dtype) -> "LinearHead":
-        return replace(self, weight=self.weight.to(target), bias=self.bias.to(target))
+        moved = {"weight": self.weight.to(target), "bias": self.bias.to(target)}
+        if isinstance(target, torch.device) and self.held_out is not None:
+            moved |= {name: getattr(self, name).to(target) for name in ("held_out", "held_out_logits")}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is fitted: `method` `lipschitz` needs τ alone, the rest belongs to `penalty`.
+    """How a head is fitted: `method` `ridge` needs nothing, its strength is chosen by validation;
+    `lipschitz` needs τ alone; the rest belongs to `penalty`.
 
     `penalised` `sum`: the norm of the true and a random label's gradient summed (released small-scale
     code), by Adam with β1; `separate`: each norm by itself (large scale), by SGD with momentum and
@@ -64,7 +76,7 @@ class HeadSettings:
     """
 
     method: str = "lipschitz"
-    tau: float = 0.2
+    tau: float | None = 0.2
     epochs: int = 501
     batch_size: int = 500
     learning_rate: float = 1e-4
@@ -122,13 +134,17 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
     largest ‖∇ℓ‖ over test samples and labels, and `tau_certified`, the constant of (1).
     """
     logits = {name: head.logits(split.x) for name, split in (("train", train), ("test", test))}
+    hits = int((logits["test"].argmax(1) == test.y).sum())
     return {
-        "test_accuracy": (logits["test"].argmax(1) == test.y).double().mean().item(),
+        "test_accuracy": hits / len(test),
         "test_loss": functional.cross_entropy(logits["test"].double(), test.y).item(),
         "train_loss": functional.cross_entropy(logits["train"].double(), train.y).item(),
         "tau_measured": loss_gradient_norms(head, test.x).max().item(),
         "tau_certified": lipschitz_constant(head.weight),
         "optimality_gap": head.optimality_gap,
+        "weight_decay": head.weight_decay,
+        "held_out_loss": head.held_out_loss,
+        "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
     }
 
 
@@ -136,7 +152,7 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
 def fit_linear_head(
     features: Features,
     num_classes: int,
-    tau: float,
+    tau: float | None,
     method: str = "lipschitz",
     *,
     settings: HeadSettings | None = None,
@@ -144,18 +160,17 @@ def fit_linear_head(
     resume: ResumePoint | None = None,
     progress: str = "head",
 ) -> LinearHead:
-    """Fits a softmax head to standardised features under the Lipschitz constant τ.
+    """Fits a softmax head to standardised features, by `ridge` (τ is not used) or under the Lipschitz
+    constant τ.
 
-    `lipschitz` meets L(W) ≤ τ exactly and is deterministic; `penalty` follows the released
-    procedure, which meets it only as far as its penalty was minimised. `settings` holds what
-    `penalty` needs beside τ.
+    `ridge` chooses its strength by validation and is deterministic; `lipschitz` meets L(W) ≤ τ exactly
+    and is deterministic; `penalty` follows the released procedure, which meets it only as far as its
+    penalty was minimised. `settings` holds what `penalty` needs beside τ.
     """
-    if not tau > 0 or not np.isfinite(tau):
-        raise ValueError(f"tau must be positive and finite, not {tau}")
-    if np.float32(tau) ** 2 == 0:
-        raise InputError(f"tau = {tau} is too small: in single precision the head would be constant")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if method != "ridge":
+        _check_tau(tau)
     counts = torch.bincount(features.y, minlength=num_classes)
     if len(counts) > num_classes or counts.min() == 0:
         raise InputError(
@@ -165,9 +180,19 @@ def fit_linear_head(
         )
     if settings and settings.penalised not in PENALISED:
         raise ValueError(f"penalised must be one of {', '.join(PENALISED)}, not {settings.penalised!r}")
+    if method == "ridge":
+        fitted = fit_validated_ridge(features.x, features.y, num_classes, progress)
+        return LinearHead(**vars(fitted))
     if method == "lipschitz":
         return _fit_lipschitz(features, num_classes, tau, progress)
     return _fit_penalty(features, num_classes, tau, settings or HeadSettings(), seed, resume, progress)
+
+
+def _check_tau(tau: float) -> None:
+    if not tau > 0 or not np.isfinite(tau):
+        raise ValueError(f"tau must be positive and finite, not {tau}")
+    if np.float32(tau) ** 2 == 0:
+        raise InputError(f"tau = {tau} is too small: in single precision the head would be constant")
 
 
 def shared_linear_head(
@@ -200,10 +225,15 @@ def shared_linear_head(
 _FITTED_HERE: set[Path] = set()  # --OVERWRITE is for each of a sweep's cells, and they share heads
 
 
+HEAD_TENSORS = ("weight", "bias", "held_out", "held_out_logits")
+HEAD_FIGURES = ("optimality_gap", "fit_seconds", "weight_decay", "held_out_loss")
+
+
 def _stored_head(path: Path) -> LinearHead:
     tensors, about = load_tensors(path), read_metadata(path)
-    figures = (json.loads(about[name]) for name in ("optimality_gap", "fit_seconds"))
-    return LinearHead(tensors["weight"], tensors["bias"], *figures)
+    figures = {name: json.loads(about[name]) for name in HEAD_FIGURES}
+    tensors = {name: tensors.get(name) for name in HEAD_TENSORS}
+    return LinearHead(**tensors, **figures)
 
 
 def _fit_and_store(
@@ -217,9 +247,9 @@ def _fit_and_store(
     )  # fmt: skip
     head = replace(head, fit_seconds=time.perf_counter() - start)
     if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
-        names = ("optimality_gap", "fit_seconds")
-        about = {name: json.dumps(getattr(head, name)) for name in names}
-        save_tensors(path, {"weight": head.weight, "bias": head.bias}, about)
+        about = {name: json.dumps(getattr(head, name)) for name in HEAD_FIGURES}
+        tensors = {name: getattr(head, name) for name in HEAD_TENSORS}
+        save_tensors(path, {name: t for name, t in tensors.items() if t is not None}, about)
     resume.clear()
     return head
 
@@ -293,7 +323,7 @@ def _solve_rounds(
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         w, c = state.weight_and_bias(flat, tau)
-        means = _evaluate(x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x))
+        means = mean_loss(x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x))
         active = state.raised(_violations(w, tau))
         gradient = means.gradient_weight + _laplacian(active + active.T, w) / tau**2
         value = means.loss + (active**2).sum() / (2 * state.rho)
@@ -344,7 +374,6 @@ FINEST = 1e-13  # relative decrease a step: rounding allows no finer solution
 LOOK_EVERY = 20  # steps of L-BFGS
 FEASIBLE = 1e-3  # relative excess in the squared distance: scaling that away costs little
 GAP = 1e-3  # nats above the constrained optimum at most
-CHUNK = 2**24  # logits held at a time
 
 
 def _scaled_into(weight: Tensor, tau: float) -> Tensor:
@@ -352,38 +381,6 @@ def _scaled_into(weight: Tensor, tau: float) -> Tensor:
     while (constant := lipschitz_constant(weight)) > tau:
         weight = weight * (tau / constant * (1 - 1e-7))
     return weight
-
-
-@dataclass(frozen=True)
-class _Means:
-    """Over all samples: loss and entropy of the predictions (nats; the latter where it was asked for),
-    the loss's gradients (K, d) and (K,), float64.
-    """
-
-    loss: float
-    entropy: float
-    gradient_weight: np.ndarray
-    gradient_bias: np.ndarray
-
-
-def _evaluate(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: bool = False) -> _Means:
-    """Mean cross-entropy of softmax(Wx + c) and its gradient, CHUNK logits at a time."""
-    loss = entropy = 0.0
-    gradient_weight = torch.zeros(weight.shape, dtype=torch.float64, device=x.device)
-    gradient_bias = torch.zeros(bias.shape, dtype=torch.float64, device=x.device)
-    rows = max(1, CHUNK // len(bias))
-    for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
-        log_p = torch.log_softmax(functional.linear(x_part, weight, bias), dim=1)
-        loss -= log_p.gather(1, y_part[:, None]).sum(dtype=torch.float64).item()
-        if with_entropy:
-            entropy -= (log_p.exp() * log_p).sum(dtype=torch.float64).item()
-        p = log_p.exp_()
-        p[torch.arange(len(y_part), device=x.device), y_part] -= 1
-        gradient_weight += p.T @ x_part
-        gradient_bias += p.sum(0)
-    count = len(y)
-    gradients = ((part / count).cpu().numpy() for part in (gradient_weight, gradient_bias))
-    return _Means(loss / count, entropy / count, *gradients)
 
 
 def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> np.ndarray:
@@ -425,7 +422,7 @@ def _optimality_gap(
     F_ij = −λ_ij (w_i − w_j)/τ² + (R_i − R_j)/K, R what the first part leaves of G. `class_shares` is
     mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1).
     """
-    means = _evaluate(x, y, head.weight, head.bias, with_entropy=True)
+    means = mean_loss(x, y, head.weight, head.bias, with_entropy=True)
     w, classes = head.weight.double().cpu().numpy(), head.num_classes
     gradient, entropy = means.gradient_weight, means.entropy
     frequency = class_shares[:, -1]

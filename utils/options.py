@@ -24,6 +24,7 @@ from utils.errors import InputError
 from utils.storage import REPOSITORY
 
 PROCEDURES = ("improved", "published")
+ANALYSES = ("certificate", "published", "both")
 PLACE_FLAGS = ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "WORKERS")
 
 
@@ -188,6 +189,14 @@ def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
+def add_analysis_flag(group: argparse._ArgumentGroup, default: str) -> None:
+    add_flag(
+        group, "--ANALYSIS", type=one_of(ANALYSES), default=default, metavar="WHICH",
+        help="certificate (seconds), published (the published form: its learned transform and bound, "
+        f"seconds to minutes) or both (default {default})",
+    )  # fmt: skip
+
+
 def add_stage_flags(group: argparse._ArgumentGroup) -> None:
     """For scripts that run the stages: what they hand on to each."""
     for stage, example in (
@@ -294,7 +303,12 @@ TRAINING_FLAGS = (
     SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
 )
 HEAD_FLAGS = (
-    SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the head's loss"),
+    SettingFlag(
+        "--TAU",
+        "tau",
+        positive_number,
+        "Lipschitz constant of the head's loss, in the place of a strength chosen by validation",
+    ),
     SettingFlag("--EPOCHS", "epochs", positive_integer, "passes over the features"),
     SettingFlag("--STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
     SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "features a step"),
@@ -302,7 +316,9 @@ HEAD_FLAGS = (
     SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
 )
 SOURCE_HEAD_FLAGS = (
-    SettingFlag("--TAU", "tau", positive_number, "Lipschitz constant of the source head's loss"),
+    SettingFlag(
+        "--TAU", "tau", positive_number, "Lipschitz constant of the loss of the published form's head"
+    ),
     SettingFlag("--HEAD_EPOCHS", "epochs", positive_integer, "passes over the source features"),
     SettingFlag("--HEAD_STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
     SettingFlag("--HEAD_LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
@@ -334,9 +350,8 @@ TRANSFORM_FLAGS = (
     SettingFlag("--INVERSE_WEIGHT", "inverse_weight", positive_number, "λ_IC"),
 )
 CERTIFICATE_FLAGS = (
-    SettingFlag(
-        "--REFINE_STEPS", "steps", positive_integer, "steps of Adam that refine the certificate"
-    ),
+    SettingFlag("--CERTIFICATE_STEPS", "steps", positive_integer, "steps of Adam"),
+    SettingFlag("--MATCHINGS", "matchings", positive_integer, "ways to pair the classes that are tried"),
 )
 
 
@@ -346,18 +361,22 @@ def add_setting_flags(
     """One flag a field; `defaults` maps each procedure to its settings, shown by --help."""
     group = parser.add_argument_group(title)
     for flag in flags:
-        shown = ", ".join(
-            f"{name} {getattr(value, flag.field) if applies(value, flag) else '—'}"
-            for name, value in defaults.items()
-        )
+        shown = ", ".join(f"{name} {_default(value, flag)}" for name, value in defaults.items())
         add_flag(group, flag.name, type=flag.read, metavar="X", help=f"{flag.help} [{shown}]")
 
 
+def _default(settings: Any, flag: SettingFlag) -> str:
+    if not applies(settings, flag):
+        return "—"
+    value = getattr(settings, flag.field)
+    return "by validation" if value is None and flag.field == "tau" else str(value)
+
+
 def applies(settings: Any, flag: SettingFlag) -> bool:
-    """Whether a setting has an effect: the exactly constrained head knows τ alone, and steps, where they
-    are given, replace epochs.
+    """Whether a setting has an effect: the head of validated strength takes τ instead, the exactly
+    constrained one knows τ alone, and steps, where they are given, replace epochs.
     """
-    if getattr(settings, "method", None) == "lipschitz":
+    if getattr(settings, "method", None) in ("ridge", "lipschitz"):
         return flag.field == "tau"
     return flag.field != "epochs" or getattr(settings, "steps", None) is None
 
@@ -371,10 +390,14 @@ def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Name
             continue
         if not applies(settings, flag):
             instead = (
-                "--PROCEDURE published" if settings.method == "lipschitz" else "the number of steps"
+                "--PROCEDURE published"
+                if settings.method in ("ridge", "lipschitz")
+                else "the number of steps"
             )
             raise InputError(f"{flag.name} has no effect on this procedure's head; use {instead}")
         given[flag.field] = value
+    if "tau" in given and settings.method == "ridge":
+        given["method"] = "lipschitz"
     return replace(settings, **given)
 
 

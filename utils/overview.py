@@ -13,18 +13,17 @@ from matplotlib.ticker import MaxNLocator
 from utils.pseudo_labels import PSEUDO_VARIANT
 from utils.ranking import Score, agreement, format_value
 from utils.report import COLOURS, plt, save_figure
-from utils.summary import QUANTITIES, UNDEFINED, is_fine_tuning_of, quantities_of
+from utils.summary import PUBLISHED_NAMES, QUANTITIES, UNDEFINED, is_fine_tuning_of, quantities_of
 
 SETTING_COLOURS = {"LearnedAll": "#4477aa", "LearnedA": "#66ccee", "FixedAll": "#aa3377"}
 MARKERS = "osD^vPX*<>"
-# A bound and the loss that it bounds, of one classifier: the learned transform's or the refined copy's.
-BOUNDS = {
-    "bound_published": "target_loss",
-    "bound_certified": "target_loss",
-    "refined_bound_certified": "refined_target_loss",
-}
+# A bound and the loss that it bounds, of one classifier.
+BOUNDS = {"bound_certified": "target_loss", "bound_published": "published_target_loss"}
 TERMS = ("weighted_source_loss", "label_mismatch", "distribution_mismatch")
+CERTIFIED_TERMS = ("certified_source_loss", "certified_transport")
 GROUPS_A_FIGURE = 16
+# A quantity that is there where the certificate (False), the published form (True) was computed.
+ANALYSED = {False: "target_loss", True: "published_target_loss"}
 
 
 # ------------------------------------------------------------------------------------------ the groups
@@ -45,7 +44,7 @@ def group_runs(records: Sequence[Mapping]) -> list[dict]:
         head = heads.get(_pair(record))
         fine_tuned = head if head and is_fine_tuning_of(head, record["config"], record["data"]) else None
         values = quantities_of(record, fine_tuned)
-        values["constant_prediction_loss"] = record["constant_prediction_loss"]
+        values["constant_prediction_loss"] = constant_prediction_loss(record)
         values["agreement"] = (record.get("pseudo_labels") or {}).get("agreement")
         for name, value in values.items():
             group["values"].setdefault(name, []).append(value)
@@ -55,6 +54,11 @@ def group_runs(records: Sequence[Mapping]) -> list[dict]:
         groups.values(),
         key=lambda g: (g["target"], g["source"], g["model"], order.get(g["setting"], 9), g["label"]),
     )
+
+
+def constant_prediction_loss(record: Mapping) -> float | None:
+    part = record["certificate"] or record["published"]
+    return part and part["constant_prediction_loss"]
 
 
 def is_pseudo(group: Mapping) -> bool:
@@ -124,17 +128,17 @@ def _missing(group: Mapping, name: str) -> str:
     """Why there is no mean."""
     values = group["values"][name]
     count = sum(value is None for value in values)
-    if name.startswith("refined") and count == len(values):
-        return "not refined"
     if name == "fine_tuned_loss":
         return "not fine-tuned"
+    if group["values"][ANALYSED[name in PUBLISHED_NAMES]].count(None) == len(values):
+        return "not computed"
     return "undefined" if count == len(values) else f"undefined for {count} of {len(values)} seeds"
 
 
 # ----------------------------------------------------------------------------------------- the figures
 def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
-    """One row a group: the published bound's terms, then each other bound above the loss that it bounds,
-    and the fine-tuned loss. Many groups take several figures.
+    """One row a group: the certificate by its terms, the losses of h and of a fine-tuned head, then the
+    published bound by its terms and the loss that it is about. Many groups take several figures.
     """
     paths = []
     for number, start in enumerate(range(0, len(groups), GROUPS_A_FIGURE), start=1):
@@ -144,32 +148,33 @@ def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
     return paths
 
 
+PUBLISHED_COLOURS = ("#9db4cc", "#ddaa33", "#d9a3aa")
+
+
 def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(10, 1.6 + 1.15 * len(groups)), layout="constrained")
-    bars = (
-        ("bound_certified", "certified bound", "#9db4cc"),
-        ("target_loss", "target loss, transformed h", "#5f7590"),
-        ("refined_bound_certified", "certified bound, refined", "#b9cfa8"),
-        ("refined_target_loss", "target loss, refined h", "#708a5c"),
-        ("fine_tuned_loss", "target loss, fine-tuned", "#888888"),
+    stacks = (
+        ("bound_certified", zip(CERTIFIED_TERMS, ("source", "distribution"), strict=True)),
+        ("target_loss", [("target_loss", "actual")]),
+        ("fine_tuned_loss", [("fine_tuned_loss", "fine_tuned")]),
+        ("bound_published", zip(TERMS, PUBLISHED_COLOURS, strict=True)),
+        ("published_target_loss", [("published_target_loss", "certified")]),
     )
-    height = 0.84 / (1 + len(bars))
-    terms = tuple(zip(TERMS, ("source", "label", "distribution"), strict=True))
+    stacks = [(name, list(parts)) for name, parts in stacks]
+    height = 0.84 / len(stacks)
     for row, group in enumerate(groups):
-        left, place = 0.0, row - 0.42 + height / 2
-        for name, colour in terms:
-            width = _mean(group, name) or 0.0
-            title = None if row else QUANTITIES[name]
-            axes.barh(place, width, height, left, color=COLOURS[colour], label=title)
-            left += width
-        _finish_bar(axes, group, "bound_published", place, left)
-        for k, (name, title, colour) in enumerate(bars, start=1):
-            value = _mean(group, name)
-            place = row - 0.42 + (k + 0.5) * height
-            axes.barh(place, value or 0.0, height, color=colour, label=None if row else title)
-            _finish_bar(axes, group, name, place, value or 0.0)
+        for k, (name, parts) in enumerate(stacks):
+            left, place = 0.0, row - 0.42 + (k + 0.5) * height
+            for part, colour in parts:
+                width = _mean(group, part) or 0.0
+                title = None if row else QUANTITIES[part]
+                colour = COLOURS.get(colour, colour)
+                axes.barh(place, width, height, left, color=colour, label=title)
+                left += width
+            _finish_bar(axes, group, name, place, left)
         constant = _mean(group, "constant_prediction_loss")
-        axes.plot([constant] * 2, [row - 0.44, row + 0.44], ":", color="black", linewidth=1)
+        if constant is not None:
+            axes.plot([constant] * 2, [row - 0.44, row + 0.44], ":", color="black", linewidth=1)
     axes.set_yticks(range(len(groups)), [group["label"] for group in groups], fontsize=8)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.tick_params(labeltop=len(groups) > 4)
@@ -193,7 +198,7 @@ def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
     model. A certified bound lies on the right of the diagonal.
     """
     figure, panels = plt.subplots(
-        1, len(BOUNDS), figsize=(12, 5), sharey=True, layout="constrained", squeeze=False
+        1, len(BOUNDS), figsize=(9, 5), sharey=True, layout="constrained", squeeze=False
     )
     places = list(dict.fromkeys(_place(group) for group in groups))
     for axes, (bound, loss) in zip(panels[0], BOUNDS.items(), strict=True):
@@ -284,10 +289,10 @@ def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
 def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
     """For each pair and model the settings side by side: accuracy, loss and bounds."""
     names = {
-        "target_accuracy": "target accuracy",
-        "target_loss": "target loss (nats)",
+        "target_accuracy": "accuracy of h",
+        "target_loss": "loss of h (nats)",
+        "bound_certified": "certificate (nats)",
         "bound_published": "published bound (nats)",
-        "bound_certified": "certified bound (nats)",
     }
     places = list(dict.fromkeys(_place(group) for group in groups))
     figure, panels = plt.subplots(
@@ -326,7 +331,7 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
         other = labelled.get(_without_pseudo(group))
         title, share = group["label"].replace("\n", ", "), _mean(group, "agreement")
         agreed = UNDEFINED if share is None else f"{share:.0%}"
-        for name in (*TERMS, *BOUNDS):
+        for name in (*CERTIFIED_TERMS, "bound_certified", *TERMS, "bound_published"):
             pseudo = _mean(group, name)
             given = other and _mean(other, name, group["seeds"])
             gap = None if pseudo is None or given is None else pseudo - given
@@ -339,7 +344,7 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
 def _without_pseudo(group: Mapping) -> str:
     """What a group shares with the one that uses the target's labels."""
     variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
-    aside = ("pseudo_rounds", "pseudo_sizes", "bootstrap")
+    aside = ("pseudo_sizes", "bootstrap")
     settings = {name: value for name, value in group["settings"].items() if name not in aside}
     return json.dumps([*_place(group), group["setting"], variant, settings])
 

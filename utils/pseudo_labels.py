@@ -1,9 +1,8 @@
-"""Labels for a target that has none: clusters of its features, re-estimated through the transform.
+"""Labels for a target that has none: clusters of its features.
 
 The bound and the target loss do not change when classes are renumbered, so clusters need no names. They
 are k-means clusters of the directions of the first 2·K principal components, made equally large (as most
-data sets' classes are) by optimal transport between points and centres; between two rounds of learning
-the transformed classifier's predictions h(z) give the centres from which k-means starts anew.
+data sets' classes are) by optimal transport between points and centres.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.extraction import Features
-from utils.linear_head import LinearHead
-from utils.task_transform import TaskTransform
 from utils.transport import shortest_distances, solve_transport
 
 GIVEN, PSEUDO = "given", "pseudo"
@@ -66,18 +63,6 @@ def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clust
     z = _directions(x, mean, axes)
     fitted = KMeans(num_classes, n_init=STARTS, random_state=seed).fit(z)
     return Clusters(mean, axes, *_sized(z, fitted.cluster_centers_, sizes))
-
-
-def re_estimate(
-    clusters: Clusters, x: Tensor, transform: TaskTransform, head: LinearHead, sizes: str = EQUAL
-) -> Clusters:
-    """K-means that starts from the centres of the classes that the transformed h sees in x."""
-    z = _directions(x, clusters.mean, clusters.axes)
-    double = torch.float64
-    h = transform.to(double).log_probabilities(head.to(double), x.double()).exp().cpu().numpy()
-    centres = h.T @ z / h.sum(0)[:, None].clip(1e-12)
-    fitted = KMeans(len(centres), init=centres, n_init=1).fit(z)
-    return Clusters(clusters.mean, clusters.axes, *_sized(z, fitted.cluster_centers_, sizes))
 
 
 def _sized(z: np.ndarray, centres: np.ndarray, sizes: str) -> tuple[np.ndarray, np.ndarray]:

@@ -20,12 +20,24 @@ import matplotlib.pyplot as plt
 plt.rcParams["pdf.fonttype"] = 42  # fonts that journals take
 plt.rcParams["text.parse_math"] = False  # class names may hold dollar signs
 
-EXPLANATIONS = {
-    "target_loss": "transformed classifier h on the target test split (nats)",
-    "target_accuracy": "the same classifier's accuracy",
+CERTIFICATE_ROWS = {
+    "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
+    "fine_tuned_loss": "its loss (nats)",
+    "target_accuracy": "h, the source classifier moved onto the target, on its test split",
+    "accuracy_at_least": "95 % sure: at least this share of new such images is classified rightly",
+    "target_loss": "h's loss (nats)",
+    "bound_certified": "what h's loss cannot exceed on these splits, the sum of the next two",
+    "certified_source_loss": "h's loss on the source points that stand for the target's classes",
+    "certified_transport": "what the way to the target's points adds, in the loss's own metric",
+    "constant_prediction_loss": "ln K: what calling every class equally likely costs",
+    "bound_certified_train": "bound_certified on as many training points: the gap is over-fitting",
+    "target_loss_train": "h's loss on these",
+}
+PUBLISHED_ROWS = {
     "fine_tuned_loss": "head fine-tuned directly on the target (stage 2, nats)",
     "fine_tuned_accuracy": "its accuracy",
-    "constant_prediction_loss": "ln K_T: what predicting every class alike costs",
+    "target_loss": "transformed classifier on the target test split (nats)",
+    "target_accuracy": "its accuracy",
     "weighted_source_loss": "term 1: source loss re-weighted by the transformed prior D",
     "label_mismatch": "term 2: conditional entropy of the label map B",
     "wasserstein_distance": "W, transformed source to target, averaged over classes",
@@ -33,66 +45,109 @@ EXPLANATIONS = {
     "distribution_mismatch": "term 3: tau_measured * wasserstein_distance",
     "bound_published": "term 1 + term 2 + term 3; no certificate (docs/method.md)",
     "bound_transformed": "transformed source loss + term 3; no certificate",
-    "bound_certified": "never below target_loss on these test splits",
-    "bound_certified_train": "the same on as many training points: the gap is over-fitting",
-    "transformed_source_loss": "h on the transformed source test split, soft labels",
-    "transformed_source_accuracy": "its accuracy against B's argmax",
-    "tau_certified": "Lipschitz constant of h's loss in the target features",
+    "bound_certified": "what target_loss cannot exceed on these splits",
+    "constant_prediction_loss": "ln K",
+    "transformed_source_loss": "on the transformed source test split, soft labels",
+    "transformed_source_accuracy": "accuracy there against B's argmax",
+    "tau_certified": "Lipschitz constant of the transformed classifier's loss in the target features",
 }
-
-
-REFINED_COMPARED = ("target_loss", "target_accuracy", "bound_certified", "bound_certified_train")
 
 
 # ----------------------------------------------------------------------------------------- the console
 def print_training(record: Mapping, checkpoint: Path, reused: bool = False) -> None:
-    _print_heading(f"source network {record['model']} on {record['source']}", record, reused)
-    rows = [
-        ("test_accuracy", record["test_accuracy"], "on the source test split"),
-        ("test_loss", record["test_loss"], "cross-entropy there (nats)"),
-    ]
-    _print_rows(rows)
+    _print_title(f"source network {record['model']} on {record['source']}", record, reused)
+    _print_rows(
+        record, {"test_accuracy": "on the source test split", "test_loss": "cross-entropy there (nats)"}
+    )
     print(f"network: {_short(checkpoint)}")
 
 
 def print_fine_tuning(record: Mapping, folder: Path, reused: bool = False) -> None:
-    _print_heading(f"target head {record['source']} → {record['target']}", record, reused)
-    rows = [
-        ("test_accuracy", record["test_accuracy"], "head on the target test split"),
-        ("test_loss", record["test_loss"], "cross-entropy there (nats)"),
-        ("train_loss", record["train_loss"], "cross-entropy on the target training split"),
-        ("tau_measured", record["tau_measured"], "steepest loss found on the test split"),
-        ("tau_certified", record["tau_certified"], "Lipschitz constant of the head's loss"),
-    ]
-    _print_rows(rows)
+    _print_title(f"target head {record['source']} → {record['target']}", record, reused)
+    rows = {
+        "test_accuracy": "head on the target test split",
+        "test_loss": "cross-entropy there (nats)",
+        "train_loss": "cross-entropy on the target training split",
+        "weight_decay": "strength of the logistic regression, chosen by validation",
+        "tau_measured": "steepest loss found on the test split",
+        "tau_certified": "Lipschitz constant of the head's loss",
+    }
+    if record.get("weight_decay") is None:
+        rows.pop("weight_decay")
+    _print_rows(record, rows)
     print(f"result: {_short(folder / 'result.json')}")
 
 
-def print_transfer(
-    record: Mapping, fine_tuned: Mapping | None, folder: Path, reused: bool = False
-) -> None:
-    _print_heading(
-        f"transfer {record['source']} → {record['target']}, {record['setting']}", record, reused
-    )
-    learned = {**_with_spread(record), **_fine_tuned_values(fine_tuned)}
-    refined = record["refined"]
-    if refined is None:
-        _print_rows([(name, learned.get(name), text) for name, text in EXPLANATIONS.items()])
+def print_heading(record: Mapping, reused: bool = False) -> None:
+    """What a stage-3 run is of."""
+    title = f"transfer {record['source']} → {record['target']}, {record['setting']}"
+    _print_title(title, record, reused)
+
+
+def print_certificate(record: Mapping, shown_classes: int) -> None:
+    """The certificate, and for `shown_classes` target classes (0: all) where it comes from."""
+    found = record["certificate"]
+    if found is None:
+        print(record["no_certificate"])
+        return
+    _print_rows(found, CERTIFICATE_ROWS)
+    if found["start"] is not None and not found["improved"]:
+        print(
+            "learning found nothing better than its start, A = I and b = 0, which is what these are of"
+        )
+    classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)
+    shown = classes[: shown_classes or None]
+    print(f"\nwhere the {found['bound_certified']:.2f} nats come from, by class of {record['target']}:")
+    rows = [("class", "share", "h's loss", f"stood for by ({record['source']})", "most taken for")]
+    for one in shown:
+        share = one["share"] / found["bound_certified"] if found["bound_certified"] else 0.0
+        taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"]) or "no other"
+        rows.append(
+            (
+                one["target_class"], f"{share:.0%}", f"{one['target_loss']:.2f}",
+                ", ".join(one["stood_for_by"]), taken,
+            )
+        )  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, share, loss, by, taken in rows:
+        cells = (f"{name:<{widths[0]}}", f"{share:>{widths[1]}}", f"{loss:>{widths[2]}}")
+        print("  ".join(("", *cells, f"{by:<{widths[3]}}", taken)).rstrip())
+    if len(shown) < len(classes):
+        print(f"  and {len(classes) - len(shown)} classes of smaller share (--SHOW_CLASSES 0 for all)")
+    print()
+
+
+def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
+    """The published form's quantities; `fine_tuned`: stage 2's record."""
+    found = record["published"]
+    print(f"published form, {_strength(record['config']['head'])}:")
+    rows = dict(PUBLISHED_ROWS)
+    if fine_tuned is None:
+        rows.pop("fine_tuned_loss")
+        rows.pop("fine_tuned_accuracy")
     else:
-        refined = _with_spread(refined)
-        rows = [
-            (name, learned.get(name), refined.get(name), text) for name, text in EXPLANATIONS.items()
-        ]
-        _print_rows(rows, ("as published", "refined"))
-    if record.get("intervals"):
-        print("±: half a 95 % bootstrap interval over test samples (its ends: intervals in result.json)")
-    if record["unreached_classes"]:
-        classes = ", ".join(map(str, record["unreached_classes"]))
+        strength = _strength(fine_tuned["config"]["head"])
+        rows["fine_tuned_loss"] = f"head fine-tuned directly on the target (stage 2, {strength}; nats)"
+    _print_rows({**found, **_fine_tuned_values(fine_tuned)}, rows)
+    if found["unreached_classes"]:
+        classes = ", ".join(map(str, found["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
-    if fine_tuned is None and not record.get("pseudo_labels"):
-        print("fine_tuned_*: stage 2 has not been run for this pair, seed, procedure, τ and data")
+
+
+def print_where(record: Mapping, folder: Path) -> None:
+    if any((record[part] or {}).get("intervals") for part in ("certificate", "published")):
+        print("[ ]: 95 % intervals over test samples (accuracies: Wilson's; others: bootstrap)")
     print(f"result: {_short(folder / 'result.json')}")
-    print(f"figure: {_short(folder / 'bound.png')} (beside it: label_map, curves, features)")
+    figures = ["certificate"] if record["certificate"] else []
+    if record["published"]:
+        figures += ["bound", "label_map", "curves", "features"]
+    if figures:
+        others = f" (beside it: {', '.join(figures[1:])})" if len(figures) > 1 else ""
+        print(f"figure: {_short(folder / figures[0])}.png{others}")
+
+
+def _strength(head: Mapping) -> str:
+    return "validated strength" if head["tau"] is None else f"τ = {head['tau']:g}"
 
 
 def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
@@ -106,62 +161,57 @@ def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
     if labelled is None or _comparable(labelled) != _comparable(record):
         print("with the target's labels: not run with these settings and data (--TARGET_LABELS given)")
         return
-    rows = _differences(record, labelled, EXPLANATIONS)
-    if record["refined"] and labelled["refined"]:
-        rows += _differences(record["refined"], labelled["refined"], REFINED_COMPARED, "refined_")
-    _print_rows(rows, ("pseudo", "labelled", "difference"))
+    rows = []
+    for part, names in (("certificate", CERTIFICATE_ROWS), ("published", PUBLISHED_ROWS)):
+        if record[part] and labelled[part]:
+            rows += _differences(record[part], labelled[part], names, f"{part}: ")
+    if not rows:
+        print("with the target's labels: nothing was computed that could be compared")
+        return
+    columns = ("pseudo", "labelled", "difference")
+    width = max(len(name) for name, _ in rows)
+    print(f"  {'':<{width}}  " + "  ".join(f"{column:>10}" for column in columns))
+    for name, values in rows:
+        cells = ("—" if value is None else f"{value:.4f}" for value in values)
+        print(f"  {name:<{width}}  " + "  ".join(f"{cell:>10}" for cell in cells))
 
 
-def _differences(one: Mapping, other: Mapping, names: Iterable[str], prefix: str = "") -> list[tuple]:
+def _differences(
+    one: Mapping, other: Mapping, names: Iterable[str], prefix: str
+) -> list[tuple[str, tuple[float | None, ...]]]:
     rows = []
     for name in names:
         if name in one and name in other:
             a, b = one[name], other[name]
             gap = None if a is None or b is None else a - b
-            rows.append((prefix + name, a, b, gap, EXPLANATIONS[name]))
+            rows.append((prefix + name, (a, b, gap)))
     return rows
 
 
 def _comparable(record: Mapping) -> tuple[dict, Mapping]:
     """What two estimates must share beside the labels: settings and data."""
-    aside = ("pseudo_rounds", "pseudo_sizes", "bootstrap")
+    aside = ("pseudo_sizes", "bootstrap")
     return {k: v for k, v in record["config"].items() if k not in aside}, record["data"]
 
 
-def _print_heading(title: str, record: Mapping, reused: bool) -> None:
+def _print_title(title: str, record: Mapping, reused: bool) -> None:
     data = ", ".join(f"{role} {about['origin']}" for role, about in record["data"].items())
     state = " · the result was there (--OVERWRITE computes it again)" if reused else ""
     procedure = record["config"]["procedure"]
     print(f"{title} · {procedure} · seed {record['seed']} · data: {data}{state}")
 
 
-def _print_rows(rows: Sequence[tuple], columns: Sequence[str] = ("",)) -> None:
-    """Aligned rows of a name, a value for each column and what the number is."""
-    width = max(len(name) for name, *_ in rows)
-    cells = list(zip(*(_column([row[1 + k] for row in rows]) for k in range(len(columns))), strict=True))
-    widths = [max(9, len(column), len(cell)) for column, cell in zip(columns, cells[0], strict=True)]
-    if any(columns):
-        heads = (f"{column:>{size}}" for column, size in zip(columns, widths, strict=True))
-        print(f"  {'':<{width}}  {'  '.join(heads)}")
-    for (name, *_, text), values in zip(rows, cells, strict=True):
-        shown = (f"{value:>{size}}" for value, size in zip(values, widths, strict=True))
-        print(f"  {name:<{width}}  {'  '.join(shown)}  {text}")
-
-
-def _column(values: Sequence[float | tuple[float, float] | None]) -> list[str]:
-    """Each value, or value and spread, as text; all of one width, the decimal points aligned."""
-    pairs = [value if isinstance(value, tuple) else (value, None) for value in values]
-    numbers = ["—" if value is None else f"{value:.4f}" for value, _ in pairs]
-    spreads = ["" if spread is None else f" ±{spread:.4f}" for _, spread in pairs]
-    left, right = max(map(len, numbers)), max(map(len, spreads))
-    return [f"{n:>{left}}{s:<{right}}" for n, s in zip(numbers, spreads, strict=True)]
-
-
-def _with_spread(record: Mapping) -> dict:
-    """The quantities; with half of its interval for each that has one."""
-    intervals = record.get("intervals") or {}
-    spread = {name: (record[name], (high - low) / 2) for name, (low, high) in intervals.items()}
-    return {**record, **spread}
+def _print_rows(found: Mapping, rows: Mapping[str, str]) -> None:
+    """A line a quantity: its name, its value, its interval where it has one, and what it is."""
+    intervals = found.get("intervals") or {}
+    width = max(map(len, rows))
+    values = {name: found.get(name) for name in rows}
+    numbers = {name: "—" if value is None else f"{value:.4f}" for name, value in values.items()}
+    ends = {name: f"[{low:.3f}, {high:.3f}]" for name, (low, high) in intervals.items() if name in rows}
+    left, right = max(map(len, numbers.values())), max(map(len, ends.values()), default=0)
+    for name, text in rows.items():
+        interval = f"  {ends.get(name, ''):<{right}}" if right else ""
+        print(f"  {name:<{width}}  {numbers[name]:>{left}}{interval}  {text}")
 
 
 def _fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
@@ -186,12 +236,78 @@ COLOURS = {
     "distribution": "#bb5566",
     "certified": "#aabbcc",
     "actual": "#555555",
+    "fine_tuned": "#999999",
 }
 MAP_COLOURS = "viridis"
 POINTS = 600  # of each cloud, shared evenly by its classes
+CLASSES_DRAWN = 15
 
 
-def draw_figures(
+def draw_certificate(record: Mapping, folder: Path) -> None:
+    """certificate.png: on the left the losses, the certificate and ln K; on the right each target class,
+    its share of the certificate, the source class that stands for it and what it is taken for.
+    """
+    found = record["certificate"]
+    classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12.5, 1.9 + 0.36 * max(7, len(classes))), layout="constrained",
+        width_ratios=(1.0, 1.55),
+    )  # fmt: skip
+    _draw_losses(left, found)
+    _draw_shares(right, record, classes)
+    figure.suptitle(
+        f"{_title(record)}\nmoved onto {record['target']}, the source classifier is right on "
+        f"{found['target_accuracy']:.1%} of the test images (linear fine-tuning: "
+        f"{found['fine_tuned_accuracy']:.1%})",
+        fontsize=11,
+    )
+    save_figure(figure, folder / "certificate.png")
+
+
+def _draw_losses(axes: plt.Axes, found: Mapping) -> None:
+    source, transport = found["certified_source_loss"], found["certified_transport"]
+    axes.bar(0, found["fine_tuned_loss"], 0.6, color=COLOURS["fine_tuned"])
+    axes.bar(1, found["target_loss"], 0.6, color=COLOURS["actual"])
+    axes.bar(2, source, 0.6, color=COLOURS["source"], label="loss on the source's points")
+    axes.bar(
+        2, transport, 0.6, bottom=source, color=COLOURS["distribution"],
+        label="added by the way to the target's",
+    )  # fmt: skip
+    heights = (found["fine_tuned_loss"], found["target_loss"], found["bound_certified"])
+    for place, height in enumerate(heights):
+        axes.annotate(f"{height:.2f}", (place, height), (0, 3), textcoords="offset points", ha="center")
+    constant = found["constant_prediction_loss"]
+    axes.axhline(
+        constant, color="black", linestyle=":", linewidth=1, label=f"guessing evenly {constant:.2f}"
+    )
+    names = ("linear\nfine-tuning", "moved source\nclassifier", "cannot exceed\n(certificate)")
+    axes.set_xticks(range(3), names)
+    axes.set_ylabel("loss on the target's test images (nats)")
+    axes.set_ylim(0, 1.3 * max(constant, *heights))
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+
+
+def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
+    most = max(one["share"] for one in classes) or 1.0
+    for row, one in enumerate(classes):
+        source = one["frequency"] * one["source_loss"]
+        axes.barh(row, source, 0.62, color=COLOURS["source"])
+        axes.barh(row, one["share"] - source, 0.62, left=source, color=COLOURS["distribution"])
+        taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"])
+        text = f"taken for {taken}" if taken else "never mistaken"
+        axes.text(one["share"] + 0.015 * most, row, text, va="center", fontsize=8.5)
+    names = [f"{one['target_class']}  ←  {', '.join(one['stood_for_by'])}" for one in classes]
+    axes.set_yticks(range(len(classes)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 2.1 * most)
+    axes.set_xlabel("part of the certificate (nats)")
+    axes.set_title(
+        f"where it comes from: {record['target']}'s classes ← {record['source']}'s that stand for them",
+        fontsize=9.5,
+    )
+
+
+def draw_published(
     record: Mapping,
     fine_tuned: Mapping | None,
     transform: TaskTransform,
@@ -201,35 +317,31 @@ def draw_figures(
     folder: Path,
 ) -> None:
     """bound.png, label_map.png, curves.png (where something was learned) and features.png."""
-    draw_bound(record, fine_tuned, folder)
+    draw_published_bound(record, fine_tuned, folder)
     draw_label_map(record, transform.B, class_names, folder)
     if transform.history:
         draw_curves(record, transform.history, folder)
     draw_features(record, transform, source_test, target_test, class_names, folder)
 
 
-def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
-    """The published bound as stacked terms beside the other bounds and the actual target loss."""
-    third = record["distribution_mismatch"]
-    figure, axes = plt.subplots(figsize=(11, 4.4), layout="constrained")
+def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
+    """The published bound as stacked terms beside the published form's certificate and actual losses."""
+    found = record["published"]
+    third = found["distribution_mismatch"]
+    figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
     terms = (
-        ("re-weighted source loss", record["weighted_source_loss"], COLOURS["source"]),
-        ("label mismatch", record["label_mismatch"], COLOURS["label"]),
+        ("re-weighted source loss", found["weighted_source_loss"], COLOURS["source"]),
+        ("label mismatch", found["label_mismatch"], COLOURS["label"]),
         ("distribution mismatch", third or 0.0, COLOURS["distribution"]),
     )
     bottom = 0.0
     for name, height, colour in terms:
         axes.bar(0, height, bottom=bottom, width=0.6, color=colour, label=f"{name} {height:.2f}")
         bottom += height
-    refined = record["refined"]
-    bars = [("certified\nbound", record["bound_certified"], COLOURS["certified"])]
-    if refined:
-        bars.append(("certified\nbound, refined", refined["bound_certified"], COLOURS["certified"]))
-    bars.append(("target loss,\ntransformed h", record["target_loss"], COLOURS["actual"]))
-    if refined:
-        bars.append(("target loss,\nrefined h", refined["target_loss"], COLOURS["actual"]))
+    bars = [("certificate of\nthis transform", found["bound_certified"], COLOURS["certified"])]
+    bars.append(("target loss of\nthis transform", found["target_loss"], COLOURS["actual"]))
     if fine_tuned:
-        bars.append(("target loss,\nfine-tuned", fine_tuned["test_loss"], "#999999"))
+        bars.append(("target loss,\nfine-tuned", fine_tuned["test_loss"], COLOURS["fine_tuned"]))
     tops = [(0, bottom, third is not None)]
     for position, (_, height, colour) in enumerate(bars, start=1):
         axes.bar(position, height or 0.0, width=0.6, color=colour)
@@ -240,14 +352,14 @@ def draw_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> Non
         axes.annotate(
             text, (position, height), (0, 4), textcoords="offset points", ha="center", bbox=paper
         )
-    constant = record["constant_prediction_loss"]
+    constant = found["constant_prediction_loss"]
     axes.axhline(
         constant, color="black", linestyle=":", linewidth=1, label=f"constant prediction {constant:.2f}"
     )
     axes.set_xticks(range(len(tops)), ["published\nbound", *(name for name, _, _ in bars)])
     axes.set_ylabel("loss (nats)")
     axes.set_ylim(0, 1.12 * max(constant, *(height for _, height, _ in tops)))
-    axes.set_title(_title(record))
+    axes.set_title(f"published form · {_title(record)}")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     save_figure(figure, folder / "bound.png")
 

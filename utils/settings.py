@@ -12,8 +12,9 @@ from utils.training import TrainingSettings
 class ScaleSettings:
     """Everything a procedure fixes; `training` is None where the networks come pre-trained.
 
-    `tau_measure` says how tau_measured is taken (bound.py), `deviation_floor` belongs to standardising
-    (features.Standardiser).
+    `target_head` is stage 2's, `source_head` that of the published form; the certificate's two heads
+    have validated strength (ridge_head.py). `tau_measure` says how tau_measured is taken (bound.py),
+    `deviation_floor` belongs to standardising (features.Standardiser).
     """
 
     training: TrainingSettings | None

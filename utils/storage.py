@@ -30,11 +30,15 @@ from utils.device import describe_device
 from utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# The numbers that a record of each stage holds (None where undefined).
-RECORDED = {
-    "train": ("test_accuracy", "test_loss"),
-    "finetune": ("test_accuracy", "test_loss"),
-    "transfer": (
+# The numbers that a record of each stage holds (None where undefined). Of stage 3 they stand in two
+# parts, of which one may be missing.
+RECORDED = {"train": ("test_accuracy", "test_loss"), "finetune": ("test_accuracy", "test_loss")}
+PARTS = {
+    "certificate": (
+        "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "bound_certified",
+        "certified_source_loss", "certified_transport", "constant_prediction_loss",
+    ),
+    "published": (
         "target_accuracy", "target_loss", "constant_prediction_loss", "weighted_source_loss",
         "label_mismatch", "distribution_mismatch", "bound_published", "bound_certified",
     ),
@@ -116,9 +120,14 @@ def _identity(record: Mapping) -> tuple:
     record["environment"].items()
     if not isinstance(record["seed"], int):
         raise TypeError("its seed is no number")
-    for name in RECORDED[record["stage"]]:
-        if not isinstance(record[name], float | None):
-            raise TypeError(f"{name} is no number")
+    if record["stage"] == "transfer":
+        parts = [(record[part], names) for part, names in PARTS.items() if record[part] is not None]
+    else:
+        parts = [(record, RECORDED[record["stage"]])]
+    for part, names in parts:
+        for name in names:
+            if not isinstance(part[name], float | None):
+                raise TypeError(f"{name} is no number")
     names = (record.get(name) if name == "variant" else record[name] for name in RUN)
     return (*names, record["config"]["procedure"])
 

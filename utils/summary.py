@@ -11,23 +11,34 @@ from pathlib import Path
 from utils.storage import atomic_write
 
 CELL = ("source", "target", "model", "setting")
+# Of the certificate, of stage 2 or the certificate's own fine-tuned head, and of the published form.
 QUANTITIES = {
     "fine_tuned_accuracy": "fine-tuned accuracy",
     "fine_tuned_loss": "fine-tuned loss",
-    "target_accuracy": "target accuracy",
-    "target_loss": "target loss",
+    "target_accuracy": "accuracy of h",
+    "target_loss": "loss of h",
+    "bound_certified": "certificate",
+    "certified_source_loss": "certificate's source loss",
+    "certified_transport": "certificate's transport",
+    "published_target_accuracy": "accuracy, published form",
+    "published_target_loss": "loss, published form",
     "weighted_source_loss": "source loss",
     "label_mismatch": "label mismatch",
     "distribution_mismatch": "distribution mismatch",
     "bound_published": "published bound",
-    "bound_certified": "certified bound",
-    "refined_target_accuracy": "refined accuracy",
-    "refined_target_loss": "refined target loss",
-    "refined_bound_certified": "refined certified bound",
 }
+PUBLISHED_NAMES = {
+    "published_target_accuracy": "target_accuracy",
+    "published_target_loss": "target_loss",
+    **{
+        name: name
+        for name in (
+            "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
+        )
+    },
+}  # fmt: skip
 SHOWN = (
-    "fine_tuned_accuracy", "target_accuracy", "target_loss", "bound_published", "bound_certified",
-    "refined_bound_certified",
+    "fine_tuned_accuracy", "target_accuracy", "target_loss", "bound_certified", "bound_published",
 )  # fmt: skip
 UNDEFINED = "—"
 LATEX = str.maketrans(
@@ -38,27 +49,27 @@ LATEX = str.maketrans(
 
 
 def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, float | None]:
-    """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed."""
-    refined = record.get("refined") or {}
-    values = {name: record.get(name) for name in QUANTITIES}
-    return values | {
-        "fine_tuned_accuracy": fine_tuned and fine_tuned["test_accuracy"],
-        "fine_tuned_loss": fine_tuned and fine_tuned["test_loss"],
-        "refined_target_accuracy": refined.get("target_accuracy"),
-        "refined_target_loss": refined.get("target_loss"),
-        "refined_bound_certified": refined.get("bound_certified"),
+    """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed; None where a
+    part was not computed.
+    """
+    certificate, published = record["certificate"] or {}, record["published"] or {}
+    values = {
+        name: published.get(PUBLISHED_NAMES[name]) if name in PUBLISHED_NAMES else certificate.get(name)
+        for name in QUANTITIES
     }
+    # A head that was fitted to labels says nothing of a run on clusters.
+    if fine_tuned is not None and not record.get("pseudo_labels"):
+        values["fine_tuned_accuracy"] = fine_tuned["test_accuracy"]
+        values["fine_tuned_loss"] = fine_tuned["test_loss"]
+    return values
 
 
 def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
-    """Whether a stage-2 record is of the network, the target's data and the τ of a stage-3 run with this
+    """Whether a stage-2 record is of the network and the target's data of a stage-3 run with this
     configuration and data.
     """
-    return (
-        head["config"]["network"] == config["network"]
-        and head["data"]["target"] == data["target"]
-        and head["config"]["head"]["tau"] == config["head"]["tau"]
-    )
+    same_network = head["config"]["network"] == config["network"]
+    return same_network and head["data"]["target"] == data["target"]
 
 
 def summarise(records: Sequence[tuple[Mapping, Mapping | None]], seeds: int | None = None) -> list[dict]:

@@ -28,6 +28,7 @@ from utils.storage import ResumePoint
 from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
 
 SETTINGS = ("LearnedAll", "LearnedA", "FixedAll")
+LEARNED_ALL, NOTHING_LEARNED = SETTINGS[0], SETTINGS[2]
 TERMS = (
     "weighted_source_loss",
     "label_mismatch",
@@ -68,8 +69,7 @@ class TaskTransform:
 
     def log_probabilities(self, head: LinearHead, z: Tensor) -> Tensor:
         """Log h(z) with h(z) = B softmax(W Ā(z − b) + c): (n, K_T)."""
-        p = torch.softmax(head.logits(self.inverse_features(z)), dim=1)
-        return (p @ self.B.T).log()
+        return log_class_probabilities(head.logits(self.inverse_features(z)), self.B)
 
     def target_class(self) -> Tensor:
         """argmax_t B_ts for every source class s: (K_S,)."""
@@ -82,6 +82,21 @@ class TaskTransform:
     def to(self, target: torch.device | torch.dtype) -> "TaskTransform":
         moved = {name: value.to(target) for name, value in self.tensors().items()}
         return TaskTransform(**moved, history=self.history)
+
+
+MIXTURE_ELEMENTS = 2**23  # of the (n, K_T, K_S) logits held at a time
+
+
+def log_class_probabilities(logits: Tensor, B: Tensor) -> Tensor:
+    """Log of B softmax(g) for logits g (n, K_S) and B (K_T, K_S): (n, K_T), LSE(g + log B_t) − LSE(g). A
+    row of zeros gives −∞; nothing else does, however far apart the logits are.
+    """
+    log_B = B.to(logits).log()
+    highest = logits.amax(1, keepdim=True)
+    shifted = logits - highest  # what is left of a large common part would drown the small differences
+    rows = max(1, MIXTURE_ELEMENTS // log_B.numel())
+    parts = [torch.logsumexp(part[:, None] + log_B, dim=2) for part in shifted.split(rows)]
+    return torch.cat(parts) - torch.logsumexp(shifted, dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -251,7 +266,7 @@ def _initial_variables(
     if setting == "LearnedAll":
         B = torch.rand(num_targets, num_sources, generator=generator, dtype=torch.float64)
     else:
-        B = torch.eye(num_targets, dtype=torch.float64)[torch.randperm(num_targets, generator=generator)]
+        B = torch.eye(num_targets, dtype=torch.float64)[_permutation(num_targets, generator)]
     eye = torch.eye(dim, device=device)
     return {
         "A": eye.clone(),
@@ -260,6 +275,15 @@ def _initial_variables(
         "B": B.to(device),
         "D": class_prior(source.y, num_sources),
     }
+
+
+def random_permutation(num_classes: int, seed: int) -> Tensor:
+    """The source class that B maps to each target class under LearnedA and FixedAll: (K,)."""
+    return _permutation(num_classes, torch.Generator().manual_seed(seed))
+
+
+def _permutation(num_classes: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(num_classes, generator=generator)
 
 
 def _as_transform(

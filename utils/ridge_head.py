@@ -1,0 +1,189 @@
+"""Linear heads as a user means them: logistic regression whose strength is chosen by validation.
+
+    min over W, c of  mean ℓ(softmax(Wx + c), y) + λ/2 ‖W‖²                                     (1)
+
+is what scikit-learn's LogisticRegression(C=1/(λ n)) solves. λ is the one of a geometric grid with the
+least loss on a held-out fifth of the training samples. The head is then fitted to all of them, and once
+more without each fifth, until ENOUGH_HELD_OUT samples have logits from a head that did not see them.
+These are spread as a new sample's are, where the head's own are too sure of themselves.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+FOLDS = 5
+STEP = math.sqrt(10)  # between neighbours of the grid of λ
+EXPONENTS = range(-12, 5)  # λ = STEP^k: from 1e-6 to 100
+FIRST_EXPONENT = -3  # 0.03, where the search begins
+INDISTINCT = 1e-3  # nats: of weights whose held-out losses are closer than this the strongest is taken
+SEARCHED_ON = 10_000  # samples among which λ is searched; for more, n λ stays what it was for those
+ENOUGH_HELD_OUT = 10_000
+SEARCHED, FINISHED = 1e-5, 1e-6  # relative progress at which L-BFGS ends
+MOST_STEPS = 1000
+CHUNK = 2**24  # logits held at a time
+
+
+@dataclass(frozen=True)
+class ValidatedRidge:
+    """The solution of (1) at the chosen λ, `weight_decay`. `held_out` (m,): the training samples that
+    have `held_out_logits` (m, K), from a head that did not see them; a class's only sample, which
+    cannot be spared, is among them with the logits of the head of all. `held_out_loss` (nats): of the
+    first held-out fifth at the chosen λ; None where no class has two samples.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_decay: float
+    held_out: Tensor
+    held_out_logits: Tensor
+    held_out_loss: float | None
+
+
+def fit_validated_ridge(x: Tensor, y: Tensor, num_classes: int, progress: str) -> ValidatedRidge:
+    """Chooses λ and fits (1) to x (n, d) and y (n,), float32. Deterministic."""
+    fold = stratified_folds(y)
+    with (
+        # BLAS threads of NumPy and SciPy, waiting for work, would take the cores from PyTorch's.
+        threadpool_limits(1, user_api="blas"),
+        tqdm(desc=progress, unit="fit", disable=None, leave=False) as bar,
+    ):
+        decay, start = _choose_weight_decay(x, y, num_classes, fold, bar)
+        whole = fit_ridge(x, y, num_classes, decay, start)
+        held_out = [(fold < 0).nonzero().flatten()]
+        logits, loss = [functional.linear(x[held_out[0]], *whole)], None
+        for k in range(FOLDS):
+            out = fold == k
+            if not out.any() or sum(map(len, held_out)) >= ENOUGH_HELD_OUT:
+                break
+            part = fit_ridge(x[~out], y[~out], num_classes, decay, whole)
+            held_out.append(out.nonzero().flatten())
+            logits.append(functional.linear(x[out], *part))
+            if loss is None:
+                loss = functional.cross_entropy(logits[-1].double(), y[out]).item()
+            bar.update()
+    return ValidatedRidge(*whole, decay, torch.cat(held_out), torch.cat(logits), loss)
+
+
+def stratified_folds(y: Tensor) -> Tensor:
+    """The fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample."""
+    generator = torch.Generator().manual_seed(0)
+    fold = torch.full_like(y, -1)
+    for label in y.unique():
+        members = (y == label).nonzero().flatten()
+        if len(members) > 1:
+            order = torch.randperm(len(members), generator=generator).to(y.device)
+            fold[members[order]] = torch.arange(len(members), device=y.device) % FOLDS
+    return fold
+
+
+def _choose_weight_decay(
+    x: Tensor, y: Tensor, num_classes: int, fold: Tensor, bar: tqdm
+) -> tuple[float, tuple[Tensor, Tensor] | None]:
+    """(λ, a head to start from): downhill from FIRST_EXPONENT, by the loss on the first fifth."""
+    if not (fold == 0).any():
+        return STEP**FIRST_EXPONENT, None
+    share = min(1.0, SEARCHED_ON / len(y))
+    used = _share_of_each_class(y, fold, share)
+    train, out = used[fold[used] != 0], used[fold[used] == 0]
+    x_train, y_train, x_out, y_out = x[train], y[train], x[out], y[out]
+    found: dict[int, tuple[float, tuple[Tensor, Tensor]]] = {}
+
+    def loss(exponent: int, start: int | None = None) -> float:
+        if exponent not in found:
+            before = None if start is None else found[start][1]
+            head = fit_ridge(x_train, y_train, num_classes, STEP**exponent, before, SEARCHED)
+            held_out = functional.cross_entropy(functional.linear(x_out, *head).double(), y_out)
+            found[exponent] = held_out.item(), head
+            bar.update()
+        return found[exponent][0]
+
+    for direction in (1, -1):  # stronger first: those fits are quick
+        at = FIRST_EXPONENT
+        loss(at)
+        while at + direction in EXPONENTS and loss(at + direction, at) < loss(at) - INDISTINCT:
+            at += direction
+    least = min(value for value, _ in found.values())
+    best = max(k for k, (value, _) in found.items() if value <= least + INDISTINCT)
+    return STEP**best * share, found[best][1]
+
+
+def _share_of_each_class(y: Tensor, fold: Tensor, share: float) -> Tensor:
+    """Indices of this share of the samples of each class and fold, at least one; all where it is 1."""
+    if share == 1.0:
+        return torch.arange(len(y), device=y.device)
+    group = y * (FOLDS + 1) + fold + 1
+    order = group.argsort(stable=True)
+    count = torch.bincount(group)
+    place = torch.arange(len(y), device=y.device) - (count.cumsum(0) - count)[group[order]]
+    return order[place < (count[group[order]] * share).ceil()].sort().values
+
+
+def fit_ridge(
+    x: Tensor,
+    y: Tensor,
+    num_classes: int,
+    weight_decay: float,
+    start: tuple[Tensor, Tensor] | None = None,
+    tolerance: float = FINISHED,
+) -> tuple[Tensor, Tensor]:
+    """(W (K, d), c (K,)) of (1) at one λ, by L-BFGS from `start` (default: zero)."""
+    dim = x.shape[1]
+    shape = (num_classes, dim + 1)
+    flat = np.zeros(shape).ravel()
+    if start is not None:
+        flat = torch.cat([start[0], start[1][:, None]], dim=1).double().cpu().numpy().ravel()
+
+    def split(values: np.ndarray) -> tuple[Tensor, Tensor]:
+        both = torch.from_numpy(values).to(x).view(shape)
+        return both[:, :dim].contiguous(), both[:, dim].contiguous()
+
+    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+        weight, bias = split(values)
+        means = mean_loss(x, y, weight, bias)
+        w = weight.double().cpu().numpy()
+        gradient = means.gradient_weight + weight_decay * w
+        value = means.loss + weight_decay / 2 * (w**2).sum()
+        return value, np.concatenate([gradient, means.gradient_bias[:, None]], axis=1).ravel()
+
+    options = {"maxiter": MOST_STEPS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-7}
+    return split(minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Over all samples: loss and entropy of the predictions (nats; the latter where it was asked for),
+    the loss's gradients (K, d) and (K,), float64.
+    """
+
+    loss: float
+    entropy: float
+    gradient_weight: np.ndarray
+    gradient_bias: np.ndarray
+
+
+def mean_loss(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: bool = False) -> Means:
+    """Mean cross-entropy of softmax(Wx + c) and its gradient, CHUNK logits at a time."""
+    loss = entropy = 0.0
+    gradient_weight = torch.zeros(weight.shape, dtype=torch.float64, device=x.device)
+    gradient_bias = torch.zeros(bias.shape, dtype=torch.float64, device=x.device)
+    rows = max(1, CHUNK // len(bias))
+    for x_part, y_part in zip(x.split(rows), y.split(rows), strict=True):
+        log_p = torch.log_softmax(functional.linear(x_part, weight, bias), dim=1)
+        loss -= log_p.gather(1, y_part[:, None]).sum(dtype=torch.float64).item()
+        if with_entropy:
+            entropy -= (log_p.exp() * log_p).sum(dtype=torch.float64).item()
+        p = log_p.exp_()
+        p[torch.arange(len(y_part), device=x.device), y_part] -= 1
+        gradient_weight += p.T @ x_part
+        gradient_bias += p.sum(0)
+    count = len(y)
+    gradients = ((part / count).cpu().numpy() for part in (gradient_weight, gradient_bias))
+    return Means(loss / count, entropy / count, *gradients)
