@@ -285,8 +285,11 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         require_finite("the certificate", certificate.quantities())
         record["certificate"] = {
             **certificate.quantities(),
-            "weight_decay": {"source": heads[0].weight_decay, "target": heads[1].weight_decay},
-        }
+            "weight_decay": {
+                "source": heads[0].weight_decay, "target": heads[1].weight_decay,
+                "U": learned.weight_decay,
+            },
+        }  # fmt: skip
         tensors["certificate"] = learned.tensors()
     if certified:
         print_certificate(record, options.SHOW_CLASSES)

@@ -26,7 +26,7 @@ from utils.features import Features
 from utils.linear_head import LinearHead, fit_linear_head
 from utils.task_transform import log_class_probabilities
 
-SETTINGS = CertificateSettings(steps=150, matchings=2, matching_steps=30)
+SETTINGS = CertificateSettings(steps=150, matchings=2, trial_steps=30)
 NAMES = tuple("abcdefghij")
 
 
@@ -185,7 +185,7 @@ def test_learning_makes_the_certificate_small(generator, dim, sources, targets):
 
 def test_steps_do_not_depend_on_the_head_or_on_the_number_of_features(generator):
     """From heads that are nearly constant, as a small τ makes them; with each feature eight times."""
-    source, target, *heads = tasks(generator)
+    source, target, *heads = tasks(generator, spread=0.7)
     plain = learn_certificate(source, target, *heads, SETTINGS)
     weak = [
         replace(head, weight=head.weight / 30, held_out_logits=head.held_out_logits / 30)
@@ -258,6 +258,17 @@ def test_the_logits_are_those_of_a_transform_of_the_features(generator):
         torch.testing.assert_close(
             *(side - side.mean(1, keepdim=True) for side in sides), rtol=1e-6, atol=1e-6
         )
+
+
+def test_the_weight_of_u_is_raised_where_held_out_points_ask_for_it(generator):
+    """More features than samples and a source head that is hardly regularised."""
+    source, target = blobs(generator, 120, 200, 3, 0.15), blobs(generator, 120, 200, 3, 0.15)
+    heads = [fit_linear_head(side, 3, None, "ridge") for side in (source, target)]
+    free = replace(heads[0], weight_decay=1e-4)
+    raised = learn_certificate(source, target, free, heads[1], SETTINGS)
+    assert raised.weight_decay > 1e-4
+    strong = replace(heads[0], weight_decay=10.0)
+    assert learn_certificate(source, target, strong, heads[1], SETTINGS).weight_decay == 10.0
 
 
 def test_the_same_seed_gives_the_same_transform(generator):

@@ -10,9 +10,10 @@ by Adam; each step draws equally many points of each class from both sides and m
 the cost c_t, and the matching is held fixed while gradients are taken.
 
 What keeps (1) from fitting the training points alone: λ_S is the weight that validation chose for the
-source head. V = M W_T is made of the target head W_T, whose weight validation chose too, and a matrix M
-(K, K_T); M is learned on the logits that target points have from heads which did not see them, so that
-what is matched is spread as new target points are.
+source head, or one of its multiples where a held-out fifth of both sides prefers it. V = M W_T is made
+of the target head W_T, whose weight validation chose too, and a matrix M (K, K_T); M is learned on the
+logits that target points have from heads which did not see them, so that what is matched is spread as
+new target points are.
 
 Each target class is stood for by one source class (`match_classes`). A source class that stands for
 none is left out: h is the source classifier for a class prior D that is zero there.
@@ -40,6 +41,7 @@ from utils.bound import (
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead
+from utils.ridge_head import stratified_folds
 from utils.task_transform import (
     LEARNED_ALL,
     NOTHING_LEARNED,
@@ -55,7 +57,8 @@ class CertificateSettings:
     """Adam's rates fall along a cosine over `steps`. `learning_rate` is how far a step of U moves a
     logit, whatever the number of features: U's own rate is `learning_rate` / √d. Each batch holds up to
     `points_per_class` points of each class and side, fewer where classes are many. `matchings`: how
-    many ways to pair the classes are tried, for `matching_steps` each.
+    many ways to pair the classes are tried. Each trial, of a pairing or of a weight of U, takes
+    `trial_steps`.
     """
 
     steps: int = 300
@@ -65,15 +68,15 @@ class CertificateSettings:
     offset_rate: float = 0.05  # of c and e
     label_rate: float = 0.1  # of B's logits
     matchings: int = 4
-    matching_steps: int = 120
+    trial_steps: int = 80
 
 
 @dataclass(frozen=True)
 class CertificateTransform:
     """U, V (K, d), e, c (K,) and B (K_T, K) of the K source classes that stand for a target class: their
     numbers in the source task, `source_classes` (K,), and the target classes they stand for,
-    `stands_for` (K,). `start` and `end`: the certificate on the same training points before and after
-    learning.
+    `stands_for` (K,). `weight_decay`: of U, as chosen. `start` and `end`: the certificate on the same
+    training points before and after learning.
     """
 
     U: Tensor
@@ -83,6 +86,7 @@ class CertificateTransform:
     B: Tensor
     source_classes: Tensor
     stands_for: Tensor
+    weight_decay: float | None = None
     start: float | None = None
     end: float | None = None
 
@@ -163,16 +167,20 @@ def learn_certificate(
     start = _start(source_head, matching, targets, soft=setting == LEARNED_ALL)
     if setting == NOTHING_LEARNED:
         return start
-    problem = _Problem(start.keep(source), _held_out(target.y, target_head), settings, seed)
+    soft = setting == LEARNED_ALL
+    sides = (start.keep(source), _held_out(target.y, target_head))
+    problem = _Problem(*sides, settings, seed)
     begin = problem.variables(start, source_head.weight[matching], torch.eye(targets))
-    learned = problem.learn(begin, settings.steps, source_head.weight_decay, setting == LEARNED_ALL)
+    decay = _choose_weight_decay(begin, sides, source_head.weight_decay, settings, seed, soft)
+    learned = problem.learn(begin, settings.steps, decay, soft)
     before, after = problem.judge(begin), problem.judge(learned)
     if not after < before:  # NaN as well: the start is kept, and said to be one
         learned, after = begin, before
     V = learned["M"] @ target_head.weight
     e = learned["c"] - learned["M"] @ target_head.bias - learned["o"]
-    B = torch.softmax(learned["B"], 0) if setting == LEARNED_ALL else start.B
-    return replace(start, U=learned["U"], V=V, e=e, c=learned["c"], B=B, start=before, end=after)
+    B = torch.softmax(learned["B"], 0) if soft else start.B
+    found = {"U": learned["U"], "V": V, "e": e, "c": learned["c"], "B": B}
+    return replace(start, **found, weight_decay=decay, start=before, end=after)
 
 
 def impossible(sources: int, targets: int) -> str | None:
@@ -197,6 +205,36 @@ def _start(head: LinearHead, matching: Tensor, targets: int, soft: bool) -> Cert
     )  # fmt: skip
 
 
+def _choose_weight_decay(
+    begin: dict[str, Tensor],
+    sides: tuple[Features, Features],
+    weight_decay: float,
+    settings: CertificateSettings,
+    seed: int,
+    learn_labels: bool,
+) -> float:
+    """The weight of U in (1): the source head's, or ten times it and so on as long as that makes the
+    certificate of a held-out fifth of both sides smaller. A class's only sample is on either side.
+    """
+    folds = [stratified_folds(side.y) for side in sides]
+    learned_on, judged_on = (
+        _Problem(
+            *(Features(side.x[part], side.y[part]) for side, part in zip(sides, parts, strict=True)),
+            settings, seed,
+        )
+        for parts in ([fold != 0 for fold in folds], [fold <= 0 for fold in folds])
+    )  # fmt: skip
+    best, least = weight_decay, math.inf
+    for power in range(MOST_TENFOLDS + 1):
+        tried = weight_decay * 10**power
+        value = judged_on.judge(learned_on.learn(begin, settings.trial_steps, tried, learn_labels))
+        if not value < least:
+            break
+        best, least = tried, value
+    return best
+
+
+MOST_TENFOLDS = 4
 SHARPNESS = 6.0  # B's first logit of the class stood for: with ten classes a probability of 0.98
 BATCH_ELEMENTS = 2**23  # of the costs of a step, (K, m, m, K)
 JUDGED_PER_CLASS = 200  # points of each class and side that decide whether learning helped
@@ -325,7 +363,7 @@ def match_classes(
         problem = _Problem(Features(kept.x[:, matching], kept.y), target, settings, seed)
         eye = torch.eye(len(matching))
         begin = problem.variables(replace(start, c=torch.zeros_like(start.c)), eye.to(kept.x), eye)
-        learned = problem.learn(begin, settings.matching_steps, 0.0, learn_labels=True)
+        learned = problem.learn(begin, settings.trial_steps, 0.0, learn_labels=True)
         values.append(problem.judge(learned))
     return matchings[int(np.argmin(np.nan_to_num(values, nan=np.inf)))]
 
