@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 .PHONY: run run-large report test test-fast lint clean
 run: $(VENV)/requirements.stamp
 	$(PY) train_source_model.py --SRC MNIST --DATA embedded
-	$(PY) finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --TAU 0.2 --DATA embedded
+	$(PY) finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --DATA embedded
 	$(PY) transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2 --DATA embedded
 
 LARGE := --SRC FMNIST --TRG MNIST --model efficientnet_lite0 --IMAGE_SIZE 96
