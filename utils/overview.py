@@ -148,6 +148,7 @@ def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
     return paths
 
 
+MOST_CONSTANTS = 2  # bars that are longer than so many times ln K are cut, their value in them
 PUBLISHED_COLOURS = ("#9db4cc", "#ddaa33", "#d9a3aa")
 
 
@@ -158,10 +159,12 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
         ("target_loss", [("target_loss", "actual")]),
         ("fine_tuned_loss", [("fine_tuned_loss", "fine_tuned")]),
         ("bound_published", zip(TERMS, PUBLISHED_COLOURS, strict=True)),
-        ("published_target_loss", [("published_target_loss", "certified")]),
+        ("published_target_loss", [("published_target_loss", "#c9b8d8")]),
     )
     stacks = [(name, list(parts)) for name, parts in stacks]
     height = 0.84 / len(stacks)
+    constants = [_mean(group, "constant_prediction_loss") or 0.0 for group in groups]
+    limit = MOST_CONSTANTS * max(constants) or None
     for row, group in enumerate(groups):
         for k, (name, parts) in enumerate(stacks):
             left, place = 0.0, row - 0.42 + (k + 0.5) * height
@@ -171,7 +174,11 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
                 colour = COLOURS.get(colour, colour)
                 axes.barh(place, width, height, left, color=colour, label=title)
                 left += width
-            _finish_bar(axes, group, name, place, left)
+            if limit and left > limit:  # where nothing is learned, losses would dwarf all others
+                text = f"{left:.1f} → "
+                axes.text(limit, place, text, ha="right", va="center", fontsize=7, color="white")
+            else:
+                _finish_bar(axes, group, name, place, left)
         constant = _mean(group, "constant_prediction_loss")
         if constant is not None:
             axes.plot([constant] * 2, [row - 0.44, row + 0.44], ":", color="black", linewidth=1)
@@ -179,7 +186,7 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.tick_params(labeltop=len(groups) > 4)
     axes.set_xlabel("loss (nats)")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, limit)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     save_both(figure, path)
