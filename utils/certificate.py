@@ -160,14 +160,14 @@ def learn_certificate(
     for name, head in (("source_head", source_head), ("target_head", target_head)):
         if head.held_out_logits is None:
             raise ValueError(f"{name} needs held_out_logits: fit it with the method ridge")
-    if setting == LEARNED_ALL:
+    soft = setting == LEARNED_ALL
+    if soft:
         matching = match_classes(source.y, target.y, source_head, target_head, settings, seed)
     else:
         matching = random_permutation(targets, seed).to(source.y)
-    start = _start(source_head, matching, targets, soft=setting == LEARNED_ALL)
+    start = _start(source_head, matching, targets, soft)
     if setting == NOTHING_LEARNED:
         return start
-    soft = setting == LEARNED_ALL
     sides = (start.keep(source), _held_out(target.y, target_head))
     problem = _Problem(*sides, settings, seed)
     begin = problem.variables(start, source_head.weight[matching], torch.eye(targets))
@@ -488,10 +488,7 @@ def certify(
     """Evaluates (2) of bound.py on the test splits (source, target), in float64."""
     double = transform.double()
     source, target = _points(double, *test)
-    terms = certified_terms(
-        double.B, double.stands_for[source.y], double.source_logits(source.x),
-        double.target_logits(target.x), target.y, potentials=bootstrap > 0,
-    )  # fmt: skip
+    terms = _terms(double, source, target, potentials=bootstrap > 0)
     log_h = double.log_probabilities(target.x)
     losses, right = functional.nll_loss(log_h, target.y, reduction="none"), log_h.argmax(1) == target.y
     fine_tuned = target_head.to(torch.float64).logits(target.x)
@@ -535,6 +532,15 @@ def _points(
     return Features(kept.x.double(), kept.y), Features(target.x.double(), target.y)
 
 
+def _terms(
+    transform: CertificateTransform, source: Features, target: Features, potentials: bool
+) -> CertifiedTerms:
+    """(2) of bound.py for source points labelled by the class that they are kept as."""
+    assigned = transform.stands_for[source.y]
+    logits = transform.source_logits(source.x), transform.target_logits(target.x)
+    return certified_terms(transform.B, assigned, *logits, target.y, potentials)
+
+
 def _on_training_points(
     transform: CertificateTransform,
     train: tuple[Features, Features],
@@ -555,10 +561,7 @@ def _on_training_points(
         chosen = torch.cat(index)
         parts.append(Features(split.x[chosen], split.y[chosen]))
     source, target = _points(transform, *parts)
-    terms = certified_terms(
-        transform.B, transform.stands_for[source.y], transform.source_logits(source.x),
-        transform.target_logits(target.x), target.y, potentials=False,
-    )  # fmt: skip
+    terms = _terms(transform, source, target, potentials=False)
     loss = functional.nll_loss(transform.log_probabilities(target.x), target.y)
     return terms.bound.value, loss.item()
 
