@@ -262,7 +262,7 @@ def test_the_logits_are_those_of_a_transform_of_the_features(generator):
 
 def test_the_weight_of_u_is_raised_where_held_out_points_ask_for_it(generator):
     """More features than samples and a source head that is hardly regularised."""
-    source, target = blobs(generator, 120, 200, 3, 0.15), blobs(generator, 120, 200, 3, 0.15)
+    source, target = blobs(generator, 120, 200, 3, 0.4), blobs(generator, 120, 200, 3, 0.4)
     heads = [fit_linear_head(side, 3, None, "ridge") for side in (source, target)]
     free = replace(heads[0], weight_decay=1e-4)
     raised = learn_certificate(source, target, free, heads[1], SETTINGS)

@@ -211,7 +211,8 @@ def shared_linear_head(
     """
     drawn = seed if settings.method == "penalty" else None  # the exact fit draws nothing
     device = features.x.device
-    key = digest(features.x, features.y, num_classes, asdict(settings), drawn, device.type)
+    about = (num_classes, asdict(settings), drawn, device.type, FITS)
+    key = digest(features.x, features.y, *about)
     path = folder / f"{key}.safetensors"
     with only_one(path):
         if path.exists() and (path in _FITTED_HERE or not overwrite):
@@ -225,6 +226,7 @@ def shared_linear_head(
 _FITTED_HERE: set[Path] = set()  # --OVERWRITE is for each of a sweep's cells, and they share heads
 
 
+FITS = 2  # counts the ways in which heads have been fitted: another version's are not used
 HEAD_TENSORS = ("weight", "bias", "held_out", "held_out_logits")
 HEAD_FIGURES = ("optimality_gap", "fit_seconds", "weight_decay", "held_out_loss")
 

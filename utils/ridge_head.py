@@ -3,9 +3,11 @@
     min over W, c of  mean ℓ(softmax(Wx + c), y) + λ/2 ‖W‖²                                     (1)
 
 is what scikit-learn's LogisticRegression(C=1/(λ n)) solves. λ is the one of a geometric grid with the
-least loss on a held-out fifth of the training samples. The head is then fitted to all of them, and once
-more without each fifth, until ENOUGH_HELD_OUT samples have logits from a head that did not see them.
-These are spread as a new sample's are, where the head's own are too sure of themselves.
+least loss on a held-out fifth of the training samples; of few samples, on each fifth in turn. The head
+is then fitted to all of them, and once more without each fifth, until ENOUGH_HELD_OUT samples have
+logits from a head that did not see them. These are spread as a new sample's are, where the head's own
+are too sure of themselves. No such fit begins at a head that saw the fifth: where there are more
+dimensions than samples and λ is small, it would end where it begins.
 """
 
 import math
@@ -25,10 +27,14 @@ EXPONENTS = range(-12, 5)  # λ = STEP^k: from 1e-6 to 100
 FIRST_EXPONENT = -3  # 0.03, where the search begins
 INDISTINCT = 1e-3  # nats: of weights whose held-out losses are closer than this the strongest is taken
 SEARCHED_ON = 10_000  # samples among which λ is searched; for more, n λ stays what it was for those
+JUDGED_ON = 1000  # held-out samples that choose λ, if there are as many
 ENOUGH_HELD_OUT = 10_000
 SEARCHED, FINISHED = 1e-5, 1e-6  # relative progress at which L-BFGS ends
 MOST_STEPS = 1000
 CHUNK = 2**24  # logits held at a time
+
+
+Head = tuple[Tensor, Tensor]  # W (K, d) and c (K,)
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,15 @@ def fit_validated_ridge(x: Tensor, y: Tensor, num_classes: int, progress: str) -
         threadpool_limits(1, user_api="blas"),
         tqdm(desc=progress, unit="fit", disable=None, leave=False) as bar,
     ):
-        decay, start = _choose_weight_decay(x, y, num_classes, fold, bar)
-        whole = fit_ridge(x, y, num_classes, decay, start)
+        decay, starts = _choose_weight_decay(x, y, num_classes, fold, bar)
+        whole = fit_ridge(x, y, num_classes, decay, starts.get(0))
         held_out = [(fold < 0).nonzero().flatten()]
         logits, loss = [functional.linear(x[held_out[0]], *whole)], None
         for k in range(FOLDS):
             out = fold == k
             if not out.any() or sum(map(len, held_out)) >= ENOUGH_HELD_OUT:
                 break
-            part = fit_ridge(x[~out], y[~out], num_classes, decay, whole)
+            part = fit_ridge(x[~out], y[~out], num_classes, decay, starts.get(k))
             held_out.append(out.nonzero().flatten())
             logits.append(functional.linear(x[out], *part))
             if loss is None:
@@ -86,23 +92,29 @@ def stratified_folds(y: Tensor) -> Tensor:
 
 def _choose_weight_decay(
     x: Tensor, y: Tensor, num_classes: int, fold: Tensor, bar: tqdm
-) -> tuple[float, tuple[Tensor, Tensor] | None]:
-    """(λ, a head to start from): downhill from FIRST_EXPONENT, by the loss on the first fifth."""
+) -> tuple[float, dict[int, Head]]:
+    """(λ, heads to start from, by the fifth that each has not seen): downhill from FIRST_EXPONENT, by
+    the loss on the first fifth, or on as many as hold JUDGED_ON samples.
+    """
     if not (fold == 0).any():
-        return STEP**FIRST_EXPONENT, None
+        return STEP**FIRST_EXPONENT, {}
     share = min(1.0, SEARCHED_ON / len(y))
     used = _share_of_each_class(y, fold, share)
-    train, out = used[fold[used] != 0], used[fold[used] == 0]
-    x_train, y_train, x_out, y_out = x[train], y[train], x[out], y[out]
-    found: dict[int, tuple[float, tuple[Tensor, Tensor]]] = {}
+    sizes = torch.bincount(fold[used][fold[used] >= 0], minlength=FOLDS)
+    judged = [k for k in range(FOLDS) if sizes[k] > 0 and sizes[:k].sum() < JUDGED_ON]
+    found: dict[int, tuple[float, dict[int, Head]]] = {}
 
     def loss(exponent: int, start: int | None = None) -> float:
         if exponent not in found:
-            before = None if start is None else found[start][1]
-            head = fit_ridge(x_train, y_train, num_classes, STEP**exponent, before, SEARCHED)
-            held_out = functional.cross_entropy(functional.linear(x_out, *head).double(), y_out)
-            found[exponent] = held_out.item(), head
-            bar.update()
+            total, heads = 0.0, {}
+            for k in judged:
+                train, out = used[fold[used] != k], used[fold[used] == k]
+                before = None if start is None else found[start][1][k]
+                heads[k] = fit_ridge(x[train], y[train], num_classes, STEP**exponent, before, SEARCHED)
+                logits = functional.linear(x[out], *heads[k]).double()
+                total += functional.cross_entropy(logits, y[out], reduction="sum").item()
+                bar.update()
+            found[exponent] = total / int(sizes[judged].sum()), heads
         return found[exponent][0]
 
     for direction in (1, -1):  # stronger first: those fits are quick
@@ -131,9 +143,9 @@ def fit_ridge(
     y: Tensor,
     num_classes: int,
     weight_decay: float,
-    start: tuple[Tensor, Tensor] | None = None,
+    start: Head | None = None,
     tolerance: float = FINISHED,
-) -> tuple[Tensor, Tensor]:
+) -> Head:
     """(W (K, d), c (K,)) of (1) at one λ, by L-BFGS from `start` (default: zero)."""
     dim = x.shape[1]
     shape = (num_classes, dim + 1)
