@@ -5,6 +5,7 @@ and its labels y (n,) in 0..K−1, and returns a number that is larger for the b
 """
 
 import numpy as np
+from scipy import linalg
 from scipy.optimize import minimize_scalar
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
@@ -12,6 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 NEIGHBOURS = 5
 GBC_DIMENSIONS = 64  # of the principal components that the class Gaussians are fitted in
+RANK_TOLERANCE = 1e-13  # of eigenvalues, in the place of the largest, that are no more than rounding
 CODING_ERROR = 1e-4  # ε of the coding rate
 GRID = 100  # points from which the evidence is climbed
 PROBE_STRENGTH = 0.1  # C of the logistic regressions
@@ -23,16 +25,22 @@ def logme(x: np.ndarray, y: np.ndarray) -> float:
     the mean over classes and samples. At ρ = α/β the best β is n/Q, and with the eigenvalues e of xᵀx
     and z the coordinates of t in the left singular vectors
         −n/2 log(2πQ/n) − n/2 − 1/2 Σ log(1 + e/ρ),  Q(ρ) = ‖t‖² − ‖z‖² + Σ z²/(1 + e/ρ).
-    When n < d the d − n eigenvalues that are zero add nothing. The original's fixed point in α and β
-    cancels to NaN where labels are a linear function of x.
+    Eigenvalues that are zero add nothing. The original's fixed point in α and β cancels to NaN where
+    labels are a linear function of x.
     """
     n = len(x)
-    u, s, _ = np.linalg.svd(x, full_matrices=False)
-    if s.max() == 0:
-        s, u = np.ones(1), np.zeros((n, 1))  # features without any information
-    kept = s > 1e-12 * s.max()
-    eigenvalues, u = s[kept] ** 2, u[:, kept]
-    evidences = [_evidence(eigenvalues, u.T @ t, t @ t, n) for t in _indicators(y)]
+    indicators = np.stack([(y == k).astype(float) for k in range(y.max() + 1)], axis=1)
+    tall = n > x.shape[1]
+    eigenvalues, vectors = linalg.eigh(x.T @ x if tall else x @ x.T)
+    kept = eigenvalues > RANK_TOLERANCE * eigenvalues.max()
+    eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
+    if not kept.any():  # features without any information
+        eigenvalues, z = np.ones(1), np.zeros((1, indicators.shape[1]))
+    elif tall:
+        z = vectors.T @ (x.T @ indicators) / np.sqrt(eigenvalues)[:, None]
+    else:
+        z = vectors.T @ indicators
+    evidences = [_evidence(eigenvalues, z[:, k], t.sum(), n) for k, t in enumerate(indicators.T)]
     return float(np.mean(evidences) / n)
 
 
@@ -50,10 +58,6 @@ def _evidence(eigenvalues: np.ndarray, z: np.ndarray, squares: float, n: int) ->
     limits = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     found = minimize_scalar(negative, bounds=limits, method="bounded", options={"xatol": 1e-8})
     return -min(found.fun, negative(grid[best]))
-
-
-def _indicators(y: np.ndarray) -> list[np.ndarray]:
-    return [(y == k).astype(float) for k in range(y.max() + 1)]
 
 
 def leep(p: np.ndarray, y: np.ndarray) -> float:
@@ -105,8 +109,9 @@ def gbc(x: np.ndarray, y: np.ndarray) -> float:
         1/8 Σ (μ_i − μ_j)²/v + 1/2 Σ log(v / √(v_i v_j)), v = (v_i + v_j)/2.
     """
     x = x - x.mean(0)
-    _, _, axes = np.linalg.svd(x, full_matrices=False)
-    x = x @ axes[:GBC_DIMENSIONS].T
+    d = x.shape[1]
+    _, axes = linalg.eigh(x.T @ x, subset_by_index=(max(0, d - GBC_DIMENSIONS), d - 1))
+    x = x @ axes
     means, _ = _class_means(x, y)
     floor = 1e-9 * x.var(0).max()
     variances = np.stack([x[y == k].var(0) for k in range(len(means))]) + floor
