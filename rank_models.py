@@ -1,13 +1,17 @@
-"""Which model, or which source, to transfer from: scores of each for one target, with intervals.
+"""Which model to take for a target: one line to act on, and every score of each candidate.
 
-    python3 rank_models.py --SRC MNIST --TRG FMNIST --model lenet clip --TAU 0.2 --FINETUNE linear
-    python3 rank_models.py --SRC MNIST --TRG FMNIST --model lenet clip --TAU 0.2 --TRUTH table.csv
-    python3 rank_models.py --SRC MNIST USPS --TRG FMNIST --FINETUNE full --EPOCHS 3
+    python3 rank_models.py --TRG folder:photos --model efficientnet_lite0@96 efficientnet_lite2@128
+    python3 rank_models.py --TRG folder:photos --model 'timm:resnet*.tv_in1k' clip --SHOTS 10
+    python3 rank_models.py --TRG pets --model resnet18 resnet50 clip --SRC imagenet_small
+    python3 rank_models.py --TRG FMNIST --model lenet random:lenet --SRC MNIST --FINETUNE linear
+    python3 rank_models.py --TRG folder:photos --model resnet18 clip --TRUTH accuracies.csv
+    python3 rank_models.py --SCORES scores.csv --TRUTH accuracies.csv
 
-Runs the stages that each candidate (a model with a source) needs, then the metrics of
-utils/transferability.py on the target's training features. With fine-tuned accuracies, measured or from
-a table (CSV: model, accuracy and, where a model has several sources, source), it says how well each
-score orders the candidates. Results: RESULTS_DIR/rank/TRG/.
+The target's training images decide: how well a linear probe does on those that it was not fitted to,
+the same ones for all candidates. A source adds the certificate, LEEP and NCE. The test images serve
+only to measure accuracies (--FINETUNE) that the scores are compared with; those of an earlier
+experiment come from a table (--TRUTH: CSV with model, accuracy and, if need be, source and target).
+Results: RESULTS_DIR/rank/TRG/.
 """
 
 import argparse
@@ -15,99 +19,111 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scales import settings_for
-from utils.backbones import LENET, check_backbone_name
-from utils.candidates import measure_full, open_candidate, score_candidate
+from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, expand_pattern
+from utils.candidates import (
+    CONSENSUS_OF,
+    Candidate,
+    Entry,
+    Scored,
+    measure_full,
+    open_candidate,
+    score_candidate,
+)
+from utils.decision import Decision, Prediction, decide
+from utils.device import choose_device
 from utils.engines import InProcess, run_jobs
 from utils.errors import InputError
 from utils.features import check_task_name, is_feature_file, task_label
-from utils.jobs import (
-    FAILED,
-    Job,
-    Outcome,
-    check_stage_flags,
-    distinct_warnings,
-    plan_jobs,
-    stage_options,
-)
+from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, training_jobs
 from utils.options import (
-    HEAD_FLAGS,
-    SOURCE_HEAD_FLAGS,
     StageParser,
-    add_analysis_flag,
     add_flag,
+    add_flags_of_stage,
     add_many_models_flags,
     add_place_flags,
     add_procedure_flag,
-    add_stage_flags,
     one_of,
-    override,
     positive_integer,
-    positive_number,
     seed_number,
     stage_entry,
-    whole_number,
 )
-from utils.overview import draw_ranking
-from utils.pseudo_labels import PSEUDO
-from utils.ranking import agreement_table, check_truth, compare, look_up, read_truth, score_table
-from utils.stage import check_options, chosen_model
-from utils.storage import only_one, read_result, require_writable, write_json
+from utils.overview import draw_decision, draw_ranking
+from utils.ranking import (
+    BY_ACCURACY,
+    BY_BOTH,
+    ELSEWHERE,
+    PREDICTED,
+    Facts,
+    Score,
+    agreement_table,
+    candidate_table,
+    compare,
+    consensus,
+    published_agreement,
+    score_table,
+)
+from utils.storage import environment, only_one, require_writable, write_json
 from utils.summary import csv_table, markdown_table, write_text
+from utils.truth import Truth, mean_rank_elsewhere, read_scores, read_truth
 
 TRUTHS = ("linear", "full")
-TAU_STAGES = ("FINETUNE", "TRANSFER")
-SHOWN = (
-    "certificate", "loss of h", "published bound", "LogME", "LEEP", "H-score", "k-NN", "linear probe",
-)  # fmt: skip
-
-
-def number_of_halves(text: str) -> int:
-    if (count := whole_number(text)) == 1:
-        raise argparse.ArgumentTypeError("must be 0 or at least 2: one half has no spread")
-    return count
+ALL, WITHOUT_CONTROLS = "all candidates", "without random controls"
 
 
 def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__)
     group = parser.add_argument_group("what is ranked")
-    add_flag(group, "--TRG", required=True, metavar="NAME", help="target data set")
-    add_flag(group, "--SRC", nargs="+", required=True, metavar="NAME", help="source data sets")
+    add_flag(group, "--TRG", metavar="NAME", help="target data set")
     add_flag(
-        group, "--MODEL", nargs="+", default=[LENET], metavar="NAME",
-        help="models (default lenet); random:lenet and random:TIMM_NAME are controls",
+        group, "--MODEL", nargs="+", metavar="NAME",
+        help="models: NAME or NAME@PIXELS; timm:PATTERN for all that timm has weights for; random:lenet "
+        "and random:TIMM_NAME are controls (default with a source: lenet)",
+    )  # fmt: skip
+    add_flag(
+        group, "--SRC", nargs="+", default=[], metavar="NAME",
+        help="source data sets, for the certificate, LEEP and NCE, and to train LeNets on",
+    )  # fmt: skip
+    add_flag(
+        group, "--MOST_MODELS", type=positive_integer, default=20, metavar="N",
+        help="how many models a pattern may stand for (default 20)",
     )  # fmt: skip
     add_flag(group, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
     add_procedure_flag(group)
-    add_stage_flags(group)
+    add_flags_of_stage(group, "train")
+    data = parser.add_argument_group("what the scores see")
     add_flag(
-        group, "--TAU", type=positive_number, metavar="X",
-        help="Lipschitz constant of the fine-tuned heads and of the published form's (default: strength "
-        "by validation, and the models' own, if it is one)",
-    )  # fmt: skip
-    add_analysis_flag(group, "certificate")
-    add_flag(
-        group, "--SAMPLES", type=positive_integer, default=2000, metavar="N",
-        help="training samples of the target that the metrics see (default 2000)",
-    )  # fmt: skip
-    add_flag(
-        group, "--RESAMPLES", type=number_of_halves, default=20, metavar="N",
-        help="halves of the samples for each score's interval (default 20); 0 turns intervals off",
-    )  # fmt: skip
-    truth = parser.add_argument_group("fine-tuned accuracies to compare with")
-    add_flag(
-        truth, "--TRUTH", type=Path, metavar="FILE", help="CSV: model, accuracy and, if need be, source"
+        data, "--SHOTS", type=positive_integer, metavar="N", help="only N training images of each class"
     )
     add_flag(
+        data, "--SAMPLES", type=positive_integer, default=10_000, metavar="N",
+        help="at most about N training images, of each class its share (default 10000)",
+    )  # fmt: skip
+    add_flag(
+        data, "--RESAMPLES", type=positive_integer, default=2000, metavar="N",
+        help="draws of the images that say how sure the choice is (default 2000)",
+    )  # fmt: skip
+    truth = parser.add_argument_group("accuracies to compare with")
+    add_flag(
+        truth, "--TRUTH", type=Path, metavar="FILE",
+        help="CSV: model, accuracy and, if need be, source and target",
+    )  # fmt: skip
+    add_flag(
         truth, "--FINETUNE", type=one_of(TRUTHS), metavar="HOW",
-        help="measure them: linear (stage 2) or full (all weights, --EPOCHS)",
+        help="measure them on the test split: linear (the probe) or full (all weights, --EPOCHS)",
     )  # fmt: skip
     add_flag(
         truth, "--EPOCHS", type=positive_integer, default=3, metavar="N",
         help="of --FINETUNE full (default 3)",
+    )  # fmt: skip
+    add_flag(
+        truth, "--SCORES", type=Path, metavar="FILE",
+        help="compare scores that others computed with --TRUTH: CSV with model, target and a column for "
+        "each score, larger better; nothing else is computed",
     )  # fmt: skip
     add_many_models_flags(parser)
     add_place_flags(parser)
@@ -118,181 +134,295 @@ def parse_options(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
-    if options.TRUTH and options.FINETUNE:
-        raise InputError("--TRUTH gives the accuracies that --FINETUNE would measure: give one of them")
-    options.SRC = list(dict.fromkeys(check_task_name(name, "source") for name in options.SRC))
-    options.MODEL = list(dict.fromkeys(check_backbone_name(name) for name in options.MODEL))
-    options.TRG = check_task_name(options.TRG, "target")
-    if options.FINETUNE == "full" and any(is_feature_file(name) for name in (*options.SRC, options.TRG)):
-        raise InputError("--FINETUNE full needs images and networks: features files have neither")
-    table = read_truth(options.TRUTH) if options.TRUTH else {}
+    if options.SCORES:
+        return compare_published(options)
+    entries = list_entries(options)
+    table = read_truth(options.TRUTH) if options.TRUTH else None
+    if table:
+        keys = [truth_key(entry, options) for entry in entries.values()]
+        table.require(task_label(options.TRG), keys)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
+    print(f"{len(entries)} candidates: {', '.join(entries)}", file=sys.stderr)
 
-    # -------------------------------------------------------------------------------------- stages
-    folder = ranking_folder(options)
-    jobs = plan(options)
-    check_stage_flags(jobs)
-    check_comparable(jobs)
-    transfers = [job for job in jobs if job.stage == "transfer"]
-    if options.TRUTH:
-        check_truth(table, [(job.model, task_label(job.source)) for job in transfers], options.TRUTH)
+    # -------------------------------------------------------------------------------------- scores
+    folder = options.RESULTS_DIR / "rank" / task_label(options.TRG)
     busy = f"another run is writing to {folder}: wait for it, or give another --RESULTS_DIR"
+    found = Ranking()
     with only_one(folder, busy):
-        outcomes = run_jobs(jobs, InProcess(None), 0, _say)
-
-        # ---------------------------------------------------------------------------------- scores
-        scores, truth, costs, networks = {}, {}, {}, {}
-        failed = failures(transfers, outcomes, options.FINETUNE)
-        for job in transfers:
-            if job in failed:
+        found.failed |= train_lenets(entries, options)
+        for name, entry in entries.items():
+            if name in found.failed:
                 continue
-            of_job = stage_options(job)
-            check_options(of_job)
-            scale = settings_for(of_job.PROCEDURE, of_job.MODEL, of_job.SRC, of_job.TRG)
-            candidate = open_candidate(job, of_job, scale.deviation_floor, options.SAMPLES)
-            name = candidate.name
-            if options.FINETUNE == "full":
-                try:
-                    truth[name], costs[name] = measure_full(of_job, options.EPOCHS)
-                except (InputError, OSError, RuntimeError) as error:  # images, disk, memory
-                    failed[job] = f"fine-tuning: {error}"
-                    continue
-            elif options.FINETUNE == "linear":
-                truth[name] = candidate.fine_tuned["test_accuracy"]
-                costs[name] = candidate.fine_tuned["seconds"]["head"]
-            elif options.TRUTH:
-                truth[name] = look_up(table, candidate.model, candidate.source)
-            networks[name] = candidate.network
-            start = time.perf_counter()
-            scores[name] = score_candidate(candidate, options.RESAMPLES, options.SEED)
-            print(f"scored {name}, {time.perf_counter() - start:.1f} s", file=sys.stderr)
-        for text in distinct_warnings(outcomes.values()):
-            print(f"warning: {text}", file=sys.stderr)
-        if not scores:
-            raise InputError(f"no candidate is left: {next(iter(failed.values()))}")
+            try:
+                score(found, name, entry, options)
+            except (InputError, OSError, RuntimeError) as error:  # weights, images, disk, memory
+                found.failed[name] = " ".join(str(error).split())
+        if not found.scores:
+            raise InputError(f"no candidate is left: {next(iter(found.failed.values()))}")
+        add_nulls_and_truth(found, entries, table, options)
+        decision = decide(found.predictions, found.views, options.RESAMPLES, options.SEED)
 
         # ------------------------------------------------------------------------ report and save
-        found = compare(scores, truth, options.SEED, networks) if len(truth) > 2 else {}
-        records = [read_result(job.folder) for job in transfers if job not in failed]
-        write_json(folder / "ranking.json", as_record(options, scores, truth, costs, found, records))
-        write_text(folder / "scores.csv", csv_table(*score_table(scores, truth)))
-        shown = [name for name in SHOWN if any(name in of_one for of_one in scores.values())]
-        print(markdown_table(*score_table(scores, truth, shown)), end="")
-        if found:
-            write_text(folder / "agreement.csv", csv_table(*agreement_table(scores, found)))
-            print("\n" + markdown_table(*agreement_table(scores, found)), end="")
-            draw_ranking(task_label(options.TRG), scores, truth, folder / "ranking")
-    if truth and not found:
+        found.sort()
+        line = headline(decision, found)
+        agreement = agreements(found, entries, options.SEED)
+        record = as_record(options, found, decision, line, agreement)
+        write_json(folder / "ranking.json", record)
+        write_text(folder / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
+        facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
+        print(f"{line}\n\n{markdown_table(*facts)}", end="")
+        draw_decision(task_label(options.TRG), record, folder / "decision")
+        for title, of_group in agreement.items():
+            shown = agreement_table(found.scores, of_group)
+            write_text(folder / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*shown))
+            print(f"\norder against {truth_name(options)}, {title}\n\n{markdown_table(*shown)}", end="")
+        if agreement:
+            draw_ranking(task_label(options.TRG), found.scores, found.truth, folder / "ranking")
+    if found.truth and not agreement:
         print("fewer than three candidates have no correlation: give more models or sources")
-    if costs:
-        mean = sum(costs.values()) / len(costs)
+    if found.costs:
+        mean = sum(found.costs.values()) / len(found.costs)
         print(f"fine-tuning ({options.FINETUNE}): {mean:.1f} s a model in the mean")
-    print(f"result: {os.path.relpath(folder)}/ranking.json (beside it tables, with accuracies figures)")
-    for job, reason in failed.items():
-        print(f"failed: {job.name}: {reason}", file=sys.stderr)
-    if failed:
+    print(f"result: {os.path.relpath(folder)}/ranking.json (beside it tables and figures)")
+    for name, reason in found.failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    if found.failed:
         raise SystemExit(1)
+
+
+@dataclass
+class Ranking:
+    """What is known of each candidate by its name; `failed`: why others are left out."""
+
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    predictions: dict[str, Prediction] = field(default_factory=dict)
+    networks: dict[str, Hashable] = field(default_factory=dict)
+    views: dict[str, Hashable] = field(default_factory=dict)
+    facts: dict[str, Facts] = field(default_factory=dict)
+    truth: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    data: dict[str, dict] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def add(self, candidate: Candidate, scored: Scored) -> None:
+        name = candidate.name
+        self.scores[name], self.predictions[name] = scored.scores, scored.prediction
+        self.networks[name], self.views[name] = candidate.network, candidate.view
+        self.facts[name] = candidate.facts
+        self.data |= candidate.provenance
+
+    def sort(self) -> None:
+        """The best prediction first; of one network's, the least certificate."""
+
+        def key(name: str) -> tuple[float, float]:
+            certificate = self.scores[name].get("certificate")
+            return -self.scores[name][PREDICTED].value, certificate.value if certificate else math.inf
+
+        self.scores = {name: self.scores[name] for name in sorted(self.scores, key=key)}
+
+
+# --------------------------------------------------------------------------------------- the candidates
+def list_entries(options: argparse.Namespace) -> dict[str, Entry]:
+    """Every model with every source, by the name that it has in tables; options are checked."""
+    if options.TRUTH and options.FINETUNE:
+        raise InputError("--TRUTH gives the accuracies that --FINETUNE would measure: give one of them")
+    if options.TRG is None:
+        raise InputError("give the target with --TRG")
+    if options.MODEL is None and not options.SRC and not is_feature_file(options.TRG):
+        raise InputError("give the candidates with --model, or --SRC, whose LeNet is one")
+    options.SRC = list(dict.fromkeys(check_task_name(name, "source") for name in options.SRC))
+    options.TRG = check_task_name(options.TRG, "target")
+    options.MODEL = [
+        name for text in options.MODEL or [LENET] for name in expand_pattern(text, options.MOST_MODELS)
+    ]
+    if options.FINETUNE == "full" and any(is_feature_file(name) for name in (*options.SRC, options.TRG)):
+        raise InputError("--FINETUNE full needs images and networks: features files have neither")
+    entries: dict[str, Entry] = {}
+    several = len(options.SRC) > 1
+    for text in options.MODEL:
+        for source in options.SRC or [None]:
+            entry = Entry.of(text, source, options)
+            name = entry.model_label + (f" ({entry.source_label})" if several else "")
+            if entries.setdefault(name, entry) != entry:
+                raise InputError(f"two candidates are called {name}: rename a file or give one --model")
+    options.MODEL = [entry.model for entry in entries.values()]
+    return entries
+
+
+def train_lenets(entries: Mapping[str, Entry], options: argparse.Namespace) -> dict[str, str]:
+    """Runs stage 1 where a LeNet is a candidate; why those failed whose network is missing."""
+    jobs = training_jobs(options)
+    check_stage_flags(jobs)
+    outcomes = run_jobs(jobs, InProcess(None), 0, _say)
+    for text in distinct_warnings(outcomes.values()):
+        print(f"warning: {text}", file=sys.stderr)
+    failed = {job.source: outcomes[job].reason for job in jobs if outcomes[job].state == FAILED}
+    return {
+        name: failed[entry.source]
+        for name, entry in entries.items()
+        if entry.model == LENET and entry.source in failed
+    }
 
 
 def _say(job: Job, outcome: Outcome) -> None:
     print(f"{outcome.state} {job.name}", file=sys.stderr)
 
 
-def ranking_folder(options: argparse.Namespace) -> Path:
-    return options.RESULTS_DIR / "rank" / task_label(options.TRG)
+def score(found: Ranking, name: str, entry: Entry, options: argparse.Namespace) -> None:
+    """Opens one candidate and adds all that is known of it, or nothing if it fails."""
+    start = time.perf_counter()
+    scale = settings_for(options.PROCEDURE, entry.model, entry.source, options.TRG)
+    linear = options.FINETUNE == "linear"
+    candidate = open_candidate(name, entry, scale.deviation_floor, with_test=linear)
+    opened = time.perf_counter()
+    scored = score_candidate(candidate, options.SEED)
+    ready = time.perf_counter()
+    if options.FINETUNE == "full":
+        found.truth[name], found.costs[name] = measure_full(entry.options, options.EPOCHS)
+    elif linear:
+        found.truth[name], found.costs[name] = scored.linear_accuracy, scored.seconds
+    found.add(candidate, scored)
+    times = f"features {opened - start:.1f} s, scores {ready - opened:.1f} s"
+    print(f"scored {name}: {times}", file=sys.stderr)
 
 
-def plan(options: argparse.Namespace) -> list[Job]:
-    """LearnedAll for every model and source, below the ranking's own folder: runs with other flags may
-    stand in results/.
+def truth_key(entry: Entry, options: argparse.Namespace) -> tuple[str, str]:
+    """(model, source) as a table of accuracies has them."""
+    eps = options.EPS if entry.model.startswith(ROBUST_PREFIX) else None
+    return backbone_label(entry.model_label, eps), entry.source_label
+
+
+def add_nulls_and_truth(
+    found: Ranking, entries: Mapping[str, Entry], table: Truth | None, options: argparse.Namespace
+) -> None:
+    """The consensus of some scores, and with a table of accuracies these and, if it has other targets,
+    the order that looks at no data.
     """
-    own = {"TRG": [options.TRG], "SETTING": ["LearnedAll"], "SEED": [options.SEED]}
-    own["RESULTS_DIR"] = ranking_folder(options)
-    if options.TAU is not None:
-        tau = ["--TAU", str(options.TAU)]
-        own |= {f"{stage}_FLAGS": [*getattr(options, f"{stage}_FLAGS"), *tau] for stage in TAU_STAGES}
-    return plan_jobs(argparse.Namespace(**{**vars(options), **own}))
+    if len(found.scores) > 1:
+        for name, score_of_one in consensus(found.scores, CONSENSUS_OF).items():
+            found.scores[name]["consensus"] = score_of_one
+    if table is None:
+        return
+    target = task_label(options.TRG)
+    elsewhere = mean_rank_elsewhere(table.by_target(), target)
+    for name, of_one in found.scores.items():
+        model, source = truth_key(entries[name], options)
+        found.truth[name] = table.of(target, model, source)
+        if model in elsewhere:
+            of_one[ELSEWHERE] = Score(elsewhere[model], None, 0.0, lower_is_better=True)
 
 
-def check_comparable(jobs: Sequence[Job]) -> None:
-    """Raises InputError unless the published forms have one τ, the fine-tuned heads one τ or none, and
-    scores may use the target's labels.
-    """
-    found: dict[str, dict[float | None, Job]] = {"finetune": {}, "transfer": {}}
-    for job in jobs:
-        if job.stage == "train":
-            continue
-        options = stage_options(job)
-        scale = settings_for(options.PROCEDURE, chosen_model(options), options.SRC, options.TRG)
-        if job.stage == "transfer":
-            if options.TARGET_LABELS == PSEUDO:
-                raise InputError("a ranking scores with the target's labels: no --TARGET_LABELS pseudo")
-            if options.ANALYSIS == "certificate":
-                continue
-            settings = override(scale.source_head, SOURCE_HEAD_FLAGS, options)
-        else:
-            settings = override(scale.target_head, HEAD_FLAGS, options)
-        found[job.stage].setdefault(settings.tau, job)
-    for stage, taus in found.items():
-        if len(taus) > 1:
-            values = ", ".join(f"{tau} ({stage}, {job.model})" for tau, job in taus.items())
-            raise InputError(
-                f"heads of different τ cannot be compared: {values}; give one --TAU for all"
-            )
+# ------------------------------------------------------------------------------------------ the report
+def headline(decision: Decision, found: Ranking) -> str:
+    """The line to act on; of one network with several sources, which source."""
+    text = decision.line
+    if len(decision.odds) == 1 and len(found.scores) > 1:
+        first = next(iter(found.scores))
+        of_first = found.scores[first].get("certificate")
+        text = "one network with several sources, none of which has a certificate"
+        if of_first:
+            text = f"take {first}: of one network with several sources, the least certificate"
+            text += f" ({of_first.value:.3f} nats)"
+    if found.failed:
+        text += f"; {len(found.failed)} failed and are not compared: {', '.join(found.failed)}"
+    return text
 
 
-def failures(
-    transfers: Sequence[Job], outcomes: Mapping[Job, Outcome], fine_tuning: str | None
-) -> dict[Job, str]:
-    """Why candidates are left out: stage 3 failed, or stage 2 where its accuracy is asked for."""
-    failed = {}
-    for job in transfers:
-        needed = (job, *(job.follows if fine_tuning == "linear" else ()))
-        reasons = [outcomes[need].reason for need in needed if outcomes[need].state == FAILED]
-        if reasons:
-            failed[job] = reasons[0]
-    return failed
+def agreements(found: Ranking, entries: Mapping[str, Entry], seed: int) -> dict[str, dict]:
+    """How well each score orders the candidates, and the candidates without the controls."""
+    groups = {ALL: list(found.scores)}
+    real = [name for name in found.scores if not entries[name].is_control]
+    if len(real) < len(found.scores):
+        groups[WITHOUT_CONTROLS] = real
+    return {
+        title: compare({name: found.scores[name] for name in names}, found.truth, seed, found.networks)
+        for title, names in groups.items()
+        if found.truth and len(names) > 2
+    }
+
+
+def truth_name(options: argparse.Namespace) -> str:
+    if options.TRUTH:
+        return f"the accuracies of {options.TRUTH.name}"
+    return f"accuracy after {options.FINETUNE} fine-tuning"
 
 
 def as_record(
     options: argparse.Namespace,
-    scores: Mapping,
-    truth: Mapping,
-    costs: Mapping,
-    found: Mapping,
-    records: Sequence[Mapping],
+    found: Ranking,
+    decision: Decision,
+    line: str,
+    agreement: Mapping[str, Mapping],
 ) -> dict:
-    """What ranking.json holds; data and environment are those of the stage-3 `records`."""
+    """What ranking.json holds."""
 
     def number(value: float) -> float | None:
         return None if math.isnan(value) else value
 
-    data = {record[role]: record["data"][role] for record in records for role in ("source", "target")}
     return {
         "target": task_label(options.TRG),
         "seed": options.SEED,
         "command": f"python3 rank_models.py {options.command}",
+        "shots": options.SHOTS,
         "samples": options.SAMPLES,
         "truth": str(options.TRUTH) if options.TRUTH else options.FINETUNE,
+        "decision": {
+            "line": line,
+            "pick": decision.pick,
+            "odds": decision.odds,
+            "expected_regret": decision.regret,
+            "rivals": list(decision.rivals),
+            "failed": found.failed,
+        },
         "candidates": {
-            candidate: {
-                "accuracy": truth.get(candidate),
-                "fine_tuning_seconds": costs.get(candidate),
-                "scores": {name: vars(score) for name, score in of_one.items()},
+            name: {
+                "accuracy": found.truth.get(name),
+                "fine_tuning_seconds": found.costs.get(name),
+                **vars(found.facts[name]),
+                "scores": {metric: vars(score) for metric, score in of_one.items()},
             }
-            for candidate, of_one in scores.items()
+            for name, of_one in found.scores.items()
         },
         "agreement": {
-            metric: {
-                name: {"value": number(value), "interval": limits}
-                for name, (value, limits) in of_one.items()
+            title: {
+                metric: {
+                    name: {"value": number(value), "interval": limits}
+                    for name, (value, limits) in of_one.items()
+                }
+                for metric, of_one in of_group.items()
             }
-            for metric, of_one in found.items()
+            for title, of_group in agreement.items()
         },
-        "data": data,
-        "environment": records[0]["environment"],
+        "data": found.data,
+        "environment": environment(choose_device(options.DEVICE)),
     }
+
+
+# ------------------------------------------------------------------------- scores that others computed
+def compare_published(options: argparse.Namespace) -> None:
+    """The weighted Kendall correlations of a table of scores with a table of accuracies, in both of the
+    conventions that papers use.
+    """
+    if not options.TRUTH:
+        raise InputError("--SCORES are compared with accuracies: give --TRUTH")
+    scores = read_scores(options.SCORES)
+    accuracies = read_truth(options.TRUTH, for_order=True).by_target()
+    if not any(len(_common(table, accuracies, t)) > 2 for table in scores.values() for t in accuracies):
+        raise InputError(
+            f"{options.SCORES} and {options.TRUTH} have no three models of one target in common"
+        )
+    folder = options.RESULTS_DIR / "rank" / "published"
+    require_writable(folder, "--RESULTS_DIR")
+    for measure in (BY_BOTH, BY_ACCURACY):
+        table = published_agreement(scores, accuracies, measure)
+        write_text(folder / f"{measure.replace(' ', '_')}.csv", csv_table(*table))
+        print(f"{markdown_table(*table)}")
+    print(f"result: {os.path.relpath(folder)}/")
+
+
+def _common(scores: Mapping, accuracies: Mapping, target: str) -> set[str]:
+    return scores.get(target, {}).keys() & accuracies[target].keys()
 
 
 if __name__ == "__main__":

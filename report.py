@@ -9,9 +9,11 @@ result, and a ranking that cannot be read, is named and left out.
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from utils.errors import InputError
@@ -20,6 +22,7 @@ from utils.overview import (
     agreement_of_bounds,
     comparable_settings,
     draw_agreement,
+    draw_decision,
     draw_ranking,
     draw_settings,
     draw_terms,
@@ -28,7 +31,7 @@ from utils.overview import (
     pseudo_table,
 )
 from utils.page import figure, folded, page, paragraph, table
-from utils.ranking import Score, agreement_table, score_table
+from utils.ranking import Facts, Score, agreement_table, candidate_table, score_table
 from utils.storage import REPOSITORY, read_records, require_writable
 from utils.summary import UNDEFINED, quantities_of, write_text
 
@@ -43,6 +46,8 @@ AGREEMENT_NOTE = """Intervals (95 %) draw groups of seeds, and need six. Where n
 (FixedAll) bound and loss are both large, which alone makes a high correlation over all settings."""
 PSEUDO_NOTE = """Clusters stood for the target's labels: losses and bounds of these runs are against
 clusters. Where the labels are known, the same run with them says how far off the estimate is."""
+DECISION_CAPTION = """For each candidate the predicted accuracy of a linear probe on new images with its
+95 % interval, and in how many resamples of the training images it is the best."""
 RANKING_NOTE = """How well each score orders the models: correlations with fine-tuned accuracy (1 is
 best), what the pick loses in accuracy (regret), and its seconds a model."""
 RUNS_NOTE = """A LeNet's transfer or fine-tuning needs its training first. A command whose result is
@@ -134,35 +139,37 @@ def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
     truth = {
         name: about["accuracy"] for name, about in candidates.items() if about["accuracy"] is not None
     }
-    content = paragraph(
-        f"Seed {ranking['seed']}; scores see at most {ranking['samples']} training samples of the "
-        f"target. Accuracies: {ranking['truth'] or 'none'}."
+    decision, name = ranking["decision"], path.parent.name
+    draw_decision(ranking["target"], ranking, folder / f"decision_{name}")
+    content = paragraph(decision["line"][0].upper() + decision["line"][1:] + ".")
+    content += figure(folder / f"decision_{name}.png", DECISION_CAPTION)
+    facts = {
+        name: Facts(*(about[field.name] for field in fields(Facts)))
+        for name, about in candidates.items()
+    }
+    content += table(*candidate_table(scores, truth, decision["odds"], facts))
+    images = f"{ranking['shots']} training images of each class" if ranking["shots"] else (
+        f"the target's training images, at most about {ranking['samples']}"
+    )  # fmt: skip
+    content += paragraph(
+        f"Seed {ranking['seed']}; scores see {images}. Accuracies: {ranking['truth'] or 'none'}."
     )
-    if len(truth) > 2:
-        name = f"ranking_{path.parent.name}"
-        draw_ranking(ranking["target"], scores, truth, folder / name)
-        content += figure(
-            folder / f"{name}.png", "Each score, with its 95 % interval, against fine-tuned accuracy."
-        )
+    if ranking["agreement"]:
+        draw_ranking(ranking["target"], scores, truth, folder / f"ranking_{name}")
+        caption = "Each score, with its 95 % interval, against fine-tuned accuracy."
+        content += figure(folder / f"ranking_{name}.png", caption)
+        content += paragraph(RANKING_NOTE)
+    for title, of_group in ranking["agreement"].items():
         found = {
             metric: {
-                name: (float("nan") if cell["value"] is None else cell["value"], cell["interval"])
+                name: (math.nan if cell["value"] is None else cell["value"], cell["interval"])
                 for name, cell in of_one.items()
             }
-            for metric, of_one in ranking["agreement"].items()
+            for metric, of_one in of_group.items()
         }
-        costs = [about["fine_tuning_seconds"] for about in candidates.values()]
-        cost = (
-            f" Fine-tuning itself: {sum(costs) / len(costs):.1f} s a model, features given."
-            if costs and None not in costs
-            else ""
-        )
-        content += paragraph(RANKING_NOTE + cost)
+        content += paragraph(f"Order against accuracy, {title}:")
         content += table(*agreement_table(scores, found))
-    content += paragraph(
-        "The scores, with 95 % intervals where the target's samples enter them. Bounds and their terms: "
-        "lower is better (nats)."
-    )
+    content += paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
     content += table(*score_table(scores, truth))
     about = [f"{name} {value}" for name, value in ranking["environment"].items()]
     data = [

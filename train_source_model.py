@@ -20,9 +20,13 @@ from utils.bootstrap import wilson_interval
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
+from utils.extraction import decoded_split
 from utils.lenet import LeNet
 from utils.options import TRAINING_FLAGS, add_setting_flags, override, stage_entry, stage_parser
+from utils.preprocess import GREY
 from utils.report import print_training
+from utils.source_network import network_origin
+from utils.stage import default_workers, warn_of_grey
 from utils.storage import (
     ResumePoint,
     changed_settings,
@@ -53,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if distributed.rank() > 0:  # one process trains
         return
     options.SRC = check_dataset_name(options.SRC, "source", grey_only=True)
+    warn_of_grey(options.SRC)
     scale = settings_for(options.PROCEDURE, options.SRC)
     training = override(scale.training, TRAINING_FLAGS, options)
     if options.EPOCHS is not None:  # as many as were asked for
@@ -70,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = {"procedure": options.PROCEDURE, "training": asdict(training)}
     data = {"source": dataset.provenance}
     path = network_path(
-        options.CHECKPOINT_DIR, LENET, dataset.name, dataset.provenance["origin"],
-        options.PROCEDURE, options.SEED,
+        options.CHECKPOINT_DIR, LENET, dataset.name,
+        network_origin(options.SRC, dataset.provenance["origin"]), options.PROCEDURE, options.SEED,
     )  # fmt: skip
     folder = run_folder(
         options.RESULTS_DIR,
@@ -90,16 +95,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     # --------------------------------------------------------------------------------- model and fit
+    train, test = (
+        decoded_split(split, GREY, default_workers()) for split in (dataset.train, dataset.test)
+    )
     torch.manual_seed(options.SEED)
     network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)
     resume = ResumePoint(path.with_suffix(".resume.pt"), digest(config, data, options.SEED))
     start = time.perf_counter()
-    train_network(network, dataset.train, training, options.SEED, resume)
+    train_network(network, train, training, options.SEED, resume)
     seconds = {"training": time.perf_counter() - start}
 
     # ---------------------------------------------------------------------------- report and save
-    accuracy, loss = evaluate_network(network, dataset.test)
-    hits = round(accuracy * len(dataset.test.labels))
+    accuracy, loss = evaluate_network(network, test)
+    hits = round(accuracy * len(test))
     require_finite("training", {"test_loss": loss})
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     record = {
@@ -112,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "command": f"python3 train_source_model.py {options.command}",
         "test_accuracy": accuracy,
         "test_loss": loss,
-        "intervals": {"test_accuracy": wilson_interval(hits, len(dataset.test.labels))},
+        "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
         "weights_digest": state_digest(weights),
         "config": config,
         "data": data,

@@ -9,6 +9,7 @@ from benchmarks import (
     heads,
     pipeline,
     pseudo_labels,
+    rankings,
     recipes,
     source_classes,
     transport,
@@ -16,6 +17,7 @@ from benchmarks import (
 from benchmarks import features as benchmark_features
 from benchmarks import transform as benchmark_transform
 from tests.random_tasks import random_features, random_transform
+from tests.tiny_data import write_class_folders
 from utils.features import Features
 from utils.task_transform import distribution_mismatch
 
@@ -43,6 +45,18 @@ def values(folder, name: str) -> dict[str, list[str]]:
     """The rows of a table by their label."""
     lines = (folder / f"{name}.txt").read_text().splitlines()
     return {line[:34].strip(): line[34:].split() for line in lines if line[34:].strip()}
+
+
+def test_rankings_says_what_few_labels_cost(tmp_path):
+    write_class_folders(tmp_path / "photos", ("a", "b", "c"), 25)
+    argv = ["--TRG", f"folder:{tmp_path / 'photos'}", "--SHOTS", "5", "0", "--DRAWS", "2"]
+    argv += ["--MODEL", "random:lenet", "random:resnet18@32", "--RESULTS", str(tmp_path)]
+    rankings.main(argv)
+    rows = values(tmp_path, "rankings")
+    for name in ("predicted accuracy", "k-NN", "LogME", "consensus"):
+        assert all(0 <= float(cell) <= 100 for cell in rows[name]), name
+    assert all(0 <= float(cell) <= 1 for cell in rows["covered"])
+    assert len(rows["odds"]) == 2 and float(rows["right"][1]) in (0.0, 1.0)
 
 
 @pytest.mark.slow

@@ -142,7 +142,7 @@ def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
 
 
 def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_files, capsys):
-    target = ["--TRG", feature_files[1], "--TRANSFER_FLAGS", SHORT, "--RESAMPLES", "3"]
+    target = ["--TRG", feature_files[1], "--RESAMPLES", "30"]
     rank_models.main(["--SRC", feature_files[0], *target, *places(tmp_path)])
     with (swept / "results.jsonl").open("a") as file:
         file.write('{"stage": "trai\n')

@@ -1,6 +1,7 @@
-"""Rankings: intervals, agreement with the truth, and the script on tiny tasks."""
+"""Rankings: intervals, odds, agreement with the truth, tables of others, the script on tiny tasks."""
 
 import csv
+import itertools
 import json
 import math
 import shlex
@@ -8,63 +9,132 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from scipy import stats
 
 import rank_models
 from tests.conftest import places
-from utils.candidates import Candidate, score_candidate
+from utils.candidates import Entry, choose_points, open_candidate, score_candidate
+from utils.decision import Prediction, decide, predict_accuracy
 from utils.errors import InputError
+from utils.features import Features
 from utils.fine_tuning import fine_tune
 from utils.ranking import (
+    BY_ACCURACY,
+    BY_BOTH,
+    PREDICTED,
     Score,
     agreement,
-    check_truth,
-    half_samples,
-    interval_of,
-    look_up,
-    read_truth,
+    consensus,
+    jackknife_interval,
+    published_agreement,
     regret,
 )
+from utils.ridge_head import fit_validated_ridge
+from utils.truth import mean_rank_elsewhere, read_scores, read_truth
 
-SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1"
-TINY = ("--TRANSFER_FLAGS", SHORT, "--RESAMPLES", "4")
+SHORT = ("--RESAMPLES", "200")
 
 
-def test_halves_spread_as_the_mean_of_all_samples_does():
+# ------------------------------------------------------------------------------------------- intervals
+@pytest.mark.parametrize("each", [40, 5])
+def test_jackknife_intervals_hold_the_mean_as_often_as_they_say(each):
+    """Five parts, and Student's t with four degrees of freedom: 95 % all the same."""
     rng = np.random.default_rng(0)
-    values = rng.normal(size=400)
-    halves = half_samples(np.zeros(400, dtype=int), 2000, 0)
-    assert all(len(half) == len(set(half)) == 200 for half in halves[:20])
-    low, high = interval_of(lambda half: values[half].mean(), values.mean(), halves, 400)
-    expected = 1.96 * values.std() / np.sqrt(400)
-    assert high - values.mean() == pytest.approx(expected, rel=0.1)
-    assert values.mean() - low == pytest.approx(expected, rel=0.1)
-    assert interval_of(len, 1.0, [], 400) is None
-    pairs = half_samples(np.repeat(range(5), 2), 4, 0)
-    assert interval_of(len, 1.0, pairs, 10) is None  # of two samples a class, half is all
-
-
-@pytest.mark.parametrize("each, count", [(40, 20), (3, 20)])
-def test_intervals_hold_the_mean_as_often_as_they_say(each, count):
-    """Few halves, and classes so small that two of three samples are a half: 95 % all the same."""
-    rng = np.random.default_rng(0)
-    labels, held = np.repeat(range(5), each), 0
-    for trial in range(400):
-        values = rng.normal(size=len(labels))
-        halves = half_samples(labels, count, trial)
-        low, high = interval_of(
-            lambda half, values=values: values[half].mean(), values.mean(), halves, len(labels)
+    folds, held = np.tile(np.arange(5), each), 0
+    for _ in range(1000):
+        values = rng.normal(size=len(folds))
+        low, high = jackknife_interval(
+            values.mean(), lambda out, values=values: values[~out].mean(), folds
         )
         held += low <= 0 <= high
-    assert 0.92 <= held / 400 <= 0.975
+    assert 0.93 <= held / 1000 <= 0.97
+    assert jackknife_interval(0.0, np.mean, np.zeros(9, dtype=int)) is None
 
 
-def test_halves_keep_the_classes():
-    labels = np.repeat([0, 1, 2], [40, 10, 3])
-    for half in half_samples(labels, 5, 0):
-        assert np.bincount(labels[half]).tolist() == [20, 5, 2]
+def noisy_classes(rng, each: int, classes: int = 4, dim: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    y = torch.arange(each * classes) % classes
+    x = torch.from_numpy(rng.normal(size=(len(y), dim)).astype(np.float32))
+    return x + 1.2 * torch.eye(dim)[y], y
 
 
+@pytest.mark.parametrize("each, new_images", [(10, 200), (60, 400)])
+def test_predicted_intervals_hold_the_accuracy_on_new_images(each, new_images):
+    held = 0
+    for trial in range(60):
+        rng = np.random.default_rng(trial)
+        x, y = noisy_classes(rng, each)
+        new_x, new_y = noisy_classes(rng, new_images // 4)
+        fitted = fit_validated_ridge(x, y, 4, "test")
+        low, high = predict_accuracy(fitted, y, new_images).interval
+        logits = new_x @ fitted.weight.T + fitted.bias
+        held += low <= (logits.argmax(1) == new_y).double().mean() <= high
+    assert held >= 54  # 90 %
+
+
+def test_a_prediction_is_of_images_that_the_probe_has_not_seen():
+    rng = np.random.default_rng(0)
+    x, y = noisy_classes(rng, 5, dim=400)
+    fitted = fit_validated_ridge(x, y, 4, "test")
+    prediction = predict_accuracy(fitted, y, 100)
+    seen = ((x @ fitted.weight.T + fitted.bias).argmax(1) == y).double().mean()
+    assert seen == 1.0 > prediction.accuracy and len(prediction.right) == 20
+    # Image for image: the same folds whatever the features, so that candidates can be compared.
+    k = int(fitted.held_out.argsort()[3])
+    assert prediction.right[3] == float(fitted.held_out_logits[k].argmax() == y[3])
+
+
+# -------------------------------------------------------------------------------------------- decisions
+def prediction(right) -> Prediction:
+    right = np.asarray(right, float)
+    return Prediction(right.mean(), (0.0, 1.0), right)
+
+
+def test_odds_are_those_of_all_resamples():
+    """Three images: their 27 resamples by hand."""
+    first, second = [1, 1, 0], [1, 0, 0]
+    wins = 0.0
+    lost = 0.0
+    for draw in itertools.product(range(3), repeat=3):
+        a, b = sum(first[k] for k in draw), sum(second[k] for k in draw)
+        wins += 1.0 if a > b else 0.5 if a == b else 0.0
+        lost += max(0, b - a) / 3
+    found = decide({"a": prediction(first), "b": prediction(second)}, {"a": 1, "b": 2}, 20_000, 0)
+    assert found.pick == "a" and found.odds["a"] == pytest.approx(wins / 27, abs=0.01)
+    assert found.regret == pytest.approx(lost / 27, abs=0.005) and found.rivals == ("b",)
+    assert sum(found.odds.values()) == pytest.approx(1)
+    assert found.line.startswith("take a: best in ") and "cannot tell it from b" in found.line
+
+
+def test_what_is_clearly_worse_is_no_rival():
+    rng = np.random.default_rng(0)
+    good, fair, bad = (rng.random(2000) < p for p in (0.8, 0.79, 0.6))
+    found = decide(
+        {"bad": prediction(bad), "fair": prediction(fair), "good": prediction(good)},
+        {"bad": 1, "fair": 2, "good": 3}, 2000, 0,
+    )  # fmt: skip
+    assert set(found.rivals) <= {"good", "fair"} and "bad" not in found.rivals
+    assert found.odds["bad"] == 0.0 and list(found.odds)[-1] == "bad"
+    again = {"x": prediction(good), "y": prediction(good), "z": prediction(bad)}
+    of_one = decide(again, {"x": "same", "y": "same", "z": "other"}, 100, 0)
+    assert list(of_one.odds) == ["x", "z"] and of_one.rivals == ()
+    alone = decide({"x": prediction(good)}, {"x": 1}, 100, 0)
+    assert alone.line == "x is the only candidate: there is nothing to choose between"
+
+
+def test_the_consensus_is_the_mean_rank_by_scores_that_all_have():
+    scores = {
+        "a": {"p": Score(0.9, None, 0), "q": Score(1.0, None, 0, lower_is_better=True)},
+        "b": {"p": Score(0.8, None, 0), "q": Score(0.5, None, 0, lower_is_better=True)},
+        "c": {"p": Score(0.8, None, 0), "q": Score(2.0, None, 0, lower_is_better=True), "r": None},
+    }
+    found = {name: score.value for name, score in consensus(scores, ("p", "q", "r")).items()}
+    assert found == {"a": 1.5, "b": 1.75, "c": 2.75}
+    assert consensus(scores, ("r",)) == {}
+
+
+# ------------------------------------------------------------------------------------------- agreement
 def test_agreement_is_scipys_and_the_regret_that_of_the_pick():
     scores, truth = [0.1, 0.5, 0.4, 0.9, 0.05, 0.0], [0.2, 0.6, 0.8, 0.7, 0.1, 0.05]
     found = agreement(scores, truth, 200, 0)
@@ -99,20 +169,31 @@ def test_regret_of_ties_and_of_models_without_a_score():
     assert values["Kendall"][0] == pytest.approx(stats.kendalltau([1, 2, 0], truth[:3]).statistic)
 
 
-# ------------------------------------------------------------------------------------------ the truth
+# ------------------------------------------------------------------------------------- tables of others
 def test_a_table_of_accuracies(tmp_path):
     path = tmp_path / "truth.csv"
     rows = ["clip,,0.9", "lenet,MNIST,0.5", "lenet,USPS,0.6", "clip,KMNIST,0.8"]
-    rows.append("random:lenet,features:a/B.npz,0.1")
-    path.write_text("\ufeffmodel,source,accuracy\n" + "\n".join(rows))
+    rows.append("random:lenet@64,features:a/B.npz,0.1")
+    path.write_text("\ufeffModel,source,accuracy\n" + "\n".join(rows))
     table = read_truth(path)
-    assert look_up(table, "clip", "KMNIST") == 0.8 and look_up(table, "clip", "USPS") == 0.9
-    assert look_up(table, "random-lenet", "features-B") == 0.1
-    check_truth(table, [("lenet", "USPS"), ("clip", "MNIST")], path)
-    with pytest.raises(
-        InputError, match=r"truth.csv has no accuracy of lenet \(FMNIST\), moco \(MNIST\)"
-    ):
-        check_truth(table, [("lenet", "FMNIST"), ("moco", "MNIST"), ("clip", "X")], path)
+    assert table.of("X", "clip", "KMNIST") == 0.8 and table.of("", "clip", "USPS") == 0.9
+    assert table.of("X", "random-lenet@64", "features-B") == 0.1
+    table.require("X", [("lenet", "USPS"), ("clip", "MNIST")])
+    with pytest.raises(InputError, match=r"truth.csv has no accuracy of lenet \(FMNIST\), moco$"):
+        table.require("X", [("lenet", "FMNIST"), ("moco", ""), ("clip", "X")])
+
+
+def test_percent_becomes_fractions_and_targets_stand_apart(tmp_path):
+    path = tmp_path / "truth.csv"
+    path.write_text(
+        "model,dataset,accuracy\na,pets,93.5\nb,pets,0\na,folder:x/BIRDS,50\nb,folder:x/BIRDS,60\n"
+    )
+    table = read_truth(path)
+    assert table.of("pets", "a", "") == 0.935 and table.of("folder-BIRDS", "b", "") == 0.6
+    with pytest.raises(InputError, match="no accuracy on dtd of a"):
+        table.require("dtd", [("a", "")])
+    assert mean_rank_elsewhere(table.by_target(), "pets") == {"a": 2.0, "b": 1.0}
+    assert mean_rank_elsewhere(table.by_target(), "new") == {"a": 1.5, "b": 1.5}
 
 
 @pytest.mark.parametrize(
@@ -120,11 +201,14 @@ def test_a_table_of_accuracies(tmp_path):
     [
         ("model;accuracy\nlenet;0.5\n", "must name the columns accuracy, model"),
         ("", "must name the columns"),
-        ("model,accuracy\nlenet,50\n", "accuracy 50 of lenet is no fraction"),
+        ("model,accuracy\nlenet,50\nclip,0.9\n", "fractions and percent cannot be told apart"),
+        ("model,accuracy\nlenet,500\n", "must lie in"),
+        ("model,accuracy\nlenet,-0.1\n", "must lie in"),
         ("model,accuracy\nlenet,high\n", "could not convert"),
         ("model,accuracy\nlenet\n", "is not a table"),
-        ("model,accuracy\nlenet,nan\n", "no fraction"),
+        ("model,accuracy\nlenet,nan\n", "no finite number"),
         ("model,accuracy\nlenet,0.1\nlenet,0.2\n", "lenet stands there twice"),
+        ("model,target,accuracy\nlenet,x,0.1\nlenet,x,0.2\n", "lenet stands there twice for x"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path, text, complaint):
@@ -133,7 +217,79 @@ def test_a_bad_table_is_named(tmp_path, text, complaint):
         read_truth(tmp_path / "truth.csv")
 
 
-# ------------------------------------------------------------------------------------------ the script
+# LogME and NCE of ten networks and their accuracies (%) after fine-tuning, from the repository
+# zhangyikaii/Model-Spider (learnware_info.py, commit d2a53e4), and the correlations that its authors
+# print for them.
+MODEL_SPIDER = """model,dataset,LogME,NCE,accuracy
+googlenet,CIFAR10,0.293,-1.14,96.2
+inception_v3,CIFAR10,0.349,-1.061,97.5
+resnet50,CIFAR10,0.388,-1.007,96.8
+resnet101,CIFAR10,0.463,-0.839,97.7
+resnet152,CIFAR10,0.469,-0.851,97.9
+densenet121,CIFAR10,0.302,-1.006,97.2
+densenet169,CIFAR10,0.343,-0.946,97.4
+densenet201,CIFAR10,0.369,-0.867,97.4
+mobilenet_v2,CIFAR10,0.29,-1.089,95.7
+mnasnet1_0,CIFAR10,0.304,-1.086,96.8
+"""
+PRINTED = {"LogME": "0.802", "NCE": "0.694"}
+
+
+def test_published_correlations_are_found_again(tmp_path, capsys):
+    lines = [line.split(",") for line in MODEL_SPIDER.split()]
+    for name, columns in (("scores", (0, 1, 2, 3)), ("truth", (0, 1, 4))):
+        text = "\n".join(",".join(line[k] for k in columns) for line in lines)
+        (tmp_path / f"{name}.csv").write_text(text)
+    scores = read_scores(tmp_path / "scores.csv")
+    accuracies = read_truth(tmp_path / "truth.csv", for_order=True).by_target()
+    head, rows = published_agreement(scores, accuracies, BY_ACCURACY)
+    assert head == [BY_ACCURACY, "mean", "CIFAR10"]
+    assert {row[0]: row[2] for row in rows} == {**PRINTED, "mean rank elsewhere": "—"}
+    _, by_both = published_agreement(scores, accuracies, BY_BOTH)
+    truth = [accuracies["CIFAR10"][line[0]] for line in lines[1:]]
+    logme = [float(line[2]) for line in lines[1:]]
+    assert by_both[0][2] == f"{stats.weightedtau(logme, truth).statistic:.3f}" == "0.785"
+
+    files = ["--SCORES", str(tmp_path / "scores.csv"), "--TRUTH", str(tmp_path / "truth.csv")]
+    rank_models.main([*files, "--RESULTS_DIR", str(tmp_path / "results")])
+    assert "| LogME | 0.802 | 0.802 |" in capsys.readouterr().out
+    saved = tmp_path / "results" / "rank" / "published" / "weighted_Kendall.csv"
+    assert "LogME,0.785,0.785" in saved.read_text()
+
+
+@pytest.mark.parametrize(
+    "scores, truth, complaint",
+    [
+        ("model,s\na,1\nb,2\n", "model,accuracy\na,1\nb,0\n", "no three models of one target"),
+        ("model,note\na,x\n", "model,accuracy\na,1\n", "no column of numbers"),
+        ("model,s\na,1\na,2\n", "model,accuracy\na,1\n", "a stands there twice"),
+        ("model,s\na,1\n", None, "give --TRUTH"),
+    ],
+)
+def test_bad_scores_are_one_line(tmp_path, capsys, scores, truth, complaint):
+    (tmp_path / "s.csv").write_text(scores)
+    argv = ["--SCORES", str(tmp_path / "s.csv"), "--RESULTS_DIR", str(tmp_path / "results")]
+    if truth:
+        (tmp_path / "t.csv").write_text(truth)
+        argv += ["--TRUTH", str(tmp_path / "t.csv")]
+    with pytest.raises(SystemExit) as stop:
+        rank_models.main(argv)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and complaint in line and not (tmp_path / "results").exists()
+
+
+# ------------------------------------------------------------------------------------------ equal data
+def test_points_are_some_of_each_class():
+    labels = torch.arange(100) % 3
+    names = ("a", "b", "c")
+    few = choose_points(labels, names, 4, 10, 0)
+    assert torch.bincount(labels[few]).tolist() == [4, 4, 4] and (few.diff() > 0).all()
+    assert torch.equal(choose_points(labels, names, None, 1000, 0), torch.arange(100))
+    assert torch.bincount(labels[choose_points(labels, names, None, 30, 0)]).tolist() == [10, 10, 10]
+    with pytest.raises(InputError, match="class b has 33 training images, fewer than --SHOTS 34"):
+        choose_points(labels, names, 34, 1000, 0)
+
+
 @pytest.fixture
 def sources(tmp_path) -> list[str]:
     """Feature files of three classes: the farther apart the classes, the better the features."""
@@ -152,44 +308,87 @@ def sources(tmp_path) -> list[str]:
     return names
 
 
+def candidate_of(source: str | None, target: str, tmp_path, *flags: str):
+    argv = ["--TRG", target, *(["--SRC", source] if source else []), *flags, *places(tmp_path)]
+    options = rank_models.parse_options(argv)
+    ((name, entry),) = rank_models.list_entries(options).items()
+    return open_candidate(name, entry, 0.01, with_test=True)
+
+
+def test_no_score_sees_the_test_split(tmp_path, sources):
+    candidate = candidate_of(sources[1], sources[2], tmp_path)
+    scored = score_candidate(candidate, 0)
+    wanted = {PREDICTED, "k-NN", "LogME", "H-score", "TransRate", "GBC", "LEEP", "NCE", "certificate"}
+    assert wanted <= scored.scores.keys()
+    noise = Features(torch.randn_like(candidate.test.x), candidate.test.y.flip(0))
+    other = score_candidate(replace(candidate, test=noise), 0)
+    assert other.linear_accuracy < scored.linear_accuracy
+    for name, score in scored.scores.items():
+        assert score.value == other.scores[name].value and score.interval == other.scores[name].interval
+        if score.interval:
+            assert score.interval[0] <= score.value <= score.interval[1], name
+
+
+def test_scores_of_features_see_them_as_the_network_gives_them(tmp_path, sources):
+    """LogME and its like change when a coordinate is rescaled; the probe and k-NN see it scaled."""
+    candidate = candidate_of(None, sources[2], tmp_path)
+    assert candidate.points.x.std() > 1.2 > candidate.scaled.x.std()
+    scaled = Features(candidate.points.x * torch.tensor([10.0, 1, 1, 1, 1]), candidate.points.y)
+    before, after = (
+        score_candidate(c, 0).scores for c in (candidate, replace(candidate, points=scaled))
+    )
+    for name in ("LogME", "H-score", "GBC"):
+        assert before[name].value != pytest.approx(after[name].value, rel=1e-3), name
+    assert "LEEP" not in before and "certificate" not in before
+
+
+def test_an_undefined_score_is_left_out_with_a_warning(tmp_path, sources):
+    """A dead backbone: every feature of every sample is the same."""
+    candidate = candidate_of(sources[1], sources[2], tmp_path)
+    dead = Features(torch.zeros_like(candidate.points.x), candidate.points.y)
+    with pytest.warns(UserWarning, match="H-score of features is undefined"):
+        scores = score_candidate(replace(candidate, points=dead, scaled=dead), 0).scores
+    assert "H-score" not in scores and {PREDICTED, "k-NN", "LEEP"} <= scores.keys()
+    assert all(math.isfinite(score.value) for score in scores.values())
+
+
+# ------------------------------------------------------------------------------------------ the script
 def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     truth = tmp_path / "truth.csv"
     rows = zip(("poor", "fair", "good"), (0.3, 0.6, 0.9), strict=True)
     truth.write_text(
         "model,source,accuracy\n" + "".join(f"features,features-{s},{a}\n" for s, a in rows)
     )
-    argv = ["--SRC", *sources[:3], "--TRG", sources[3], *TINY, *places(tmp_path), "--ANALYSIS", "both"]
+    argv = ["--SRC", *sources[:3], "--TRG", sources[3], *SHORT, *places(tmp_path)]
     rank_models.main([*argv, "--TRUTH", str(truth)])
     shown = capsys.readouterr().out
     folder = tmp_path / "results" / "rank" / "features-best"
-    assert not (tmp_path / "results" / "transfer").exists()  # where runs with other flags may lie
     record = json.loads((folder / "ranking.json").read_text())
     candidates = record["candidates"]
-    assert [candidate["accuracy"] for candidate in candidates.values()] == [0.3, 0.6, 0.9]
-    # The target's features are the same for each: what the source head makes of them differs.
-    leep = [candidate["scores"]["LEEP"]["value"] for candidate in candidates.values()]
-    logme = {candidate["scores"]["LogME"]["value"] for candidate in candidates.values()}
-    assert leep[0] == min(leep) < max(leep) and len(logme) == 1
-    kendall = stats.kendalltau(leep, (0.3, 0.6, 0.9)).statistic
-    assert record["agreement"]["LEEP"]["Kendall"]["value"] == pytest.approx(kendall)
-    lost = 0.9 - (0.3, 0.6, 0.9)[int(np.argmax(leep))]
-    assert record["agreement"]["LEEP"]["regret"]["value"] == pytest.approx(lost)
-    assert record["agreement"]["LogME"]["Kendall"]["value"] is None
-    for name in ("published bound", "certificate", "loss of h"):
-        bound = candidates["features (features-poor)"]["scores"][name]
-        assert bound["value"] > 0 and bound["lower_is_better"]
-    for name, scores in candidates.items():
-        low, high = scores["scores"]["LEEP"]["interval"]
-        assert low <= scores["scores"]["LEEP"]["value"] <= high, name
+    accuracies = {name: about["accuracy"] for name, about in candidates.items()}
+    assert accuracies == {f"features (features-{s})": a for s, a in
+                          (("poor", 0.3), ("fair", 0.6), ("good", 0.9))}  # fmt: skip
+    # The target's features are the same for each: what the source's head makes of them differs.
+    leep = {name: about["scores"]["LEEP"]["value"] for name, about in candidates.items()}
+    logme = {about["scores"]["LogME"]["value"] for about in candidates.values()}
+    assert min(leep, key=leep.get) == "features (features-poor)" and len(logme) == 1
+    kendall = stats.kendalltau([leep[name] for name in accuracies], [*accuracies.values()]).statistic
+    found = record["agreement"]["all candidates"]
+    assert found["LEEP"]["Kendall"]["value"] == pytest.approx(kendall)
+    assert found["LogME"]["Kendall"]["value"] is None
+    # One network with several sources: the certificate says which.
+    certificate = {name: about["scores"]["certificate"]["value"] for name, about in candidates.items()}
+    best = min(certificate, key=certificate.get)
+    assert shown.startswith(f"take {best}: of one network with several sources, the least certificate")
+    assert next(iter(candidates)) == best and record["decision"]["pick"] in candidates
     with (folder / "scores.csv").open() as file:
         table = list(csv.reader(file))
-    assert table[1][0] == "features (features-good)" and len(table) == 4
-    for name in ("agreement.csv", "ranking.png", "ranking.pdf"):
+    assert table[1][0] == best and len(table) == 4
+    for name in ("agreement_all_candidates.csv", "ranking.png", "ranking.pdf", "decision.png"):
         assert (folder / name).exists()
     again = rank_models.parse_options(shlex.split(record["command"])[2:])
-    assert sources[:3] == again.SRC and SHORT.split() == again.TRANSFER_FLAGS
+    assert sources[:3] == again.SRC
     assert set(record["data"]) == {"features-best", "features-poor", "features-fair", "features-good"}
-    assert "| features (features-good) | 0.900 |" in shown
 
     truth.write_text("model,source,accuracy\nfeatures,features-poor,0.3\n")
     with pytest.raises(SystemExit) as stop:
@@ -204,51 +403,98 @@ def test_a_candidate_that_fails_is_left_out(tmp_path, sources, capsys):
     x, y = rng.normal(size=(90, 7)), np.arange(90) % 3
     np.savez(tmp_path / "wide.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     wide = f"features:{tmp_path / 'wide.npz'}"
-    argv = ["--TRG", sources[3], *TINY, *places(tmp_path)]
+    argv = ["--TRG", sources[3], *SHORT, *places(tmp_path)]
     with pytest.raises(SystemExit) as stop:
         rank_models.main([*argv, "--SRC", sources[0], wide])
     assert stop.value.code == 1
     shown = capsys.readouterr()
-    assert "failed: transfer features-wide" in shown.err and "features (features-poor)" in shown.out
+    assert "failed: features (features-wide): " in shown.err
+    line = shown.out.splitlines()[0]
+    assert line.endswith("1 failed and are not compared: features (features-wide)")
     with pytest.raises(SystemExit) as stop:
         rank_models.main([*argv, "--SRC", wide])
     assert stop.value.code == 2 and "no candidate is left: " in capsys.readouterr().err
 
 
-def test_an_accuracy_that_could_not_be_measured_is_not_taken_from_an_earlier_run(
-    tmp_path, sources, capsys, monkeypatch
-):
-    argv = ["--SRC", *sources[:2], "--TRG", sources[3], *TINY, *places(tmp_path)]
-    rank_models.main([*argv, "--FINETUNE", "linear"])
-
-    def broken(*_):
-        raise InputError("no head today")
-
-    monkeypatch.setattr("finetune_source_model_on_target_task.evaluate_head", broken)
-    with pytest.raises(SystemExit) as stop:
-        rank_models.main([*argv, "--FINETUNE", "linear", "--TAU", "0.3"])
-    assert stop.value.code == 2
-    assert "no candidate is left: no head today" in capsys.readouterr().err
-    rank_models.main([*argv, "--TAU", "0.3"])  # without accuracies heads do not matter
-
-
-def test_a_ranking_without_truth_and_with_an_undefined_bound(tmp_path, sources, capsys):
+def test_a_source_with_too_few_classes_has_no_certificate(tmp_path, sources, capsys):
     arrays = dict(np.load(sources[0].removeprefix("features:")))
     kept = {split: arrays[f"y_{split}"] < 2 for split in ("train", "test")}
     two = {f"{k}_{split}": arrays[f"{k}_{split}"][kept[split]] for split in kept for k in "xy"}
     np.savez(tmp_path / "two.npz", **two)
     argv = ["--SRC", f"features:{tmp_path / 'two.npz'}", sources[1], "--TRG", sources[3]]
-    rank_models.main([*argv, *TINY, *places(tmp_path)])
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| features (")]
-    assert rows[0].startswith("| features (features-fair)") and "| — |" in rows[1]
+    rank_models.main([*argv, *SHORT, *places(tmp_path)])
+    shown = capsys.readouterr()
+    assert shown.out.startswith("take features (features-fair): ")
+    assert shown.err.count("warning: features (features-two): no certificate: 2 source classes") == 1
+
+
+@pytest.fixture
+def photographs(tmp_path) -> str:
+    """Fifteen images of each of two classes, split by the tool: bright above, or bright below."""
+    rng = np.random.default_rng(0)
+    for name, top in (("above", 200), ("below", 40)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(15):
+            pixels = rng.normal(0, 25, size=(40, 52, 3)) + 120
+            pixels[:20] += top - 120
+            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+            image.save(tmp_path / "photos" / name / f"{k}.png")
+    return f"folder:{tmp_path / 'photos'}"
+
+
+def test_networks_are_ranked_without_a_source(tmp_path, photographs, capsys):
+    models = ["random:lenet", "random:resnet18@32", "random:resnet18@64"]
+    argv = ["--TRG", photographs, "--model", *models, *SHORT, *places(tmp_path), "--WORKERS", "0"]
+    rank_models.main([*argv, "--FINETUNE", "linear"])
+    shown = capsys.readouterr()
+    assert "3 candidates: random:lenet, random:resnet18@32, random:resnet18@64" in shown.err
+    assert shown.err.count("its images become 28×28 grey ones for the LeNet") == 1
+    assert shown.out.startswith("take ") and "| random:resnet18@64 | " in shown.out
+    path = tmp_path / "results" / "rank" / "folder-photos" / "ranking.json"
+    record = json.loads(path.read_text())
+    for about in record["candidates"].values():
+        assert about["images_per_second"] > 0 and about["parameters"] > 1e5
+        assert "certificate" not in about["scores"] and 0 <= about["accuracy"] <= 1
+    assert set(record["agreement"]) == {"all candidates"}  # without the controls nothing is left
+    assert sum(record["decision"]["odds"].values()) == pytest.approx(1)
+
+    rank_models.main([*argv, "--SHOTS", "5"])
+    few = json.loads(path.read_text())
+    assert few["data"]["folder-photos"]["points"] == 10 and few["shots"] == 5
+    assert few["candidates"]["random:lenet"]["accuracy"] is None
+    with pytest.raises(SystemExit):
+        rank_models.main([*argv, "--SHOTS", "13"])
+    assert "class above has 12 training images, fewer than --SHOTS 13" in capsys.readouterr().err
+
+
+def test_own_grey_images_with_the_lenet(tmp_path, photographs, capsys):
+    """As source and as target: stage 1 trains on one folder, the ranking runs on the other."""
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "photos"  # of the same name, but other images
+    for name in ("above", "below"):
+        (other / name).mkdir(parents=True)
+        for file in (tmp_path / "photos" / name).iterdir():
+            image = Image.open(file).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+            image.save(other / name / f"flipped_{file.name}")
+    argv = ["--TRG", photographs, "--SRC", f"folder:{other}", *places(tmp_path), "--WORKERS", "0"]
+    rank_models.main([*argv, *SHORT, "--TRAIN_FLAGS", "--EPOCHS 2 --BATCH_SIZE 8"])
+    shown = capsys.readouterr()
+    assert shown.out.startswith("lenet is the only candidate: there is nothing to choose between")
+    record = json.loads((tmp_path / "results/rank/folder-photos/ranking.json").read_text())
+    assert record["candidates"]["lenet"]["scores"]["certificate"]["value"] > 0
+    (network,) = (tmp_path / "checkpoints" / "networks").iterdir()
+    assert network.name.startswith("lenet_folder-photos_folder-")
+    # A folder of the same name elsewhere has a network of its own.
+    with pytest.raises(SystemExit):
+        rank_models.main([*argv[:2], "--SRC", photographs, *argv[4:], "--TRAIN_FLAGS", "--EPOCHS 0"])
+    assert "--EPOCHS" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypatch):
-    few = ("--TRAIN_FLAGS", "--EPOCHS 1", "--TRANSFER_FLAGS", "--CERTIFICATE_STEPS 3 --MATCHINGS 1")
     argv = [
         "--SRC", "MNIST", "--TRG", "FMNIST", "--model", "lenet", "random:lenet", "--DATA", "embedded",
-        *few, "--RESAMPLES", "3", "--SAMPLES", "200", *places(tmp_path),
+        "--TRAIN_FLAGS", "--EPOCHS 1", *SHORT, *places(tmp_path),
     ]  # fmt: skip
     path = tmp_path / "results" / "rank" / "FMNIST" / "ranking.json"
     accuracies = {}
@@ -256,14 +502,14 @@ def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypa
         rank_models.main([*argv, "--FINETUNE", how, "--EPOCHS", "1"])
         candidates = json.loads(path.read_text())["candidates"]
         accuracies[how] = {name: about["accuracy"] for name, about in candidates.items()}
-    assert set(accuracies["full"]) == {"lenet (MNIST)", "random-lenet (MNIST)"}
+    assert set(accuracies["full"]) == {"lenet", "random:lenet"}
     assert min(accuracies["full"].values()) > 0.6  # 31 steps of 8,000 images are 250
     assert len(list((tmp_path / "checkpoints" / "fine_tuned").iterdir())) == 2  # and used again
     with monkeypatch.context() as patched:
         patched.setattr("utils.candidates.fine_tune", None)
         rank_models.main([*argv, "--FINETUNE", "full", "--EPOCHS", "1"])
-    sizes = {about["scores"]["model size (log10)"]["value"] for about in candidates.values()}
-    assert len(sizes) == 1 and 10 ** sizes.pop() == pytest.approx(185_770, abs=1)
+    sizes = {about["parameters"] for about in candidates.values()}
+    assert sizes == {185_770}
     assert "fewer than three candidates" in capsys.readouterr().out
 
 
@@ -285,27 +531,6 @@ def test_fine_tuning_leaves_the_backbone_alone(trained):
     assert state_digest(backbone.network.state_dict()) == before and not backbone.network.training
 
 
-TWO_SCALES = ("--SRC", "MNIST", "--TRG", "FMNIST", "--MODEL", "lenet", "resnet18")
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [],  # validated strengths, and no published form
-        ["--ANALYSIS", "both", "--TAU", "0.1"],
-        ["--PROCEDURE", "published", "--TAU", "0.1"],
-        ["--MODEL", "lenet", "--ANALYSIS", "both", "--TRANSFER_FLAGS", "--TAU 0.1"],
-        ["--FINETUNE_FLAGS", "--TAU 0.1"],
-    ],
-)
-def test_heads_that_can_be_compared_are(flags):
-    options = rank_models.parse_options([*TWO_SCALES, *flags])
-    planned = rank_models.plan(options)
-    rank_models.check_comparable(planned)
-    analysis = f"--ANALYSIS {options.ANALYSIS}"
-    assert all(analysis in " ".join(job.argv) for job in planned if job.stage == "transfer")
-
-
 @pytest.mark.parametrize(
     "flags, complaint",
     [
@@ -313,19 +538,14 @@ def test_heads_that_can_be_compared_are(flags):
         (["--TRUTH", "/nonexistent/x.csv"], "--TRUTH /nonexistent/x.csv is not a table"),
         (["--MODEL", "resnet19"], "did you mean resnet18"),
         (["--MODEL", "random:resnet19"], "timm knows no architecture resnet19"),
+        (["--MODEL", "timm:resnett*"], "timm has weights for no model like resnett*; nearest: resnet*"),
+        (["--MODEL", "timm:vit_*"], "models, more than --MOST_MODELS 20: vit_"),
+        (["--MODEL", "resnet18@", "--SRC", "MNIST", "--TRG", "FMNIST"], "write NAME@PIXELS"),
+        (["--MODEL", "lenet@96", "--SRC", "MNIST", "--TRG", "FMNIST"], "has no effect on a LeNet"),
         (["--FINETUNE", "half"], "must be one of linear, full"),
         (["--FINETUNE", "full"], "--FINETUNE full needs images and networks"),
-        (
-            [*TWO_SCALES, "--ANALYSIS", "both"],
-            "heads of different τ cannot be compared: 0.2 (transfer, lenet), 0.02 (transfer, resnet18)",
-        ),
-        (
-            [*TWO_SCALES, "--PROCEDURE", "published"],
-            "heads of different τ cannot be compared: 0.2 (finetune, lenet), 0.02 (finetune, resnet18)",
-        ),
-        ([*TWO_SCALES, "--TRANSFER_FLAGS", "--ANALYSIS both"], "--ANALYSIS is one of the table's own"),
-        (["--TRANSFER_FLAGS", "--TARGET_LABELS pseudo"], "no --TARGET_LABELS pseudo"),
-        (["--RESAMPLES", "1"], "must be 0 or at least 2"),
+        (["--MODEL", "lenet", "clip"], "two candidates are called features"),
+        (["--RESAMPLES", "0"], "must be a positive whole number"),
         (["--SRC"], "expected at least one argument"),
     ],
 )
@@ -338,58 +558,37 @@ def test_bad_input_is_one_line(tmp_path, sources, capsys, flags, complaint):
     assert not (tmp_path / "results").exists()
 
 
-def test_scores_are_what_the_record_says():
-    score = Score(1.0, (0.5, 1.5), 0.1)
-    about = {"value": 1.0, "interval": (0.5, 1.5), "seconds": 0.1, "lower_is_better": False}
-    assert vars(score) == about
-    assert score.rank == 1.0 == -Score(1.0, None, 0.1, lower_is_better=True).rank
+@pytest.mark.parametrize(
+    "argv, complaint",
+    [
+        ([], "give the target with --TRG"),
+        (["--TRG", "FMNIST"], "give the candidates with --model, or --SRC"),
+        (["--TRG", "FMNIST", "--model", "lenet"], "lenet has no weights until stage 1 trains it"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path, capsys, argv, complaint):
+    with pytest.raises(SystemExit) as stop:
+        rank_models.main([*argv, "--DATA", "embedded", *places(tmp_path)])
+    assert stop.value.code == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_undefined_score_is_left_out_with_a_warning(candidate):
-    """A dead backbone: every feature of every sample is the same."""
-    with pytest.warns(UserWarning, match=r"H-score of lenet \(MNIST\) is undefined"):
-        scores = score_candidate(replace(candidate, x=np.zeros_like(candidate.x)), 4, 0)
-    assert (
-        "H-score" not in scores and {"LEEP", "k-NN", "certificate", "published bound"} <= scores.keys()
-    )
-    assert all(math.isfinite(score.value) for score in scores.values())
+def test_a_target_of_one_class_is_refused(tmp_path, capsys):
+    x, y = np.zeros((9, 4)), np.zeros(9, dtype=int)
+    np.savez(tmp_path / "one.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    with pytest.raises(SystemExit) as stop:
+        rank_models.main(["--TRG", f"features:{tmp_path / 'one.npz'}", *places(tmp_path)])
+    assert stop.value.code == 2 and "has one class" in capsys.readouterr().err
 
 
-def test_scores_of_the_result_are_losses_with_their_seconds(candidate):
-    scores = score_candidate(candidate, 0, 0)
-    bound, certificate = scores["published bound"], scores["certificate"]
-    assert (bound.value, bound.interval, bound.seconds) == (3.0, (2.9, 3.1), 1 + 2 + 8)
-    assert (certificate.value, certificate.interval) == (1.5, (1.4, 1.6))
-    assert certificate.seconds == 16 + 32 + 64
-    assert bound.lower_is_better and certificate.rank == -1.5
-    assert (scores["loss of h"].value, scores["loss of h"].interval) == (1.0, (0.9, 1.1))
-    assert scores["certificate's source loss"].value == 0.7
-    assert scores["certificate's transport"].rank == -0.8
-    assert scores["label mismatch"].interval is None  # it depends on no sample
-    assert scores["LEEP"].seconds >= 7.0  # the classifier's
-    assert scores["model size (log10)"].value == 3
-
-
-@pytest.fixture
-def candidate() -> Candidate:
-    rng = np.random.default_rng(0)
-    names = ("bound_published", "bound_certified", "weighted_source_loss", "distribution_mismatch")
-    transfer = {
-        "published": {
-            **dict.fromkeys(names, 3.0), "label_mismatch": 0.5,
-            "intervals": {name: [2.9, 3.1] for name in names},
-        },
-        "seconds": {
-            "source_head": 1, "transform": 2, "bound": 8,
-            "heads": 16, "certificate": 32, "certificate_bound": 64,
-        },
-        "certificate": {
-            "bound_certified": 1.5, "target_loss": 1.0, "certified_source_loss": 0.7,
-            "certified_transport": 0.8,
-            "intervals": {"bound_certified": [1.4, 1.6], "target_loss": [0.9, 1.1]},
-        },
-    }  # fmt: skip
-    return Candidate(
-        "lenet", "MNIST", "digest", transfer, {}, rng.normal(size=(60, 4)), np.arange(60) % 3,
-        rng.dirichlet(np.ones(3), 60), 7.0, 1000, None,
+def test_names_of_candidates():
+    options = rank_models.parse_options(["--TRG", "FMNIST", "--EPS", "3"])
+    robust = Entry.of("robust@64", None, options)
+    assert (robust.model, robust.image_size, robust.model_label) == (
+        "robust_resnet18", 64, "robust_resnet18@64",
     )  # fmt: skip
+    assert robust.options.EPS == 3 and robust.options.IMAGE_SIZE == 64
+    named = Entry.of("timm:resnet18.tv_in1k@64", None, options)
+    assert named.model_label == "timm:resnet18.tv_in1k@64" and named.options.EPS is None
+    assert Entry.of("random:lenet", "MNIST", options).is_control
+    assert not Entry.of("lenet", "MNIST", options).is_control

@@ -29,6 +29,7 @@ from utils.pretrained import (
     self_supervised_resnet50,
     simclr_resnet50,
     timm_model,
+    timm_names,
     torchvision_resnet,
 )
 from utils.storage import digest, state_digest
@@ -76,6 +77,7 @@ class Backbone:
 # ------------------------------------------------------------------------------------------ the registry
 LENET = "lenet"
 RANDOM_LENET = "random:lenet"
+TIMM = "timm:"
 PRETRAINED: dict[str, Callable[[WeightsRequest], Built]] = {
     "resnet18": partial(torchvision_resnet, depth=18),
     "resnet50": partial(torchvision_resnet, depth=50),
@@ -89,11 +91,38 @@ PRETRAINED: dict[str, Callable[[WeightsRequest], Built]] = {
 }
 LIBRARIES: dict[str, tuple[Callable, Callable]] = {
     "random:": (check_random_name, random_model),
-    "timm:": (check_timm_name, timm_model),
+    TIMM: (check_timm_name, timm_model),
     "open_clip:": (check_open_clip_name, open_clip_model),
 }
 ALIASES = {"robust": "robust_resnet18"}
 ROBUST_PREFIX = "robust_"
+
+
+def split_pixels(text: str) -> tuple[str, int | None]:
+    """NAME@PIXELS as (NAME, PIXELS); None where no size of images is asked for."""
+    name, mark, pixels = text.rpartition("@")
+    if not mark:
+        return text, None
+    if not name or not pixels.isascii() or not pixels.isdigit() or int(pixels) == 0:
+        raise InputError(f"{text}: write NAME@PIXELS, the side of the square that the model sees")
+    return name, int(pixels)
+
+
+def expand_pattern(text: str, most: int) -> list[str]:
+    """What timm:PATTERN (with *, ? or [) and timm:PATTERN@PIXELS stand for: the models that timm has
+    weights for. Any other name stands for itself. Raises InputError for no match and for more than
+    `most`.
+    """
+    if not text.startswith(TIMM) or not any(mark in text for mark in "*?["):
+        return [text]
+    pattern, pixels = split_pixels(text)
+    names = timm_names(pattern.removeprefix(TIMM))
+    if len(names) > most:
+        raise InputError(
+            f"{text} stands for {len(names)} models, more than --MOST_MODELS {most}: {names[0]}, "
+            f"{names[1]} … {names[-1]}; give a narrower pattern or a larger limit"
+        )
+    return [f"{TIMM}{name}" + (f"@{pixels}" if pixels else "") for name in names]
 
 
 def is_grey_model(name: str) -> bool:

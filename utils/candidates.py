@@ -1,194 +1,355 @@
-"""A candidate of a ranking: a model with its source, and every score of it for one target."""
+"""What a ranking compares: a network at a size of images, with a source or without, and its scores.
+
+Every score sees the same training points of the target; the test split serves accuracies alone.
+"""
 
 import argparse
 import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from utils.backbones import (
+    ROBUST_PREFIX,
+    Backbone,
+    check_backbone_name,
+    is_grey_model,
+    split_pixels,
+)
+from utils.bootstrap import wilson_interval
+from utils.certificate import CertificateSettings, certify, impossible, learn_certificate
 from utils.datasets import Dataset
+from utils.decision import Prediction, predict_accuracy
 from utils.device import choose_device
 from utils.errors import InputError
-from utils.features import Standardiser, Task, standardise
+from utils.extraction import images_per_second
+from utils.features import Features, Standardiser, Task, features_of_split, is_feature_file, task_label
 from utils.fine_tuning import RECIPE, fine_tune
-from utils.jobs import Job
+from utils.images import Split
+from utils.linear_head import LinearHead, fit_linear_head
 from utils.pretrained import imagenet_accuracy
-from utils.ranking import Score, half_samples, interval_of
-from utils.source_classes import choose_source_classes
-from utils.stage import decoding_workers, find_source, find_target, open_network, open_task
-from utils.storage import digest, read_result, write_json
-from utils.summary import PUBLISHED_NAMES, QUANTITIES, quantities_of
-from utils.task_transform import draw_by_counts, index_by_class
-from utils.transferability import OF_FEATURES, OF_PROBABILITIES, source_classifier
+from utils.ranking import MODEL_SIZE, PREDICTED, Facts, Score, jackknife_interval
+from utils.ridge_head import fit_validated_ridge, stratified_folds
+from utils.source_network import SourceNetwork
+from utils.stage import (
+    check_options,
+    decoding_workers,
+    find_source,
+    find_target,
+    open_network,
+    open_task,
+    task_request,
+)
+from utils.storage import digest, write_json
+from utils.summary import QUANTITIES
+from utils.task_transform import index_by_class
+from utils.transferability import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
 
-# Of stage 3's result, each a loss.
-OF_RESULT = (
-    "bound_certified", "certified_source_loss", "certified_transport", "target_loss",
-    "bound_published", "weighted_source_loss", "label_mismatch", "distribution_mismatch",
-)  # fmt: skip
+K_NEAREST = "k-NN"
+CONSENSUS_OF = (PREDICTED, K_NEAREST, "LogME")
+# Of a certificate, each a loss.
+CERTIFIED = ("bound_certified", "certified_source_loss", "certified_transport", "target_loss")
+CERTIFICATE_RESAMPLES = 100
 
-# What each part of a stage-3 result takes.
-SECONDS = {
-    "certificate": ("heads", "certificate", "certificate_bound"),
-    "published": ("source_head", "transform", "bound"),
-}
+
+# ------------------------------------------------------------------------------------ what is compared
+@dataclass(frozen=True)
+class Entry:
+    """A model, at `image_size` pixels (None: its own), and a source (None: none). `options`: the
+    ranking's as stage 3 would have them for this candidate, checked.
+    """
+
+    model: str
+    image_size: int | None
+    source: str | None
+    options: argparse.Namespace = field(repr=False, compare=False)
+
+    @staticmethod
+    def of(text: str, source: str | None, options: argparse.Namespace) -> "Entry":
+        """Of NAME or NAME@PIXELS."""
+        model, image_size = split_pixels(text)
+        model = check_backbone_name(model)
+        without_size = is_grey_model(model) or bool(source and is_feature_file(source))
+        own = {
+            "MODEL": model,
+            "SRC": source,
+            "IMAGE_SIZE": image_size or (None if without_size else options.IMAGE_SIZE),
+            "EPS": options.EPS if model.startswith(ROBUST_PREFIX) else None,
+            "WEIGHTS": None,
+            "ROBUST": False,
+            "SOURCE_CLASSES": "all",
+        }
+        of_entry = argparse.Namespace(**{**vars(options), **own})
+        check_options(of_entry)
+        return Entry(model, image_size, source, of_entry)
+
+    @property
+    def model_label(self) -> str:
+        """NAME@PIXELS; features have no network, whatever the model."""
+        if is_feature_file(self.source or self.options.TRG):
+            return "features"
+        return self.model if self.image_size is None else f"{self.model}@{self.image_size}"
+
+    @property
+    def source_label(self) -> str:
+        return task_label(self.source) if self.source else ""
+
+    @property
+    def is_control(self) -> bool:
+        return self.model.startswith("random:")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model with its source, its stage results, and the data that its scores are computed from:
-    features x (n, d) and labels y (n,) of the target's training split, a source classifier's
-    `probabilities` (n, K_S) and what fitting it took. `network` tells one network from another.
+    """An entry's data: `points`, the target's training features that scores see, as the network gives
+    them, and `scaled` by their own deviations; `test` scaled the same, where accuracies are measured;
+    `source`, a task seen by the same network, if there is one. `network` tells one network from another,
+    `view` one set of target features from another; `new_images` is the size of the test split.
     """
 
-    model: str
-    source: str
+    name: str
+    entry: Entry
     network: Hashable
-    transfer: Mapping
-    fine_tuned: Mapping
-    x: np.ndarray
-    y: np.ndarray
-    probabilities: np.ndarray
-    classifier_seconds: float
-    size: int | None
-    imagenet: float | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} ({self.source})"
+    view: Hashable
+    points: Features
+    scaled: Features
+    test: Features | None
+    num_classes: int
+    new_images: int
+    source: Task | None
+    deviation_floor: float
+    facts: Facts
+    provenance: dict[str, dict]
 
 
-def open_candidate(
-    job: Job, options: argparse.Namespace, deviation_floor: float, samples: int
-) -> Candidate:
-    """Reads the results of a stage-3 job and its stage-2 job; features come from where they left them.
-    `options` are the job's, checked.
-    """
+def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: bool) -> Candidate:
+    """Loads an entry's network and extracts what the cache does not hold."""
+    options = entry.options
     device = choose_device(options.DEVICE)
     network = open_network(options, device)
-    target_data = find_target(options, network)
-    target = open_task(target_data, options, network)
-    source = open_task(find_source(options, network, target_data.num_classes), options, network)
-    source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
-    index = _some_of_each_class(target.train.y, target.num_classes, samples, options.SEED)
-    target_train, _ = standardise(target, device, deviation_floor)
-    start = time.perf_counter()
-    probabilities = _source_probabilities(
-        source, target.train.x[index], deviation_floor, samples, options
+    target = find_target(options, network)
+    if target.num_classes < 2:
+        raise InputError(f"{target.name} has one class: there is nothing to tell apart")
+    points, test, unreadable = _target_features(target, network, options, with_test)
+    scaler = Standardiser.fit(points.x, deviation_floor)
+    source = entry.source and open_task(
+        find_source(options, network, target.num_classes), options, network
     )
-    seconds = time.perf_counter() - start
-    (fine_tuning,) = job.follows
-    size = network.backbone and sum(p.numel() for p in network.backbone.network.parameters())
+    backbone, speed = network.backbone, None
+    if backbone and isinstance(target, Dataset):
+        speed = images_per_second(backbone, target.train, decoding_workers(options))
+    size = backbone and sum(p.numel() for p in backbone.network.parameters())
+    provenance = {target.name: {**target.provenance, "points": len(points), **unreadable}}
+    provenance |= {source.name: source.provenance} if source else {}
     return Candidate(
-        network.model, source.name, digest(network.about) if network.about else source.name,
-        read_result(job.folder), read_result(fine_tuning.folder),
-        target_train.x[index.to(device)].double().cpu().numpy(), target.train.y[index].numpy(),
-        probabilities, seconds, size, imagenet_accuracy(options.MODEL) if network.backbone else None,
+        name, entry,
+        digest(network.about) if network.about else entry.source_label,
+        digest(network.about) if network.about else target.name,
+        points.to(device), Features(scaler(points.x), points.y).to(device),
+        test and Features(scaler(test.x), test.y).to(device), target.num_classes, len(target.test),
+        source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
     )  # fmt: skip
 
 
-def _some_of_each_class(labels: torch.Tensor, num_classes: int, count: int, seed: int) -> torch.Tensor:
-    """At most `count` samples, as many of each class as its share, in a mixed order."""
-    index = index_by_class(labels, num_classes)
-    share = min(1.0, count / len(labels))
-    counts = torch.tensor([max(2, round(share * len(members))) for members in index])
-    generator = torch.Generator().manual_seed(seed)
-    chosen = draw_by_counts(index, counts.clamp_max(torch.tensor([len(m) for m in index])), generator)
-    return chosen[torch.randperm(len(chosen), generator=generator).to(chosen.device)]
+def _target_features(
+    target: Dataset | Task, network: SourceNetwork, options: argparse.Namespace, with_test: bool
+) -> tuple[Features, Features | None, dict]:
+    """(training points, test features where they are wanted, what could not be read)."""
+    train = target.train
+    labels = train.y if isinstance(target, Task) else train.labels
+    index = choose_points(labels, target.class_names, options.SHOTS, options.SAMPLES, options.SEED)
+    if isinstance(target, Task):
+        return Features(train.x[index], train.y[index]), target.test if with_test else None, {}
+    splits = {"train": train if len(index) == len(train) else train.select(index)}
+    splits |= {"test": target.test} if with_test else {}
+    found, unreadable = {}, []
+    for split_name, split in splits.items():
+        found[split_name], skipped = features_of_split(
+            target, split_name, split, network.backbone, task_request(options)
+        )
+        unreadable += skipped
+    return found["train"], found.get("test"), {"unreadable": unreadable} if unreadable else {}
 
 
-def _source_probabilities(
-    source: Task, x: torch.Tensor, deviation_floor: float, samples: int, options: argparse.Namespace
-) -> np.ndarray:
-    """What a classifier of the source's classes makes of the target's features x: (n, K_S). It is fitted
-    to some of the source's training features without τ, and sees x as it sees them: scaled as the
-    source.
+def choose_points(
+    labels: torch.Tensor, class_names: tuple[str, ...], shots: int | None, most: int, seed: int
+) -> torch.Tensor:
+    """Indices of the training images that scores see, sorted: `shots` of each class, else all, or of
+    more than `most` each class's share. Raises InputError for a class with fewer than `shots`.
     """
-    scaler = Standardiser.fit(source.train.x, deviation_floor)
-    index = _some_of_each_class(source.train.y, source.num_classes, samples, options.SEED)
-    fitted = source_classifier(
-        scaler(source.train.x[index]).double().numpy(), source.train.y[index].numpy()
-    )
-    return fitted.predict_proba(scaler(x).double().numpy())
+    members = index_by_class(labels, len(class_names))
+    share = min(1.0, most / len(labels))
+    generator, chosen = torch.Generator().manual_seed(seed), []
+    for name, of_class in zip(class_names, members, strict=True):
+        if shots and len(of_class) < shots:
+            raise InputError(
+                f"class {name} has {len(of_class)} training images, fewer than --SHOTS {shots}"
+            )
+        count = shots or max(2, round(share * len(of_class)))
+        order = torch.randperm(len(of_class), generator=generator)
+        chosen.append(of_class[order[:count]])
+    return torch.cat(chosen).sort().values
 
 
 # ----------------------------------------------------------------------------------------- the scores
-def score_candidate(candidate: Candidate, resamples: int, seed: int) -> dict[str, Score]:
-    """Every metric of a candidate; its seconds are those of the score itself, without its interval. One
-    that these data leave undefined is left out, with a warning.
+@dataclass(frozen=True)
+class Scored:
+    """Every score of a candidate by name, and the prediction behind the first; `linear_accuracy`: of the
+    probe on the test split, where there is one, and the `seconds` that fitting it took.
     """
-    scores = _scores_of_result(candidate.transfer)
-    halves = half_samples(candidate.y, resamples, seed)
-    for metrics, data, before in (
-        (OF_FEATURES, candidate.x, 0.0),
-        (OF_PROBABILITIES, candidate.probabilities, candidate.classifier_seconds),
-    ):
-        for name, metric in metrics.items():
-            try:
-                scores[name] = _timed(metric, data, candidate.y, halves, before)
-            except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-                warnings.warn(f"{name} of {candidate.name} is undefined ({error})", stacklevel=2)
-    if candidate.size is not None:
-        scores["model size (log10)"] = Score(math.log10(candidate.size), None, 0.0)
-    if candidate.imagenet is not None:
-        scores["ImageNet accuracy"] = Score(candidate.imagenet, None, 0.0)
-    return scores
+
+    scores: dict[str, Score]
+    prediction: Prediction
+    linear_accuracy: float | None
+    seconds: float
 
 
-def _scores_of_result(record: Mapping) -> dict[str, Score]:
-    values, scores = quantities_of(record, None), {}
-    for name in OF_RESULT:
-        if values[name] is None:
-            continue
-        part = "published" if name in PUBLISHED_NAMES else "certificate"
-        interval = (record[part]["intervals"] or {}).get(PUBLISHED_NAMES.get(name, name))
-        seconds = sum(record["seconds"][step] for step in SECONDS[part])
-        scores[QUANTITIES[name]] = Score(
-            values[name], interval and tuple(interval), seconds, lower_is_better=True
-        )
-    return scores
-
-
-def _timed(
-    metric: Callable, data: np.ndarray, labels: np.ndarray, halves: Sequence[np.ndarray], before: float
-) -> Score:
+def score_candidate(candidate: Candidate, seed: int) -> Scored:
+    """A score that these data leave undefined is left out, with a warning."""
     start = time.perf_counter()
-    value = metric(data, labels)
-    seconds = before + time.perf_counter() - start
-    if not math.isfinite(value):
-        raise ValueError(f"it is {value}")
-    interval = interval_of(lambda half: metric(data[half], labels[half]), value, halves, len(labels))
-    return Score(value, interval, seconds)
+    points, y = candidate.scaled, candidate.scaled.y
+    fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe")
+    prediction = predict_accuracy(fitted, y, candidate.new_images)
+    seconds = time.perf_counter() - start
+    scores = {PREDICTED: Score(prediction.accuracy, prediction.interval, seconds)}
+    accuracy = None
+    if candidate.test:
+        logits = torch.nn.functional.linear(candidate.test.x, fitted.weight, fitted.bias)
+        accuracy = (logits.argmax(1) == candidate.test.y).double().mean().item()
+
+    start = time.perf_counter()
+    votes = k_nearest(points.x, y)
+    share = wilson_interval(int(votes.sum()), len(votes))
+    scores[K_NEAREST] = Score(votes.double().mean().item(), share, time.perf_counter() - start)
+    folds = stratified_folds(y).cpu().numpy()
+    sample = Sample(candidate.points.x.double().cpu().numpy(), y.cpu().numpy())
+    for name, metric in OF_FEATURES.items():
+        parts = lambda out, metric=metric: metric(sample.without(out))  # noqa: E731
+        scores |= _defined(candidate.name, name, lambda metric=metric: metric(sample), parts, folds)
+    if candidate.source:
+        scores |= _scores_of_source(candidate, folds, sample.y, seed)
+    if candidate.facts.parameters:
+        scores[MODEL_SIZE] = Score(math.log10(candidate.facts.parameters), None, 0.0)
+    if (known := imagenet_accuracy(candidate.entry.model)) is not None:
+        scores["ImageNet accuracy"] = Score(known, None, 0.0)
+    return Scored(scores, prediction, accuracy, seconds)
+
+
+def _defined(
+    candidate: str,
+    name: str,
+    whole: Callable[[], float],
+    without: Callable[[np.ndarray], float],
+    folds: np.ndarray,
+    before: float = 0.0,
+) -> dict[str, Score]:
+    """The score by its name with its interval; nothing, and a warning, where it is undefined. `before`:
+    seconds that it took already.
+    """
+    start = time.perf_counter()
+    try:
+        value = whole()
+        if not math.isfinite(value):
+            raise ValueError(f"it is {value}")
+        interval = jackknife_interval(value, without, folds)
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+        warnings.warn(f"{name} of {candidate} is undefined ({error})", stacklevel=2)
+        return {}
+    return {name: Score(value, interval, before + time.perf_counter() - start)}
+
+
+def _scores_of_source(
+    candidate: Candidate, folds: np.ndarray, y: np.ndarray, seed: int
+) -> dict[str, Score]:
+    """LEEP and NCE of the source's linear head, which sees the target's points as it sees its own:
+    scaled as the source; and the certificate, learned without a fifth of the points and judged on it.
+    """
+    source, start = candidate.source, time.perf_counter()
+    scaler = Standardiser.fit(source.train.x, candidate.deviation_floor)
+    device = candidate.points.x.device
+    train, test = (
+        Features(scaler(split.x), split.y).to(device) for split in (source.train, source.test)
+    )
+    head = fit_linear_head(train, source.num_classes, None, "ridge", progress="source head")
+    seen = scaler(candidate.points.x.cpu()).to(device)
+    p = torch.softmax(head.logits(seen).double(), dim=1).cpu().numpy()
+    seconds = time.perf_counter() - start
+    scores = {}
+    for name, metric in OF_PROBABILITIES.items():
+        parts = lambda out, metric=metric: metric(p[~out], y[~out])  # noqa: E731
+        whole = lambda metric=metric: metric(p, y)  # noqa: E731
+        scores |= _defined(candidate.name, name, whole, parts, folds, seconds)
+    return {**_certificate_scores(candidate, (train, test), head, seed), **scores}
+
+
+def _certificate_scores(
+    candidate: Candidate, source: tuple[Features, Features], head: LinearHead, seed: int
+) -> dict[str, Score]:
+    start, classes = time.perf_counter(), candidate.num_classes
+    reason = impossible(candidate.source.num_classes, classes)
+    out = stratified_folds(candidate.scaled.y) == 0
+    if reason is None and not out.any():
+        reason = "no certificate: no class has a point that could be held out"
+    if reason is not None:
+        warnings.warn(f"{candidate.name}: {reason}", stacklevel=2)
+        return {}
+    scaler = Standardiser.fit(candidate.points.x[~out], candidate.deviation_floor)
+    train, held_out = (
+        Features(scaler(candidate.points.x[rows]), candidate.points.y[rows]) for rows in (~out, out)
+    )
+    target_head = fit_linear_head(train, classes, None, "ridge", progress="target head")
+    learned = learn_certificate(source[0], train, head, target_head, CertificateSettings(), seed=seed)
+    names = (candidate.source.class_names, [str(k) for k in range(classes)])
+    found = certify(
+        learned, target_head, (source[0], train), (source[1], held_out), names,
+        bootstrap=CERTIFICATE_RESAMPLES, seed=seed,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    return {
+        QUANTITIES[name]: Score(
+            getattr(found, name), tuple(found.intervals[name]), seconds, lower_is_better=True
+        )
+        for name in CERTIFIED
+    }
 
 
 # ------------------------------------------------------------------------------------ full fine-tuning
 def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float]:
-    """(test accuracy, seconds) of fine-tuning all weights of a stage-3 job's network on its target. They
-    are kept beside the checkpoints: models with several sources are fine-tuned once.
+    """(test accuracy, seconds) of fine-tuning all weights of an entry's network on its target, on the
+    same images as the scores see. They are kept beside the checkpoints: models with several sources are
+    fine-tuned once.
     """
     network = open_network(options, choose_device(options.DEVICE))
     if network.backbone is None:
         raise InputError("--FINETUNE full needs images and a network: features have neither")
     data = find_target(options, network)
-    what = digest(network.about, data.provenance, epochs, options.SEED, RECIPE)
-    path = options.CHECKPOINT_DIR / "fine_tuned" / f"{network.model}_{data.name}_{what}.json"
+    index = choose_points(
+        data.train.labels, data.class_names, options.SHOTS, options.SAMPLES, options.SEED
+    )
+    about = [network.about, data.provenance, epochs, options.SEED, RECIPE]
+    if len(index) < len(data.train):
+        about.append(index)
+    path = options.CHECKPOINT_DIR / "fine_tuned" / f"{network.model}_{data.name}_{digest(*about)}.json"
     stored = None if options.OVERWRITE else _read_measured(path)
     if stored is None:
-        stored = _measure(network.backbone, data, options, epochs)
+        train = data.train if len(index) == len(data.train) else data.train.select(index)
+        stored = _measure(network.backbone, data, train, options, epochs)
         write_json(path, stored)
     return stored["accuracy"], stored["seconds"]
 
 
-def _measure(backbone, data: Dataset, options: argparse.Namespace, epochs: int) -> dict[str, float]:
+def _measure(
+    backbone: Backbone, data: Dataset, train: Split, options: argparse.Namespace, epochs: int
+) -> dict[str, float]:
     start = time.perf_counter()
     accuracy = fine_tune(
-        backbone, data.train, data.test, data.num_classes, epochs, options.SEED,
+        backbone, train, data.test, data.num_classes, epochs, options.SEED,
         workers=decoding_workers(options), max_corrupt=options.MAX_CORRUPT,
     )  # fmt: skip
     return {"accuracy": accuracy, "seconds": time.perf_counter() - start}

@@ -117,7 +117,7 @@ def check_dataset_name(name: str, role: str, grey_only: bool = False) -> str:
     """The registered spelling of `name`. Raises InputError with the choices for this role;
     `grey_only`: among those that a LeNet can see.
     """
-    if is_image_folder(name) and not grey_only:
+    if is_image_folder(name):
         return name
     entry = next((entry for entry in DATASETS.values() if entry.name.lower() == name.lower()), None)
     fitting = [
@@ -129,13 +129,12 @@ def check_dataset_name(name: str, role: str, grey_only: bool = False) -> str:
         return entry.name
     if entry and role == "target" and not entry.as_target:
         problem = "is not a target data set"
-    elif entry or is_image_folder(name):
+    elif entry:
         problem = "is no data set of 28×28 grey images, which a LeNet needs: give a --model"
     else:
         close = difflib.get_close_matches(name.lower(), [known.lower() for known in fitting], 1)
         problem = "is not a data set" + (f" (did you mean {close[0]}?)" if close else "")
-    own = [] if grey_only else [f"{FOLDER_PREFIX}PATH"]
-    choices = ", ".join([*fitting, *own, "features:PATH.npz"])
+    choices = ", ".join([*fitting, f"{FOLDER_PREFIX}PATH", "features:PATH.npz"])
     raise InputError(f"{name} {problem}; choose from {choices}")
 
 

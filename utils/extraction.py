@@ -7,6 +7,7 @@ extraction goes on at the first one that is missing; a damaged one is made again
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,16 @@ from utils import distributed
 from utils.backbones import Backbone
 from utils.errors import InputError
 from utils.images import ImageFiles, Split, content_digest, image_name, rgb_image
+from utils.preprocess import Preprocess
 from utils.storage import digest, load_tensors, only_one, read_metadata, save_tensors
 
 SHARD = 1024  # images: what an interrupted extraction loses at most
 # Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
 PIXELS = {"cpu": 2**19, "cuda": 2**24}
 AHEAD = 4  # batches that each worker prepares
+
+
+SPEED_SECONDS = 1.0  # for which a network's speed is measured
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,21 @@ def _too_many_unreadable(names: Sequence[str], max_corrupt: int) -> InputError |
 def _refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
     if problem := _too_many_unreadable(names, max_corrupt):
         raise problem
+
+
+def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> float:
+    """How fast the backbone sees a split's images here, decoding included, after the first batch."""
+    batches = torch.arange(len(split.labels)).split(batch_size(backbone))
+    seen, start = 0, time.perf_counter()
+    for number, part in enumerate(_forward(backbone, split.images, batches, workers)):
+        now = time.perf_counter()
+        if number == 0 and len(batches) > 1:  # it starts the workers
+            start = now
+            continue
+        seen += len(part.rows)
+        if now - start > SPEED_SECONDS:
+            break
+    return seen / max(now - start, 1e-9)
 
 
 # -------------------------------------------------------------------------------------- the shards
@@ -239,7 +259,7 @@ def prepared_frames(
     cannot be decoded.
     """
     unreadable: list[str] = []
-    for part in _prepared(backbone, split.images, batches, workers):
+    for part in _prepared(backbone.preprocess, split.images, batches, workers, _pins(backbone)):
         unreadable += part.unreadable
         _refuse_unreadable(unreadable, max_corrupt)
         yield part
@@ -248,8 +268,8 @@ def prepared_frames(
 class _Frames(TorchDataset):
     """Each image's frame, or the reason why it cannot be decoded: an exception would end the worker."""
 
-    def __init__(self, images: Tensor | ImageFiles, backbone: Backbone):
-        self.images, self.frame = images, backbone.preprocess.frame
+    def __init__(self, images: Tensor | ImageFiles, preprocess: Preprocess):
+        self.images, self.frame = images, preprocess.frame
 
     def __len__(self) -> int:
         return len(self.images)
@@ -273,7 +293,7 @@ def _forward(
     backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
 ) -> Iterator[Part]:
     """The features of each batch of indices, in order; the next ones are prepared meanwhile."""
-    for frames in _prepared(backbone, images, batches, workers):
+    for frames in _prepared(backbone.preprocess, images, batches, workers, _pins(backbone)):
         on_device = frames.x.to(backbone.device, non_blocking=True)
         x = (
             backbone.features(on_device).cpu()
@@ -283,18 +303,37 @@ def _forward(
         yield Part(x, frames.rows, frames.unreadable)
 
 
+def decoded_split(split: Split, preprocess: Preprocess, workers: int = 0) -> Split:
+    """All frames of a split in memory. Raises InputError that names an image that cannot be decoded."""
+    if preprocess.takes_as_stored(split.images):
+        return split
+    batches = torch.arange(len(split)).split(SHARD)
+    parts = list(_prepared(preprocess, split.images, batches, workers, False))
+    _refuse_unreadable([name for part in parts for name in part.unreadable], 0)
+    return Split(torch.cat([part.x for part in parts]), split.labels)
+
+
+def _pins(backbone: Backbone) -> bool:
+    """Whether batches are kept in memory that the device copies from by itself."""
+    return backbone.device.type == "cuda"
+
+
 def _prepared(
-    backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
+    preprocess: Preprocess,
+    images: Tensor | ImageFiles,
+    batches: Sequence[Tensor],
+    workers: int,
+    pin_memory: bool,
 ) -> Iterator[Part]:
     """uint8 frames of each batch of indices."""
-    if backbone.preprocess.frame is None:
+    if preprocess.takes_as_stored(images):
         yield from (Part(images[index], index, []) for index in batches)
         return
     yield from DataLoader(
-        _Frames(images, backbone),
+        _Frames(images, preprocess),
         batch_sampler=[index.tolist() for index in batches],
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),
         prefetch_factor=AHEAD if workers and batches else None,
-        pin_memory=backbone.device.type == "cuda",
+        pin_memory=pin_memory,
     )

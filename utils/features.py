@@ -28,7 +28,7 @@ from utils.datasets import (
 from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.extraction import Features, cached_features
-from utils.images import NO_LABEL, cluster_names, is_labelled
+from utils.images import NO_LABEL, Split, cluster_names, is_labelled
 from utils.storage import digest
 
 FEATURE_FILE_PREFIX = "features:"
@@ -139,18 +139,27 @@ def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) 
     """A data set's features through the backbone, from the cache as far as they are there."""
     splits, unreadable = [], []
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):
-        features, skipped = cached_features(
-            backbone, split, request.cache_dir, f"{dataset.name}_{split_name}",
-            workers=request.workers, max_corrupt=request.max_corrupt,
-        )  # fmt: skip
-        if is_labelled(features.y):
-            _require_every_class(dataset, split_name, features.y)
+        features, skipped = features_of_split(dataset, split_name, split, backbone, request)
         splits.append(features)
         unreadable += skipped
     provenance = {**dataset.provenance, **({"unreadable": unreadable} if unreadable else {})}
-    task = Task(dataset.name, *splits, dataset.num_classes, dataset.class_names, provenance)
-    _require_finite(task, f"features of {dataset.name} through {backbone.name}")
-    return task
+    return Task(dataset.name, *splits, dataset.num_classes, dataset.class_names, provenance)
+
+
+def features_of_split(
+    dataset: Dataset, split_name: str, split: Split, backbone: Backbone, request: TaskRequest
+) -> tuple[Features, list[str]]:
+    """One split of a data set, or some images of one, through the backbone; and the names of the images
+    that could not be read.
+    """
+    features, unreadable = cached_features(
+        backbone, split, request.cache_dir, f"{dataset.name}_{split_name}",
+        workers=request.workers, max_corrupt=request.max_corrupt,
+    )  # fmt: skip
+    if is_labelled(features.y):
+        _require_every_class(dataset, split_name, features.y)
+    _require_finite(f"features of {dataset.name} through {backbone.name}", split_name, features.x)
+    return features, unreadable
 
 
 def _require_every_class(dataset: Dataset, split_name: str, labels: Tensor) -> None:
@@ -178,9 +187,9 @@ def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Ta
         "sha256": digest(train.x, train.y, test.x, test.y),
         **({"unlabelled_classes": num_classes} if unlabelled_classes else {}),
     }
-    task = Task(task_label(name), train, test, num_classes, tuple(class_names), provenance)
-    _require_finite(task, str(path))
-    return task
+    for split_name, split in (("train", train), ("test", test)):
+        _require_finite(str(path), split_name, split.x)
+    return Task(task_label(name), train, test, num_classes, tuple(class_names), provenance)
 
 
 def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -243,14 +252,14 @@ def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int
     return torch.from_numpy(y.astype(np.int64))
 
 
-def _require_finite(task: Task, what: str) -> None:
-    for split_name, split in (("training", task.train), ("test", task.test)):
-        bad = ~torch.isfinite(split.x).all(1)
-        if bad.any():
-            raise InputError(
-                f"{what}: {int(bad.sum())} of {len(split)} {split_name} samples have NaN or infinite "
-                f"features (first: sample {int(bad.nonzero()[0])})"
-            )
+def _require_finite(what: str, split_name: str, x: Tensor) -> None:
+    bad = ~torch.isfinite(x).all(1)
+    if bad.any():
+        kind = {"train": "training"}.get(split_name, split_name)
+        raise InputError(
+            f"{what}: {int(bad.sum())} of {len(x)} {kind} samples have NaN or infinite features "
+            f"(first: sample {int(bad.nonzero()[0])})"
+        )
 
 
 def with_clusters(task: Task, train: Tensor, test: Tensor) -> Task:

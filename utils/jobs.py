@@ -113,6 +113,13 @@ def plan_jobs(options: argparse.Namespace) -> list[Job]:
     return list(jobs)
 
 
+def training_jobs(options: argparse.Namespace) -> list[Job]:
+    """Stage 1 of every source, where a LeNet is among the models."""
+    sources = [source for source in options.SRC if not is_feature_file(source)]
+    jobs = [_Shared(options, source, LENET, options.SEED).job("train") for source in sources]
+    return jobs if LENET in options.MODEL else []
+
+
 def _require_folders_of_their_own(jobs: Iterable[Job]) -> None:
     """Tasks are named in paths by their file alone: two of one name would overwrite each other."""
     owners: dict[Path, Job] = {}

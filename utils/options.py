@@ -199,13 +199,20 @@ def add_analysis_flag(group: argparse._ArgumentGroup, default: str) -> None:
 
 def add_stage_flags(group: argparse._ArgumentGroup) -> None:
     """For scripts that run the stages: what they hand on to each."""
-    for stage, example in (
-        ("train", "--EPOCHS 5"), ("finetune", "--TAU 0.2"), ("transfer", "--BATCH_SIZE 500 --TAU 0.2"),
-    ):  # fmt: skip
-        add_flag(
-            group, f"--{stage.upper()}_FLAGS", type=shlex.split, default=[], metavar="'FLAGS'",
-            help=f"further flags of the {stage} stage, in one word: '{example}'",
-        )  # fmt: skip
+    for stage in STAGE_FLAG_EXAMPLES:
+        add_flags_of_stage(group, stage)
+
+
+STAGE_FLAG_EXAMPLES = {
+    "train": "--EPOCHS 5", "finetune": "--TAU 0.2", "transfer": "--BATCH_SIZE 500 --TAU 0.2",
+}  # fmt: skip
+
+
+def add_flags_of_stage(group: argparse._ArgumentGroup, stage: str) -> None:
+    add_flag(
+        group, f"--{stage.upper()}_FLAGS", type=shlex.split, default=[], metavar="'FLAGS'",
+        help=f"further flags of the {stage} stage, in one word: '{STAGE_FLAG_EXAMPLES[stage]}'",
+    )  # fmt: skip
 
 
 def add_place_flags(parser: StageParser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from utils.pseudo_labels import PSEUDO_VARIANT
-from utils.ranking import Score, agreement, format_value
+from utils.ranking import PREDICTED, Score, agreement, format_value
 from utils.report import COLOURS, plt, save_figure
 from utils.summary import PUBLISHED_NAMES, QUANTITIES, UNDEFINED, is_fine_tuning_of, quantities_of
 
@@ -357,6 +357,49 @@ def _without_pseudo(group: Mapping) -> str:
 
 
 # -------------------------------------------------------------------------------------------- rankings
+PICKED, RIVAL, OTHER = "#228833", "#ccbb44", "#9db4cc"
+
+
+def draw_decision(target: str, record: Mapping, path: Path) -> None:
+    """A row a candidate: its predicted accuracy with the interval, how often it is the best of resampled
+    images, and the measured accuracy where it is known. The pick and its rivals have colours of their
+    own. `record`: what ranking.json holds.
+    """
+    decision, candidates = record["decision"], record["candidates"]
+    figure, axes = plt.subplots(figsize=(9, 1.7 + 0.34 * len(candidates)), layout="constrained")
+    kinds = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
+    axes.set_xlabel(f"accuracy on new images of {target}")
+    shown, measured = set(), None
+    for row, (name, about) in enumerate(candidates.items()):
+        score, odds = about["scores"][PREDICTED], decision["odds"].get(name)
+        color = OTHER
+        if name == decision["pick"]:
+            color = PICKED
+        elif name in decision["rivals"]:
+            color = RIVAL
+        shown.add(color)
+        axes.plot(score["interval"], [row, row], color=color, linewidth=6, solid_capstyle="butt")
+        axes.plot(score["value"], row, "o", color="white", markeredgecolor=color, markersize=6)
+        if about["accuracy"] is not None:
+            (measured,) = axes.plot(about["accuracy"], row, "D", color="black", markersize=4)
+        if odds is not None:
+            text = f"best in {odds:.0%}" if odds >= 0.005 else ""
+            axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.set_yticks(range(len(candidates)), list(candidates), fontsize=9)
+    axes.set_ylim(len(candidates) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    handles = [
+        plt.Line2D([], [], color=color, linewidth=6, label=text)
+        for color, text in kinds.items()
+        if color in shown
+    ]
+    if measured:
+        measured.set_label("measured accuracy")
+        handles.append(measured)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    save_both(figure, path)
+
+
 def draw_ranking(
     target: str, scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float], path: Path
 ) -> None:

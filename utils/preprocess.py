@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -13,18 +14,23 @@ UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and deviation that leave [0, 1] as it is
 
 @dataclass(frozen=True)
 class Preprocess:
-    """`frame`: an RGB image → uint8 (3, h, w), one by one on the CPU; None where stored 28×28 images go
-    in as they are. Calling it: a uint8 batch → float32 (x / 255 − mean) / deviation on its device.
+    """`frame`: an RGB image → uint8 (channels, h, w), one by one on the CPU; it is spared where images
+    are stored in memory as the network sees them. Calling it: a uint8 batch → float32
+    (x / 255 − mean) / deviation on its device.
 
     `size` is the height and width that the network sees. `about` says all that in values that JSON can
     hold: it keys the feature cache.
     """
 
-    frame: Callable[[Image.Image], Tensor] | None
+    frame: Callable[[Image.Image], Tensor]
     size: tuple[int, int]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     about: Mapping
+
+    def takes_as_stored(self, images: object) -> bool:
+        """Grey images of the size that a grey network sees."""
+        return len(self.mean) == 1 and isinstance(images, Tensor) and images.shape[1:] == (1, *self.size)
 
     def __call__(self, images: Tensor) -> Tensor:
         images = images.float() / 255
@@ -38,7 +44,13 @@ def grey_to_unit(images: Tensor) -> Tensor:
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
-GREY = Preprocess(None, (28, 28), (0.0,), (1.0,), {"input": "28×28 grey in [0, 1]"})
+def grey_frame(image: Image.Image) -> Tensor:
+    """(1, 28, 28): the square in the middle, as grey."""
+    whole = ImageOps.fit(image.convert("L"), (28, 28), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(whole))[None]
+
+
+GREY = Preprocess(grey_frame, (28, 28), (0.0,), (1.0,), {"input": "28×28 grey in [0, 1]"})
 
 
 def resize_and_crop(

@@ -227,6 +227,20 @@ def check_timm_name(name: str) -> None:
         raise InputError(f"timm knows no model {name}{_nearest(name, known)}")
 
 
+def timm_names(pattern: str) -> list[str]:
+    """The models with weights whose name matches; InputError with the nearest names if none does."""
+    timm = _library("timm")
+    if not (names := timm.list_models(pattern, pretrained=True)):
+
+        def family(name: str) -> str:
+            return re.match(r"[a-z]*", name)[0] + "*"
+
+        families = {family(name) for name in timm.list_models(pretrained=True)}
+        nearest = _nearest(family(pattern), sorted(families))
+        raise InputError(f"timm has weights for no model like {pattern}{nearest}")
+    return names
+
+
 def _timm_frame(network: nn.Module, image_size: int | None) -> Preprocess:
     data = _library("timm.data")
     config = data.resolve_model_data_config(network)
@@ -361,15 +375,20 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------ what is known
-# Top-1 accuracy on ImageNet's validation images as published with the weights.
-EFFICIENTNET_LITE_ACCURACY = (0.751, 0.767, 0.776)  # tensorflow/tpu, models/official/efficientnet/lite
-
-
 def imagenet_accuracy(name: str) -> float | None:
-    """None where the weights' publisher states none or the model is no classifier of ImageNet."""
+    """Top-1 accuracy on ImageNet's validation images as torchvision's table of weights states it: of its
+    own two and of timm's names for them (resnet50.tv2_in1k). None where the table knows nothing.
+    """
     if name in ("resnet18", "resnet50"):
-        weights = getattr(_library("torchvision").models, f"ResNet{name[6:]}_Weights").IMAGENET1K_V1
-        return weights.meta["_metrics"]["ImageNet-1K"]["acc@1"] / 100
-    if name.startswith("efficientnet_lite"):
-        return EFFICIENTNET_LITE_ACCURACY[int(name[-1])]
-    return None
+        architecture, version = name, "IMAGENET1K_V1"
+    elif found := re.fullmatch(r"timm:(\w+)\.(tv2?)_in1k", name):
+        architecture = found[1]
+        version = "IMAGENET1K_V2" if found[2] == "tv2" else "IMAGENET1K_V1"
+    else:
+        return None
+    models = _library("torchvision").models
+    try:
+        metrics = models.get_model_weights(architecture)[version].meta["_metrics"]
+    except (KeyError, ValueError):
+        return None
+    return metrics["ImageNet-1K"]["acc@1"] / 100

@@ -1,28 +1,29 @@
 """How sure a score is, and how well scores order models: intervals, correlations, regret."""
 
-import csv
 import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from utils.backbones import backbone_label
-from utils.errors import InputError
-from utils.features import task_label
 from utils.summary import UNDEFINED
+from utils.truth import Table, mean_rank_elsewhere
 
 LEVEL = 0.95
 FEWEST_FOR_INTERVALS = 6  # of fewer models a bootstrap holds too few different samples
-MEASURES = ("Pearson", "Kendall", "weighted Kendall", "regret")
+# Two weighted Kendall correlations are in use: SciPy's own, which weighs candidates by their ranks in
+# both orders (SFDA and the papers after it), and by their ranks in accuracy alone (Model Spider).
+BY_BOTH, BY_ACCURACY = "weighted Kendall", "weighted Kendall by accuracy"
 CORRELATIONS = {
     "Pearson": lambda scores, truth: stats.pearsonr(scores, truth).statistic,
     "Kendall": lambda scores, truth: stats.kendalltau(scores, truth).statistic,
-    "weighted Kendall": lambda scores, truth: stats.weightedtau(scores, truth).statistic,
+    BY_BOTH: lambda scores, truth: stats.weightedtau(scores, truth).statistic,
+    BY_ACCURACY: lambda scores, truth: stats.weightedtau(truth, scores, rank=None).statistic,
 }
+MEASURES = (*CORRELATIONS, "regret")
+PREDICTED, MODEL_SIZE = "predicted accuracy", "model size (log10)"
 
 
 @dataclass(frozen=True)
@@ -40,33 +41,23 @@ class Score:
         return -self.value if self.lower_is_better else self.value
 
 
-def half_samples(labels: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """Indices of `count` random halves of the samples, half of each class (at least two of it)."""
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == k) for k in range(labels.max() + 1)]
-    return [
-        np.sort(np.concatenate([rng.permutation(m)[: max(2, len(m) // 2)] for m in members]))
-        for _ in range(count)
-    ]
-
-
-def interval_of(
-    metric: Callable[[np.ndarray], float], whole: float, halves: Sequence[np.ndarray], count: int
+def jackknife_interval(
+    whole: float, metric: Callable[[np.ndarray], float], folds: np.ndarray
 ) -> tuple[float, float] | None:
-    """The interval of a score whose value on all `count` samples is `whole`; None where the halves hold
-    them all.
+    """The interval of a score whose value on all samples is `whole`. `metric`: its value without those
+    that a mask (n,) says; `folds` (n,): the part 0.. that each sample belongs to, −1 for none. None
+    where there are fewer than two parts.
 
-    The delete-half jackknife: parts of h samples, drawn without repetition, spread √((n − h)/h) times as
-    much as samples of n would. No part holds a point twice: a copy among a point's neighbours would make
-    k-NN perfect. Where the halves' mean lies is no matter: many scores depend on the number of samples.
-    Exact for means, and rather too wide for scores that depend on n as strongly as k-NN and the probe.
+    The jackknife that leaves out one of J parts: (J − 1)/J times the values' sum of squares estimates
+    the variance, and Student's t with J − 1 degrees of freedom its reach. Exact for means of normal
+    values.
     """
-    if not halves or len(halves[0]) == count:
+    parts = [k for k in range(int(folds.max()) + 1) if (folds == k).any()]
+    if len(parts) < 2:
         return None
-    values = [metric(half) for half in halves]
-    h = len(halves[0])
-    deviation = statistics.stdev(values) * math.sqrt(h / (count - h))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(halves) - 1)) * deviation
+    values = [metric(folds == k) for k in parts]
+    deviation = math.sqrt(statistics.pvariance(values) * (len(parts) - 1))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(parts) - 1)) * deviation
     return whole - reach, whole + reach
 
 
@@ -124,45 +115,6 @@ def _defined(measure: str, scores: np.ndarray, truth: np.ndarray) -> float:
     return float(CORRELATIONS[measure](scores, truth))
 
 
-# ------------------------------------------------------------------------------------------ the truth
-def read_truth(path: Path) -> dict[tuple[str, str], float]:
-    """Accuracies in [0, 1] by model, as it stands in results, and source ("" for all)."""
-    found = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
-            rows = list(csv.DictReader(file))
-        wanted = {"model", "accuracy"}
-        if not rows or not wanted <= rows[0].keys():
-            raise ValueError(f"its first line must name the columns {', '.join(sorted(wanted))}")
-        for row in rows:
-            accuracy = float(row["accuracy"])
-            if not 0 <= accuracy <= 1:
-                raise ValueError(f"accuracy {accuracy:g} of {row['model']} is no fraction in [0, 1]")
-            model, source = backbone_label(row["model"]), task_label(row.get("source") or "")
-            if (model, source) in found:
-                raise ValueError(f"{row['model']} stands there twice")
-            found[model, source] = accuracy
-    except (OSError, ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--TRUTH {path} is not a table of accuracies: {error}") from error
-    return found
-
-
-def look_up(truth: Mapping[tuple[str, str], float], model: str, source: str) -> float | None:
-    """That of the model with this source, else that of the model with any."""
-    return truth.get((model, source), truth.get((model, "")))
-
-
-def check_truth(
-    truth: Mapping[tuple[str, str], float], candidates: Sequence[tuple[str, str]], path: Path
-) -> None:
-    """Raises InputError naming the candidates (model, source) whose accuracy is not in the table."""
-    missing = [
-        f"{model} ({source})" for model, source in candidates if look_up(truth, model, source) is None
-    ]
-    if missing:
-        raise InputError(f"--TRUTH {path} has no accuracy of {', '.join(missing)}")
-
-
 # ------------------------------------------------------------------------------------------ the tables
 def compare(
     scores: Mapping[str, Mapping[str, Score]],
@@ -184,25 +136,68 @@ def compare(
     return found
 
 
-def score_table(
-    scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float], shown: Sequence[str] = ()
+def consensus(scores: Mapping[str, Mapping[str, Score]], of: Sequence[str]) -> dict[str, Score]:
+    """Each candidate's mean rank (1 is the best) by the scores `of` that all candidates have."""
+    names = [name for name in of if all(name in of_one for of_one in scores.values())]
+    if not names:
+        return {}
+    ranks = [stats.rankdata([-of_one[name].rank for of_one in scores.values()]) for name in names]
+    means = np.mean(ranks, axis=0)
+    return {
+        candidate: Score(float(mean), None, 0.0, lower_is_better=True)
+        for candidate, mean in zip(scores, means, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a candidate's network, None where it is none: parameters, dimension of its features, and
+    images/s that it saw on this machine.
+    """
+
+    parameters: int | None
+    feature_dim: int
+    images_per_second: float | None
+
+
+def candidate_table(
+    scores: Mapping[str, Mapping[str, Score]],
+    truth: Mapping[str, float],
+    odds: Mapping[str, float],
+    facts: Mapping[str, Facts],
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): a row a candidate, the best accuracy first, else the best of the first score."""
-    names = list(shown) or list(dict.fromkeys(name for of_one in scores.values() for name in of_one))
-
-    def first(candidate: str) -> float:
-        if truth:
-            return truth[candidate]
-        score = scores[candidate].get(names[0])
-        return -math.inf if score is None else score.rank
-
-    order = sorted(scores, key=first, reverse=True)
-    head = ["model (source)", *(["accuracy"] if truth else []), *names]
+    """(head, rows) for a person: a row a candidate, in the order of `scores`."""
+    nulls = [name for name in _names(scores) if name.startswith(MODEL_SIZE)]
+    names = [name for name in _names(scores) if name != PREDICTED and name not in nulls]
+    head = ["model", *(["accuracy"] if truth else []), PREDICTED, "best in", *names]
+    head += ["parameters", "features", "images/s"]
     rows = []
-    for candidate in order:
-        cells = [_shown(scores[candidate].get(name)) for name in names]
+    for candidate, of_one in scores.items():
+        about, share = facts[candidate], odds.get(candidate)
+        cells = [f"{truth[candidate]:.3f}"] if truth else []
+        cells += [_shown(of_one.get(PREDICTED)), UNDEFINED if share is None else f"{share:.0%}"]
+        cells += [f"{of_one[name].value:.3g}" if name in of_one else UNDEFINED for name in names]
+        size = UNDEFINED if about.parameters is None else f"{about.parameters / 1e6:.1f} M"
+        speed = UNDEFINED if about.images_per_second is None else f"{about.images_per_second:.0f}"
+        rows.append([candidate, *cells, size, str(about.feature_dim), speed])
+    return head, rows
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float]
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) of every score with its interval: a row a candidate, in the order of `scores`."""
+    names = _names(scores)
+    head = ["model", *(["accuracy"] if truth else []), *names]
+    rows = []
+    for candidate, of_one in scores.items():
+        cells = [_shown(of_one.get(name)) for name in names]
         rows.append([candidate, *([f"{truth[candidate]:.3f}"] if truth else []), *cells])
     return head, rows
+
+
+def _names(scores: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    return list(dict.fromkeys(name for of_one in scores.values() for name in of_one))
 
 
 def format_value(value: float, limits: Sequence[float] | None) -> str:
@@ -227,7 +222,7 @@ def agreement_table(
     """(head, rows): a row a metric, the best weighted Kendall first, with its mean seconds a model."""
 
     def key(metric: str) -> float:
-        value = found[metric]["weighted Kendall"][0]
+        value = found[metric][BY_BOTH][0]
         return math.inf if math.isnan(value) else -value
 
     rows = []
@@ -237,3 +232,39 @@ def agreement_table(
         cells = [format_value(*found[metric][name]) for name in MEASURES]
         rows.append([metric, str(len(having)), *cells, f"{seconds:.2f}"])
     return ["score", "models", *MEASURES, "seconds"], rows
+
+
+# ------------------------------------------------------------------------- scores that others computed
+ELSEWHERE = "mean rank elsewhere"
+
+
+def published_agreement(
+    scores: Mapping[str, Table], accuracies: Table, measure: str
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): for each score and target a correlation with the accuracies of the models that have
+    both, and its mean over the targets. The order that looks at no data stands beside them.
+    """
+    targets = [target for target in accuracies if any(target in table for table in scores.values())]
+    elsewhere = {
+        target: {model: -rank for model, rank in mean_rank_elsewhere(accuracies, target).items()}
+        for target in targets
+    }
+    rows = []
+    for name, table in {**scores, ELSEWHERE: elsewhere}.items():
+        values = [_of_target(table.get(t, {}), accuracies[t], measure) for t in targets]
+        defined = [value for value in values if not math.isnan(value)]
+        mean = statistics.fmean(defined) if defined else math.nan
+        rows.append([name, *(_three_digits(value) for value in (mean, *values))])
+    return [measure, "mean", *(target or "target" for target in targets)], rows
+
+
+def _of_target(scores: Mapping[str, float], truth: Mapping[str, float], measure: str) -> float:
+    models = [model for model in truth if model in scores]
+    if len(models) < 3:
+        return math.nan
+    pairs = ([values[model] for model in models] for values in (scores, truth))
+    return _defined(measure, *map(np.asarray, pairs))
+
+
+def _three_digits(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from utils.backbones import LENET, Backbone, load_backbone
+from utils.datasets import folder_path, is_image_folder
 from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.features import Task, is_feature_file, task_label, task_of_feature_file
-from utils.storage import REPOSITORY, find_network
+from utils.storage import REPOSITORY, digest, find_network
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class SourceNetwork:
 
 
 def load_source_network(
-    source: str,
+    source: str | None,
     model: str,
     *,
     checkpoints: Path,
@@ -43,10 +44,13 @@ def load_source_network(
     **pretrained,
 ) -> SourceNetwork:
     """Loads a pre-trained model (`pretrained`: what `load_backbone` takes), or the LeNet that stage 1
-    left for this source. Raises InputError with the command that trains a missing network.
+    left for this source. `source` None: there is none, and a LeNet cannot be. Raises InputError with the
+    command that trains a missing network.
     """
-    if is_feature_file(source):
+    if source is not None and is_feature_file(source):
         return SourceNetwork("features", None, origin, task_of_feature_file(source).feature_dim)
+    if model == LENET and source is None:
+        raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
     if model == LENET:
         pretrained["weights"], origin = _trained_network(source, checkpoints, origin, procedure, seed)
     backbone = main_process_first(
@@ -59,7 +63,10 @@ def _trained_network(
     source: str, checkpoints: Path, origin: str, procedure: str, seed: int
 ) -> tuple[Path, str]:
     """The file that stage 1 left, and the origin of the data it was trained on."""
-    found = find_network(checkpoints, LENET, source, origin, procedure, seed)
+    wanted = network_origin(source, origin)
+    found = find_network(checkpoints, LENET, task_label(source), wanted, procedure, seed)
+    if found and wanted != origin:
+        return found[0], origin
     if found is None:
         command = f"python3 train_source_model.py --SRC {source}"
         for flag, value, default in (
@@ -72,6 +79,15 @@ def _trained_network(
             f"{checkpoints / 'networks'}: train it with `{command}`"
         )
     return found
+
+
+def network_origin(source: str, origin: str) -> str:
+    """Of the training data, as it stands in the name of a network's file. Folders may share a name: the
+    whole path tells them apart.
+    """
+    if not is_image_folder(source):
+        return origin
+    return f"folder-{digest(str(folder_path(source).resolve()))[:8]}"
 
 
 def check_feature_dim(source: str, network: SourceNetwork, target: Task) -> None:

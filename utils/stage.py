@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import warnings
 
 import torch
 
 from utils.backbones import ROBUST_PREFIX, check_backbone_name, is_grey_model
-from utils.datasets import Dataset
+from utils.datasets import Dataset, is_image_folder
 from utils.errors import InputError
 from utils.features import (
     Task,
@@ -31,9 +32,13 @@ def check_options(options: argparse.Namespace) -> None:
     """
     options.MODEL = chosen_model(options)
     grey_only = is_grey_model(options.MODEL)
-    options.SRC = check_task_name(options.SRC, "source", grey_only)
+    if options.SRC is not None:
+        options.SRC = check_task_name(options.SRC, "source", grey_only)
     options.TRG = check_task_name(options.TRG, "target", grey_only)
-    if is_feature_file(options.SRC):
+    if grey_only:
+        for name in filter(None, (options.SRC, options.TRG)):
+            warn_of_grey(name)
+    if options.SRC is not None and is_feature_file(options.SRC):
         given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
         if given:
             raise InputError(f"--{given[0]} has no effect on a features: source, which has no network")
@@ -41,6 +46,12 @@ def check_options(options: argparse.Namespace) -> None:
             raise needs_backbone(options.TRG)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
+
+
+def warn_of_grey(name: str) -> None:
+    """Says what a LeNet makes of a folder's images."""
+    if is_image_folder(name):
+        warnings.warn(f"{name}: its images become 28×28 grey ones for the LeNet", stacklevel=2)
 
 
 def chosen_model(options: argparse.Namespace) -> str:
@@ -60,8 +71,10 @@ def chosen_model(options: argparse.Namespace) -> str:
 
 
 def open_network(options: argparse.Namespace, device: torch.device) -> SourceNetwork:
+    """Of the source; a target of features alone has no network either."""
+    alone = options.TRG if is_feature_file(options.TRG) else None
     return load_source_network(
-        options.SRC,
+        options.SRC or alone,
         options.MODEL,
         checkpoints=options.CHECKPOINT_DIR,
         origin=options.DATA,
@@ -80,7 +93,7 @@ def find_target(
     options: argparse.Namespace, network: SourceNetwork, unlabelled_classes: int | None = None
 ) -> Dataset | Task:
     """`unlabelled_classes`: of a target without labels."""
-    request = _request(options, options.DATA)
+    request = task_request(options, options.DATA)
     target = find_data(options.TRG, request, role="target", num_classes=unlabelled_classes)
     if isinstance(target, Task):
         check_feature_dim(options.SRC, network, target)
@@ -95,7 +108,7 @@ def find_source(options: argparse.Namespace, network: SourceNetwork, num_targets
             "--SRC imagenet"
         )
     count = number_of_classes(options.SOURCE_CLASSES, num_targets) or num_targets
-    request = _request(options, network.origin)
+    request = task_request(options, network.origin)
     return find_data(options.SRC, request, role="source", num_classes=count)
 
 
@@ -113,16 +126,22 @@ def variant_label(options: argparse.Namespace, target_labels: str | None = None)
 
 def open_task(data: Dataset | Task, options: argparse.Namespace, network: SourceNetwork) -> Task:
     """The features, extracted as far as the cache does not hold them."""
-    return data if isinstance(data, Task) else task_of_dataset(data, network.backbone, _request(options))
+    if isinstance(data, Task):
+        return data
+    return task_of_dataset(data, network.backbone, task_request(options))
 
 
 def decoding_workers(options: argparse.Namespace) -> int:
-    if options.WORKERS is None:
-        return min(MOST_WORKERS, os.cpu_count() or 1)
-    return options.WORKERS
+    return default_workers() if options.WORKERS is None else options.WORKERS
 
 
-def _request(options: argparse.Namespace, origin: str | None = None) -> TaskRequest:
+def default_workers() -> int:
+    """One for each core that this process may use."""
+    available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    return min(MOST_WORKERS, len(available(0)))
+
+
+def task_request(options: argparse.Namespace, origin: str | None = None) -> TaskRequest:
     workers = decoding_workers(options)
     cache = options.CHECKPOINT_DIR / "features"
     origin = origin or options.DATA

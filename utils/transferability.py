@@ -1,25 +1,75 @@
 """Scores that estimate, without fine-tuning, how well features suit a labelled target task.
 
-Each takes the target's features x (n, d) or a source classifier's probabilities p (n, K_S), float64,
-and its labels y (n,) in 0..K−1, and returns a number that is larger for the better model.
+Each takes a `Sample` of the target, the network's own features with their labels, or a source
+classifier's probabilities p (n, K_S) and labels y (n,), float64, and returns a number that is larger
+for the better model. The scores of features change when a coordinate is rescaled: their authors use
+features as the network gives them, and so does a ranking.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
+import torch
 from scipy import linalg
 from scipy.optimize import minimize_scalar
-from sklearn.covariance import ledoit_wolf
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
 
 NEIGHBOURS = 5
 GBC_DIMENSIONS = 64  # of the principal components that the class Gaussians are fitted in
 RANK_TOLERANCE = 1e-13  # of eigenvalues, in the place of the largest, that are no more than rounding
 CODING_ERROR = 1e-4  # ε of the coding rate
 GRID = 100  # points from which the evidence is climbed
-PROBE_STRENGTH = 0.1  # C of the logistic regressions
+CHUNK = 2**24  # distances held at a time
 
 
-def logme(x: np.ndarray, y: np.ndarray) -> float:
+@dataclass(frozen=True)
+class Sample:
+    """Features x (n, d) float64 and labels y (n,) in 0..K−1. What several scores need is computed once;
+    `parts` share it with the whole.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+
+    @cached_property
+    def gram(self) -> np.ndarray:
+        """xᵀx, (d, d)."""
+        return self.x.T @ self.x
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        return self.x.mean(0)
+
+    @cached_property
+    def scatter(self) -> np.ndarray:
+        """That of the centred features."""
+        return self.gram - len(self.x) * np.outer(self.mean, self.mean)
+
+    @cached_property
+    def classes(self) -> list[np.ndarray]:
+        """Indices of each class's points."""
+        return [np.flatnonzero(self.y == k) for k in range(self.y.max() + 1)]
+
+    @property
+    def indicators(self) -> np.ndarray:
+        return np.stack([(self.y == k).astype(float) for k in range(len(self.classes))], axis=1)
+
+    def class_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the centred features (K, d), and the classes' shares (K,)."""
+        means = np.stack([self.x[members].mean(0) for members in self.classes]) - self.mean
+        return means, np.array([len(members) for members in self.classes]) / len(self.x)
+
+    def without(self, left_out: np.ndarray) -> "Sample":
+        """The other points; `left_out` (n,) bool, fewer than half of them."""
+        part = Sample(self.x[~left_out], self.y[~left_out])
+        if "gram" in self.__dict__:
+            out = self.x[left_out]
+            part.__dict__["gram"] = self.gram - out.T @ out
+        return part
+
+
+def logme(sample: Sample) -> float:
     """LogME (You et al. 2021): the evidence of a Bayesian linear regression on each class's indicator,
         log p(t | x) = max over α, β of log N(t; 0, I/β + xxᵀ/α),
     the mean over classes and samples. At ρ = α/β the best β is n/Q, and with the eigenvalues e of xᵀx
@@ -28,16 +78,15 @@ def logme(x: np.ndarray, y: np.ndarray) -> float:
     Eigenvalues that are zero add nothing. The original's fixed point in α and β cancels to NaN where
     labels are a linear function of x.
     """
-    n = len(x)
-    indicators = np.stack([(y == k).astype(float) for k in range(y.max() + 1)], axis=1)
-    tall = n > x.shape[1]
-    eigenvalues, vectors = linalg.eigh(x.T @ x if tall else x @ x.T)
+    n, indicators = len(sample.x), sample.indicators
+    tall = n > sample.x.shape[1]
+    eigenvalues, vectors = linalg.eigh(sample.gram if tall else sample.x @ sample.x.T)
     kept = eigenvalues > RANK_TOLERANCE * eigenvalues.max()
     eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
     if not kept.any():  # features without any information
         eigenvalues, z = np.ones(1), np.zeros((1, indicators.shape[1]))
     elif tall:
-        z = vectors.T @ (x.T @ indicators) / np.sqrt(eigenvalues)[:, None]
+        z = vectors.T @ (sample.x.T @ indicators) / np.sqrt(eigenvalues)[:, None]
     else:
         z = vectors.T @ indicators
     evidences = [_evidence(eigenvalues, z[:, k], t.sum(), n) for k, t in enumerate(indicators.T)]
@@ -60,6 +109,87 @@ def _evidence(eigenvalues: np.ndarray, z: np.ndarray, squares: float, n: int) ->
     return -min(found.fun, negative(grid[best]))
 
 
+def h_score(sample: Sample) -> float:
+    """H-score with shrinkage (Ibrahim et al. 2022): (1 − s) tr(Σ_s⁻¹ Σ_between), Σ_s the covariance that
+    Ledoit and Wolf shrink by s, Σ_between that of the class means.
+    """
+    covariance, shrinkage = _shrunk_covariance(sample)
+    means, shares = sample.class_means()
+    solved = linalg.solve(covariance, means.T, assume_a="pos").T
+    return float((1 - shrinkage) * (shares[:, None] * means * solved).sum())
+
+
+def _shrunk_covariance(sample: Sample) -> tuple[np.ndarray, float]:
+    """(Σ_s (d, d), s), as sklearn.covariance.ledoit_wolf: Σ_s = (1 − s) Σ + s μ I, μ = tr Σ / d, with
+        s = min(1, (mean of ‖x‖⁴ − ‖Σ‖²) / (n ‖Σ − μ I‖²)),  x centred.
+    The fourth powers come from the norms of the rows, which takes no second (d, d) product.
+    """
+    n, d = sample.x.shape
+    covariance = sample.scatter / n
+    mu = np.trace(covariance) / d
+    squares = (covariance**2).sum()
+    centred = sample.x - sample.mean
+    fourth = ((centred**2).sum(1) ** 2).mean()
+    spread = squares - d * mu**2
+    if not spread > 0:
+        raise np.linalg.LinAlgError("all directions have the same variance, or none has any")
+    shrinkage = min(1.0, (fourth - squares) / n / spread)
+    covariance = (1 - shrinkage) * covariance
+    covariance[np.diag_indices(d)] += shrinkage * mu
+    return covariance, float(shrinkage)
+
+
+def transrate(sample: Sample) -> float:
+    """TransRate (Huang et al. 2022): R(x) − Σ_k n_k/n R(x of class k), x centred, with the coding rate
+    R(x) = 1/2 log|I + xᵀx / (nε)|.
+    """
+    n, d = sample.x.shape
+    x = sample.x - sample.mean
+    whole = _coding_rate(sample.scatter if n > d else x @ x.T, n)
+    within = 0.0
+    for members in sample.classes:
+        of_class = x[members]
+        small = of_class @ of_class.T if len(members) < d else of_class.T @ of_class
+        within += len(members) / n * _coding_rate(small, len(members))
+    return whole - within
+
+
+def _coding_rate(products: np.ndarray, n: int) -> float:
+    """Of xᵀx or xxᵀ, which have the same eigenvalues but for zeros."""
+    return 0.5 * float(np.linalg.slogdet(np.eye(len(products)) + products / (n * CODING_ERROR))[1])
+
+
+def gbc(sample: Sample) -> float:
+    """GBC (Pándy et al. 2022): −Σ_{i≠j} exp(−D_B(i, j)), the overlap of the classes as Gaussians with
+    diagonal covariances on the first principal components, D_B the Bhattacharyya distance
+        1/8 Σ (μ_i − μ_j)²/v + 1/2 Σ log(v / √(v_i v_j)), v = (v_i + v_j)/2.
+    """
+    x = _principal_components(sample, GBC_DIMENSIONS)
+    means = np.stack([x[members].mean(0) for members in sample.classes])
+    floor = 1e-9 * x.var(0).max()
+    if not floor > 0:
+        raise np.linalg.LinAlgError("no direction has any variance")
+    variances = np.stack([x[members].var(0) for members in sample.classes]) + floor
+    total = 0.0
+    for i in range(len(means)):
+        v = (variances + variances[i]) / 2
+        distance = ((means - means[i]) ** 2 / v).sum(1) / 8
+        distance += np.log(v / np.sqrt(variances * variances[i])).sum(1) / 2
+        total += np.exp(-np.delete(distance, i)).sum()
+    return float(-total)
+
+
+def _principal_components(sample: Sample, count: int) -> np.ndarray:
+    """The centred features in their first `count` principal axes: (n, count or fewer)."""
+    n, d = sample.x.shape
+    x = sample.x - sample.mean
+    products = sample.scatter if n > d else x @ x.T
+    last = len(products) - 1
+    values, vectors = linalg.eigh(products, subset_by_index=(max(0, last + 1 - count), last))
+    return x @ vectors if n > d else vectors * np.sqrt(values.clip(0))
+
+
+# ----------------------------------------------------------------------- of a classifier's probabilities
 def leep(p: np.ndarray, y: np.ndarray) -> float:
     """LEEP (Nguyen et al. 2020): mean log Σ_z P(y_i | z) p_iz, with the empirical P(y | z) of labels
     and source classes, P(y, z) = mean over i of [y_i = y] p_iz.
@@ -77,92 +207,24 @@ def nce(p: np.ndarray, y: np.ndarray) -> float:
     return float(np.log(counts[y, z] / counts.sum(0)[z]).mean())
 
 
-def h_score(x: np.ndarray, y: np.ndarray) -> float:
-    """H-score with shrinkage (Ibrahim et al. 2022): (1 − s) tr(Σ_s⁻¹ Σ_between), Σ_s the covariance that
-    Ledoit and Wolf shrink by s, Σ_between that of the class means.
+# ------------------------------------------------------------------------------------------- neighbours
+def k_nearest(x: Tensor, y: Tensor) -> Tensor:
+    """Whether the vote of each point's nearest neighbours among the others (n, d) is its class (n,):
+    (n,) bool. Ties go to the class of the nearest one.
     """
-    x = x - x.mean(0)
-    covariance, shrinkage = ledoit_wolf(x, assume_centered=True)
-    means, shares = _class_means(x, y)
-    return float(
-        (1 - shrinkage) * (shares[:, None] * means * np.linalg.solve(covariance, means.T).T).sum()
-    )
+    n, k = len(x), min(NEIGHBOURS, len(x) - 1)
+    squares = x.square().sum(1)
+    weights = 1 + 1e-3 * 2.0 ** -torch.arange(k, device=x.device)
+    right = []
+    for rows in torch.arange(n, device=x.device).split(max(1, CHUNK // n)):
+        distances = squares - 2 * x[rows] @ x.T  # but for a constant of each row
+        distances[torch.arange(len(rows), device=x.device), rows] = torch.inf
+        nearest = distances.topk(k, largest=False).indices
+        votes = torch.zeros(len(rows), int(y.max()) + 1, device=x.device)
+        votes.scatter_add_(1, y[nearest], weights.expand(len(rows), -1).to(votes))
+        right.append(votes.argmax(1) == y[rows])
+    return torch.cat(right)
 
 
-def transrate(x: np.ndarray, y: np.ndarray) -> float:
-    """TransRate (Huang et al. 2022): R(x) − Σ_k n_k/n R(x of class k), x centred, with the coding rate
-    R(x) = 1/2 log|I + xᵀx / (nε)|.
-    """
-    x = x - x.mean(0)
-    within = sum((y == k).mean() * _coding_rate(x[y == k]) for k in range(y.max() + 1))
-    return float(_coding_rate(x) - within)
-
-
-def _coding_rate(x: np.ndarray) -> float:
-    small = x @ x.T if len(x) < x.shape[1] else x.T @ x  # the same non-zero eigenvalues
-    return 0.5 * np.linalg.slogdet(np.eye(len(small)) + small / (len(x) * CODING_ERROR))[1]
-
-
-def gbc(x: np.ndarray, y: np.ndarray) -> float:
-    """GBC (Pándy et al. 2022): −Σ_{i≠j} exp(−D_B(i, j)), the overlap of the classes as Gaussians with
-    diagonal covariances on the first principal components, D_B the Bhattacharyya distance
-        1/8 Σ (μ_i − μ_j)²/v + 1/2 Σ log(v / √(v_i v_j)), v = (v_i + v_j)/2.
-    """
-    x = x - x.mean(0)
-    d = x.shape[1]
-    _, axes = linalg.eigh(x.T @ x, subset_by_index=(max(0, d - GBC_DIMENSIONS), d - 1))
-    x = x @ axes
-    means, _ = _class_means(x, y)
-    floor = 1e-9 * x.var(0).max()
-    variances = np.stack([x[y == k].var(0) for k in range(len(means))]) + floor
-    total = 0.0
-    for i in range(len(means)):
-        v = (variances + variances[i]) / 2
-        distance = ((means - means[i]) ** 2 / v).sum(1) / 8
-        distance += np.log(v / np.sqrt(variances * variances[i])).sum(1) / 2
-        total += np.exp(-np.delete(distance, i)).sum()
-    return float(-total)
-
-
-def k_nearest(x: np.ndarray, y: np.ndarray) -> float:
-    """Accuracy of the vote of each point's nearest neighbours among the others; ties go to the class of
-    the nearest one.
-    """
-    finder = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(x) - 1)).fit(x)
-    votes = y[finder.kneighbors(return_distance=False)]  # each point without itself
-    counts = np.stack([(votes == k).sum(1) for k in range(y.max() + 1)], axis=1).astype(float)
-    rows = np.arange(len(y))
-    for rank in range(votes.shape[1]):
-        counts[rows, votes[:, rank]] += 1e-3 * 2.0**-rank
-    return float((counts.argmax(1) == y).mean())
-
-
-def linear_probe(x: np.ndarray, y: np.ndarray) -> float:
-    """Accuracy on a fifth of each class of a logistic regression fitted to the others."""
-    held_out = np.zeros(len(y), dtype=bool)
-    for k in range(y.max() + 1):
-        held_out[np.flatnonzero(y == k)[4::5]] = True
-    held_out[::5] |= not held_out.any()  # no class has five points
-    return float(source_classifier(x[~held_out], y[~held_out]).score(x[held_out], y[held_out]))
-
-
-def source_classifier(x: np.ndarray, y: np.ndarray) -> LogisticRegression:
-    """The multinomial logistic regression whose predictions LEEP and NCE compare with the labels."""
-    return LogisticRegression(C=PROBE_STRENGTH, tol=1e-3, max_iter=2000).fit(x, y)
-
-
-def _class_means(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K, d) and the classes' shares (K,)."""
-    classes = range(y.max() + 1)
-    return np.stack([x[y == k].mean(0) for k in classes]), np.array([(y == k).mean() for k in classes])
-
-
-OF_FEATURES = {
-    "LogME": logme,
-    "H-score": h_score,
-    "TransRate": transrate,
-    "GBC": gbc,
-    "k-NN": k_nearest,
-    "linear probe": linear_probe,
-}
+OF_FEATURES = {"LogME": logme, "H-score": h_score, "TransRate": transrate, "GBC": gbc}
 OF_PROBABILITIES = {"LEEP": leep, "NCE": nce}
