@@ -1,15 +1,19 @@
-"""Few labels: what a ranking's pick loses, and how often its predicted intervals hold the accuracy.
+"""Few labels, and other splits: what a ranking's pick loses, and how often its intervals hold.
 
     python3 -m benchmarks.rankings --TRG folder:flowers --CHECKPOINT_DIR checkpoints
     python3 -m benchmarks.rankings --TRG FMNIST --DATA embedded --SHOTS 5 10 --DRAWS 3
 
-For each number of training images a class and each draw of them: every candidate's scores, the pick of
-each score, and the accuracy of every candidate's linear probe, fitted to the same images, on the test
-split. The rows of scores hold the regret: accuracy of the best candidate less that of the pick (points),
-mean over draws. Then, of the predicted accuracies: the share of intervals that hold the measured one
-(`covered`), the mean error (points), in how many resamples the pick is the best by its own account
-(`odds`) and in how many draws it is (`right`), the regret that it expects (points) and the number of
-rivals that it cannot be told from.
+Each draw splits all images anew, with as many test images of each class as the data set has, and takes
+some training images of each class (0: all). On these every candidate is scored, and its linear probe,
+fitted to them, is measured on the draw's test images.
+
+First table, a row a score: the regret of its pick, which is the accuracy of the best candidate less that
+of the pick (points), mean over draws. The best by one draw's test images is often lucky: `by all draws`
+takes each candidate's mean accuracy over them. Then, of the predicted accuracies: the share of intervals that
+hold the measured one (`covered`), the mean error (points), in how many resamples the pick is the best by
+its own account (`odds`) and in how many draws it is (`right`), the regret that it expects (points), and
+the number of rivals that it cannot be told from. Second table: weighted Kendall of each score with the
+accuracies, of the draw and by all draws; mean over draws.
 """
 
 import argparse
@@ -18,19 +22,28 @@ import io
 import math
 import statistics
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import rank_models
 from benchmarks.measure import Table
 from scales import settings_for
-from utils.candidates import CONSENSUS_OF, Candidate, choose_points, open_candidate, score_candidate
-from utils.decision import decide
+from utils.candidates import (
+    CONSENSUS_OF,
+    Candidate,
+    Entry,
+    choose_points,
+    open_candidate,
+    score_candidate,
+)
+from utils.decision import Prediction, decide
 from utils.features import Features, Standardiser
 from utils.options import stage_entry
-from utils.ranking import consensus, regret
+from utils.ranking import BY_BOTH, CORRELATIONS, Score, consensus, regret
+from utils.task_transform import index_by_class
 
 MODELS = [f"efficientnet_lite{k}@{size}" for size in (64, 96) for k in range(3)]
 SHOTS = (5, 10, 50, 0)
@@ -41,6 +54,7 @@ POINTS = 100  # percentage points in an accuracy
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--TRG", default="FMNIST")
+    parser.add_argument("--SRC", nargs="+", default=[], help="for the certificate, LEEP and NCE")
     parser.add_argument("--DATA", default="auto")
     parser.add_argument("--MODEL", nargs="+", default=MODELS)
     parser.add_argument("--SHOTS", nargs="+", type=int, default=SHOTS, help="images a class; 0: all")
@@ -53,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     table.name = options.NAME
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         flags = ["--TRG", options.TRG, "--DATA", options.DATA, "--model", *options.MODEL]
+        flags += ["--SRC", *options.SRC] if options.SRC else []
         flags += ["--CHECKPOINT_DIR", options.CHECKPOINT_DIR or folder, "--RESULTS_DIR", folder]
         ranked = rank_models.parse_options(flags)
         candidates = [
@@ -60,63 +75,114 @@ def main(argv: list[str] | None = None) -> None:
             for name, entry in rank_models.list_entries(ranked).items()
         ]
     table.say(f"{len(candidates)} candidates for {options.TRG.rpartition(':')[2].rpartition('/')[2]}")
-    rows = {}
+    columns: dict[str, dict[str, dict[str, float]]] = {}
     for shots in options.SHOTS:
-        draws = [measure(candidates, shots, seed) for seed in range(options.DRAWS if shots else 1)]
-        rows[shots] = {name: statistics.fmean(d[name] for d in draws) for name in draws[0]}
-    table.columns = tuple("all" if shots == 0 else f"{shots} a class" for shots in options.SHOTS)
-    table.heading("regret of the pick (points), and of its predictions")
-    for name in rows[options.SHOTS[0]]:
-        table.row(name, *(f"{rows[shots][name]:.2f}" for shots in options.SHOTS))
+        draws = [Draw.of(candidates, shots, seed) for seed in range(options.DRAWS)]
+        columns["all" if shots == 0 else f"{shots} a class"] = summary(draws)
+    table.columns = tuple(columns)
+    for title in next(iter(columns.values())):
+        table.heading(title)
+        for name in next(iter(columns.values()))[title]:
+            table.row(name, *(f"{column[title][name]:.2f}" for column in columns.values()))
     table.write(options.RESULTS)
 
 
-def floor(entry, options: argparse.Namespace) -> float:
+def floor(entry: Entry, options: argparse.Namespace) -> float:
     return settings_for(options.PROCEDURE, entry.model, entry.source, options.TRG).deviation_floor
 
 
-def measure(candidates: list[Candidate], shots: int, seed: int) -> dict[str, float]:
-    """Of one draw: by score its regret in points, and coverage, odds and right of the predictions."""
-    scores, predictions, truth = {}, {}, {}
-    for whole in candidates:
-        candidate = some_points(whole, shots, seed) if shots else whole
-        scored = score_candidate(candidate, seed)
-        scores[whole.name], truth[whole.name] = scored.scores, scored.linear_accuracy
-        predictions[whole.name] = scored.prediction
-    for name, score in consensus(scores, CONSENSUS_OF).items():
-        scores[name]["consensus"] = score
-    accuracies = np.array(list(truth.values()))
-    names = [n for n in next(iter(scores.values())) if all(n in of_one for of_one in scores.values())]
-    found = {}
-    for name in names:
-        lost = regret(np.array([of_one[name].rank for of_one in scores.values()]), accuracies)
-        blind = accuracies.max() - accuracies.mean()  # a score that is the same for all picks any
-        found[name] = POINTS * float(blind if math.isnan(lost) else lost)
-    decision = decide(predictions, {name: name for name in predictions}, 1000, seed)
-    held = [low <= truth[name] <= high for name, (low, high) in
-            ((name, p.interval) for name, p in predictions.items())]  # fmt: skip
-    error = statistics.fmean(abs(p.accuracy - truth[name]) for name, p in predictions.items())
+@dataclass(frozen=True)
+class Draw:
+    """By candidate: scores, predictions, and the accuracy that was measured."""
+
+    scores: dict[str, dict[str, Score]]
+    predictions: dict[str, Prediction]
+    truth: dict[str, float]
+
+    @staticmethod
+    def of(candidates: list[Candidate], shots: int, seed: int) -> "Draw":
+        draw = Draw({}, {}, {})
+        for whole in candidates:
+            scored = score_candidate(split_anew(whole, shots, seed), seed)
+            draw.scores[whole.name], draw.predictions[whole.name] = scored.scores, scored.prediction
+            draw.truth[whole.name] = scored.linear_accuracy
+        for name, score in consensus(draw.scores, CONSENSUS_OF).items():
+            draw.scores[name]["consensus"] = score
+        return draw
+
+    @property
+    def ranks(self) -> dict[str, np.ndarray]:
+        """What orders the candidates, by score."""
+        names = dict.fromkeys(name for of_one in self.scores.values() for name in of_one)
+        return {
+            name: np.array([of_one[name].rank for of_one in self.scores.values()])
+            for name in names
+            if all(name in of_one for of_one in self.scores.values())
+        }
+
+    def lost(self, accuracies: np.ndarray) -> dict[str, float]:
+        """The regret of each score's pick in points; a score that is the same for all picks any."""
+        blind = float(accuracies.max() - accuracies.mean())
+        found = {name: regret(ranks, accuracies) for name, ranks in self.ranks.items()}
+        return {n: POINTS * (blind if math.isnan(value) else value) for n, value in found.items()}
+
+    def order(self, accuracies: np.ndarray) -> dict[str, float]:
+        return {name: CORRELATIONS[BY_BOTH](r, accuracies) for name, r in self.ranks.items()}
+
+    def calibration(self, seed: int = 0) -> dict[str, float]:
+        decision = decide(self.predictions, {name: name for name in self.predictions}, 1000, seed)
+        pairs = [(p, self.truth[name]) for name, p in self.predictions.items()]
+        return {
+            "covered": statistics.fmean(p.interval[0] <= t <= p.interval[1] for p, t in pairs),
+            "error of the prediction": POINTS * statistics.fmean(abs(p.accuracy - t) for p, t in pairs),
+            "odds": decision.odds[decision.pick],
+            "right": float(self.truth[decision.pick] == max(self.truth.values())),
+            "regret as expected": POINTS * decision.regret,
+            "rivals": len(decision.rivals),
+        }
+
+
+def summary(draws: list[Draw]) -> dict[str, dict[str, float]]:
+    """By table and row: means over draws."""
+    truths = [np.array(list(draw.truth.values())) for draw in draws]
+    by_all = np.mean(truths, axis=0)
+    tables = {
+        "regret of the pick (points)": [d.lost(t) for d, t in zip(draws, truths, strict=True)],
+        "the same, by all draws": [draw.lost(by_all) for draw in draws],
+        "the predictions": [draw.calibration() for draw in draws],
+        "weighted Kendall": [d.order(t) for d, t in zip(draws, truths, strict=True)],
+        "weighted Kendall, by all draws": [draw.order(by_all) for draw in draws],
+    }
     return {
-        **found,
-        "covered": statistics.fmean(held),
-        "error of the prediction": POINTS * error,
-        "odds": decision.odds[decision.pick],
-        "right": float(truth[decision.pick] == accuracies.max()),
-        "regret as expected": POINTS * decision.regret,
-        "rivals": len(decision.rivals),
+        title: {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+        for title, rows in tables.items()
     }
 
 
-def some_points(whole: Candidate, shots: int, seed: int) -> Candidate:
-    """The candidate with `shots` of its points of each class, scaled by these alone."""
-    labels = whole.points.y.cpu()
+def split_anew(whole: Candidate, shots: int, seed: int) -> Candidate:
+    """The candidate with other test images, and `shots` of the others of each class (0: all), scaled by
+    these alone. Seed 0 keeps the data set's own split.
+    """
+    scaler = Standardiser.fit(whole.points.x, whole.deviation_floor)
+    x = torch.cat([whole.points.x, whole.test.x * scaler.scale + scaler.mean]).cpu()
+    y = torch.cat([whole.points.y, whole.test.y]).cpu()
+    is_test = torch.arange(len(y)) >= len(whole.points)
+    if seed:
+        generator = torch.Generator().manual_seed(seed)
+        for members in index_by_class(y, whole.num_classes):
+            is_test[members] = is_test[members[torch.randperm(len(members), generator=generator)]]
+    train = (~is_test).nonzero().flatten()
     names = tuple(map(str, range(whole.num_classes)))
-    index = choose_points(labels, names, shots, len(labels), seed).to(whole.points.y.device)
-    points = Features(whole.points.x[index], whole.points.y[index])
+    train = train[choose_points(y[train], names, shots or None, len(train), seed)]
+    points = Features(x[train], y[train])
     scaler = Standardiser.fit(points.x, whole.deviation_floor)
-    before = Standardiser.fit(whole.points.x, whole.deviation_floor)
-    test = Features(scaler(whole.test.x * before.scale + before.mean), whole.test.y)
-    return replace(whole, points=points, scaled=Features(scaler(points.x), points.y), test=test)
+    device = whole.points.x.device
+    return replace(
+        whole,
+        points=points.to(device),
+        scaled=Features(scaler(points.x), points.y).to(device),
+        test=Features(scaler(x[is_test]), y[is_test]).to(device),
+    )
 
 
 if __name__ == "__main__":
