@@ -160,15 +160,8 @@ def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
         content += figure(folder / f"ranking_{name}.png", caption)
         content += paragraph(RANKING_NOTE)
     for title, of_group in ranking["agreement"].items():
-        found = {
-            metric: {
-                name: (math.nan if cell["value"] is None else cell["value"], cell["interval"])
-                for name, cell in of_one.items()
-            }
-            for metric, of_one in of_group.items()
-        }
         content += paragraph(f"Order against accuracy, {title}:")
-        content += table(*agreement_table(scores, found))
+        content += table(*agreement_table(scores, read_agreement(of_group)))
     content += paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
     content += table(*score_table(scores, truth))
     about = [f"{name} {value}" for name, value in ranking["environment"].items()]
@@ -179,6 +172,17 @@ def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
     return f"Models ranked for {ranking['target']}", content + folded(
         "Command, data, versions", [ranking["command"], *data, ", ".join(about)]
     )
+
+
+def read_agreement(of_group: Mapping) -> dict[str, dict]:
+    """What `compare` gave, from ranking.json, which holds null for NaN."""
+    return {
+        metric: {
+            name: (math.nan if cell["value"] is None else cell["value"], cell["interval"])
+            for name, cell in of_one.items()
+        }
+        for metric, of_one in of_group.items()
+    }
 
 
 def table_of_runs(records: Sequence[Mapping]) -> str:

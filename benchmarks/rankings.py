@@ -9,11 +9,11 @@ fitted to them, is measured on the draw's test images.
 
 First table, a row a score: the regret of its pick, which is the accuracy of the best candidate less that
 of the pick (points), mean over draws. The best by one draw's test images is often lucky: `by all draws`
-takes each candidate's mean accuracy over them. Then, of the predicted accuracies: the share of intervals that
-hold the measured one (`covered`), the mean error (points), in how many resamples the pick is the best by
-its own account (`odds`) and in how many draws it is (`right`), the regret that it expects (points), and
-the number of rivals that it cannot be told from. Second table: weighted Kendall of each score with the
-accuracies, of the draw and by all draws; mean over draws.
+takes each candidate's mean accuracy over them. Then, of the predicted accuracies: the share of intervals
+that hold the measured one (`covered`), the mean error (points), in how many resamples the pick is the
+best by its own account (`odds`) and in how many draws it is (`right`), the regret that it expects
+(points), and the number of rivals that it cannot be told from. Last: weighted Kendall of each score with
+the accuracies, of the draw and by all draws; mean over draws.
 """
 
 import argparse
