@@ -61,6 +61,15 @@ def jackknife_interval(
     return whole - reach, whole + reach
 
 
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
+    """Of the mean of a few values by their spread, with Student's t; None for one value."""
+    if len(values) < 2:
+        return None
+    deviation = statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * deviation
+    return statistics.fmean(values) - reach, statistics.fmean(values) + reach
+
+
 def regret(scores: np.ndarray, truth: np.ndarray) -> float:
     """By how much the best model is better than the one with the highest score: the mean over those that
     share it, NaN where all do. A model that has no score (NaN) cannot be picked, but may be the best.

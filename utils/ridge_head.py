@@ -69,7 +69,7 @@ def fit_validated_ridge(x: Tensor, y: Tensor, num_classes: int, progress: str) -
             out = fold == k
             if not out.any() or sum(map(len, held_out)) >= ENOUGH_HELD_OUT:
                 break
-            part = fit_ridge(x[~out], y[~out], num_classes, decay, starts.get(k))
+            part = fit_ridge(x[~out], y[~out], num_classes, decay, starts.get(k), SEARCHED)
             held_out.append(out.nonzero().flatten())
             logits.append(functional.linear(x[out], *part))
             if loss is None:

@@ -60,13 +60,38 @@ class Sample:
         means = np.stack([self.x[members].mean(0) for members in self.classes]) - self.mean
         return means, np.array([len(members) for members in self.classes]) / len(self.x)
 
+    @cached_property
+    def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues and eigenvectors of xᵀx, or of xxᵀ where that is smaller, in rising order."""
+        return linalg.eigh(self.gram if len(self.x) > self.x.shape[1] else self.x @ self.x.T)
+
+    @cached_property
+    def class_kernels(self) -> list[np.ndarray]:
+        """xxᵀ of each class's points."""
+        return [self.x[members] @ self.x[members].T for members in self.classes]
+
     def without(self, left_out: np.ndarray) -> "Sample":
         """The other points; `left_out` (n,) bool, fewer than half of them."""
         part = Sample(self.x[~left_out], self.y[~left_out])
-        if "gram" in self.__dict__:
+        known = self.__dict__
+        if "gram" in known:
             out = self.x[left_out]
             part.__dict__["gram"] = self.gram - out.T @ out
+        if "class_kernels" in known:
+            kept = [~left_out[members] for members in self.classes]
+            part.__dict__["class_kernels"] = [
+                kernel[np.ix_(rows, rows)] for kernel, rows in zip(self.class_kernels, kept, strict=True)
+            ]
         return part
+
+    def leading(self, count: int) -> "Sample":
+        """The points in the `count` axes of the largest xᵀx; themselves where there are no more."""
+        n, d = self.x.shape
+        if min(n, d) <= count:
+            return self
+        values, vectors = (part[..., -count:] for part in self.spectrum)
+        x = self.x @ vectors if n > d else vectors * np.sqrt(values.clip(0))
+        return Sample(x, self.y)
 
 
 def logme(sample: Sample) -> float:
@@ -80,7 +105,7 @@ def logme(sample: Sample) -> float:
     """
     n, indicators = len(sample.x), sample.indicators
     tall = n > sample.x.shape[1]
-    eigenvalues, vectors = linalg.eigh(sample.gram if tall else sample.x @ sample.x.T)
+    eigenvalues, vectors = sample.spectrum
     kept = eigenvalues > RANK_TOLERANCE * eigenvalues.max()
     eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
     if not kept.any():  # features without any information
@@ -128,8 +153,9 @@ def _shrunk_covariance(sample: Sample) -> tuple[np.ndarray, float]:
     covariance = sample.scatter / n
     mu = np.trace(covariance) / d
     squares = (covariance**2).sum()
-    centred = sample.x - sample.mean
-    fourth = ((centred**2).sum(1) ** 2).mean()
+    mean = sample.mean
+    norms = np.einsum("ij,ij->i", sample.x, sample.x) - 2 * sample.x @ mean + mean @ mean
+    fourth = (norms**2).mean()
     spread = squares - d * mu**2
     if not spread > 0:
         raise np.linalg.LinAlgError("all directions have the same variance, or none has any")
@@ -144,19 +170,27 @@ def transrate(sample: Sample) -> float:
     R(x) = 1/2 log|I + xᵀx / (nε)|.
     """
     n, d = sample.x.shape
-    x = sample.x - sample.mean
-    whole = _coding_rate(sample.scatter if n > d else x @ x.T, n)
-    within = 0.0
-    for members in sample.classes:
-        of_class = x[members]
-        small = of_class @ of_class.T if len(members) < d else of_class.T @ of_class
-        within += len(members) / n * _coding_rate(small, len(members))
-    return whole - within
+    mean = sample.mean
+    share = np.array([len(members) for members in sample.classes]) / n
+    if n > d:
+        rate = _coding_rate(sample.scatter, n)
+    else:
+        rate = _coding_rate((sample.x - mean) @ (sample.x - mean).T, n)
+    for k, members in enumerate(sample.classes):
+        of_class = sample.x[members]
+        if len(members) < d:
+            along = of_class @ mean
+            products = sample.class_kernels[k] - along[:, None] - along + mean @ mean
+        else:
+            products = (of_class - mean).T @ (of_class - mean)
+        rate -= share[k] * _coding_rate(products, len(members))
+    return float(rate)
 
 
 def _coding_rate(products: np.ndarray, n: int) -> float:
     """Of xᵀx or xxᵀ, which have the same eigenvalues but for zeros."""
-    return 0.5 * float(np.linalg.slogdet(np.eye(len(products)) + products / (n * CODING_ERROR))[1])
+    root = linalg.cholesky(np.eye(len(products)) + products / (n * CODING_ERROR), check_finite=False)
+    return float(np.log(np.diag(root)).sum())
 
 
 def gbc(sample: Sample) -> float:

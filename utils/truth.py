@@ -135,14 +135,14 @@ def _read_rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     known = {*wanted, *TARGET_COLUMNS, "source"}
     rows = [
-        {
-            (name or "").lower() if (name or "").lower() in known else name: cell
-            for name, cell in row.items()
-        }
+        {name.lower() if name.lower() in known else name: cell for name, cell in row.items() if name}
         for row in rows
     ]
     if not rows or not set(wanted) <= rows[0].keys():
         raise ValueError(f"its first line must name the columns {', '.join(sorted(wanted))}")
+    for number, row in enumerate(rows, start=1):
+        if empty := [name for name in wanted if not (row[name] or "").strip()]:
+            raise ValueError(f"row {number} below the names has no {empty[0]}")
     return rows
 
 
