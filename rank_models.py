@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scales import settings_for
+from utils import distributed
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, expand_pattern
 from utils.candidates import (
     CONSENSUS_OF,
@@ -75,6 +76,12 @@ TRUTHS = ("linear", "full")
 ALL, WITHOUT_CONTROLS = "all candidates", "without random controls"
 
 
+def number_of_shots(text: str) -> int:
+    if (count := positive_integer(text)) == 1:
+        raise argparse.ArgumentTypeError("must be at least 2: one image a class leaves none to judge by")
+    return count
+
+
 def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__)
     group = parser.add_argument_group("what is ranked")
@@ -97,8 +104,9 @@ def parse_options(argv: Sequence[str] | None):
     add_flags_of_stage(group, "train")
     data = parser.add_argument_group("what the scores see")
     add_flag(
-        data, "--SHOTS", type=positive_integer, metavar="N", help="only N training images of each class"
-    )
+        data, "--SHOTS", type=number_of_shots, metavar="N",
+        help="only N training images of each class, at least 2",
+    )  # fmt: skip
     add_flag(
         data, "--SAMPLES", type=positive_integer, default=10_000, metavar="N",
         help="at most about N training images, of each class its share (default 10000)",
@@ -134,6 +142,8 @@ def parse_options(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
+    if distributed.rank() > 0:  # one process ranks
+        return
     if options.SCORES:
         return compare_published(options)
     entries = list_entries(options)
@@ -156,15 +166,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             try:
                 score(found, name, entry, options)
-            except (InputError, OSError, RuntimeError) as error:  # weights, images, disk, memory
-                found.failed[name] = " ".join(str(error).split())
+            except Exception as error:  # one that fails must not end the others
+                kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+                found.failed[name] = kind + " ".join(str(error).split())
         if not found.scores:
-            raise InputError(f"no candidate is left: {next(iter(found.failed.values()))}")
+            reasons = [f"{name}: {reason}" for name, reason in found.failed.items()]
+            raise InputError(f"no candidate is left: {'; '.join(reasons)}")
         add_nulls_and_truth(found, entries, table, options)
-        decision = decide(found.predictions, found.views, options.RESAMPLES, options.SEED)
+        found.sort()
+        predictions = {name: found.predictions[name] for name in found.scores}
+        decision = decide(predictions, found.views, options.RESAMPLES, options.SEED)
 
         # ------------------------------------------------------------------------ report and save
-        found.sort()
+        for stale in (*folder.glob("agreement_*.csv"), *folder.glob("ranking.p*")):
+            stale.unlink()
         line = headline(decision, found)
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
@@ -204,9 +219,10 @@ class Ranking:
     costs: dict[str, float] = field(default_factory=dict)
     data: dict[str, dict] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    images: str | None = None
 
     def add(self, candidate: Candidate, scored: Scored) -> None:
-        name = candidate.name
+        name, self.images = candidate.name, candidate.images
         self.scores[name], self.predictions[name] = scored.scores, scored.prediction
         self.networks[name], self.views[name] = candidate.network, candidate.view
         self.facts[name] = candidate.facts
@@ -275,6 +291,8 @@ def score(found: Ranking, name: str, entry: Entry, options: argparse.Namespace) 
     scale = settings_for(options.PROCEDURE, entry.model, entry.source, options.TRG)
     linear = options.FINETUNE == "linear"
     candidate = open_candidate(name, entry, scale.deviation_floor, with_test=linear)
+    if found.images not in (None, candidate.images):
+        raise InputError("it could not read the same training images as the others")
     opened = time.perf_counter()
     scored = score_candidate(candidate, options.SEED)
     ready = time.perf_counter()
@@ -290,7 +308,9 @@ def score(found: Ranking, name: str, entry: Entry, options: argparse.Namespace) 
 def truth_key(entry: Entry, options: argparse.Namespace) -> tuple[str, str]:
     """(model, source) as a table of accuracies has them."""
     eps = options.EPS if entry.model.startswith(ROBUST_PREFIX) else None
-    return backbone_label(entry.model_label, eps), entry.source_label
+    same_size = entry.image_size == options.IMAGE_SIZE  # of all: a table need not repeat it
+    name = entry.model if same_size and entry.model_label != "features" else entry.model_label
+    return backbone_label(name, eps), entry.source_label
 
 
 def add_nulls_and_truth(
@@ -316,14 +336,14 @@ def add_nulls_and_truth(
 # ------------------------------------------------------------------------------------------ the report
 def headline(decision: Decision, found: Ranking) -> str:
     """The line to act on; of one network with several sources, which source."""
-    text = decision.line
+    text, speed = decision.line, found.facts[decision.pick].images_per_second
+    text += f"; {speed:.0f} images/s here" if speed else ""
     if len(decision.odds) == 1 and len(found.scores) > 1:
-        first = next(iter(found.scores))
-        of_first = found.scores[first].get("certificate")
-        text = "one network with several sources, none of which has a certificate"
-        if of_first:
-            text = f"take {first}: of one network with several sources, the least certificate"
-            text += f" ({of_first.value:.3f} nats)"
+        certificate = found.scores[decision.pick].get("certificate")
+        text = f"{', '.join(found.scores)} see the same: there is nothing to choose between"
+        if certificate:
+            text = f"take {decision.pick}: of one network with several sources, the least certificate"
+            text += f" ({certificate.value:.3f} nats)"
     if found.failed:
         text += f"; {len(found.failed)} failed and are not compared: {', '.join(found.failed)}"
     return text

@@ -22,11 +22,18 @@ from utils.device import choose_device
 from utils.errors import check_batch_size, require_finite
 from utils.extraction import decoded_split
 from utils.lenet import LeNet
-from utils.options import TRAINING_FLAGS, add_setting_flags, override, stage_entry, stage_parser
+from utils.options import (
+    TRAINING_FLAGS,
+    add_decoding_flags,
+    add_setting_flags,
+    override,
+    stage_entry,
+    stage_parser,
+)
 from utils.preprocess import GREY
 from utils.report import print_training
 from utils.source_network import network_origin
-from utils.stage import default_workers, warn_of_grey
+from utils.stage import decoding_workers, warn_of_grey
 from utils.storage import (
     ResumePoint,
     changed_settings,
@@ -46,6 +53,7 @@ from utils.training import evaluate_network, train_network
 def parse_options(argv: Sequence[str] | None):
     parser = stage_parser(__doc__, with_target=False)
     defaults = {name: settings.training for name, settings in PROCEDURES.items()}
+    add_decoding_flags(parser.add_argument_group("images of a folder"))
     add_setting_flags(parser, "training [default of each procedure]", TRAINING_FLAGS, defaults)
     return parser.parse_args(argv)
 
@@ -60,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warn_of_grey(options.SRC)
     scale = settings_for(options.PROCEDURE, options.SRC)
     training = override(scale.training, TRAINING_FLAGS, options)
+    whole = options.BATCH_SIZE is None  # a small set of images of one's own may be one batch
     if options.EPOCHS is not None:  # as many as were asked for
         training = replace(training, max_steps=None)
     device = choose_device(options.DEVICE)
@@ -68,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------------------------------- data
     dataset = load_dataset(options.SRC, options.DATA, options.DATA_DIR, "source", options.SEED)
+    if whole and len(dataset.train) < training.batch_size:
+        training = replace(training, batch_size=len(dataset.train))
     check_batch_size(training.batch_size, dataset.num_classes, len(dataset.train.labels))
     training = training.for_images(len(dataset.train.labels))
 
@@ -96,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # --------------------------------------------------------------------------------- model and fit
     train, test = (
-        decoded_split(split, GREY, default_workers()) for split in (dataset.train, dataset.test)
+        decoded_split(split, GREY, decoding_workers(options), options.MAX_CORRUPT)
+        for split in (dataset.train, dataset.test)
     )
     torch.manual_seed(options.SEED)
     network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)

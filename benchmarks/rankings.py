@@ -82,8 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     table.columns = tuple(columns)
     for title in next(iter(columns.values())):
         table.heading(title)
-        for name in next(iter(columns.values()))[title]:
-            table.row(name, *(f"{column[title][name]:.2f}" for column in columns.values()))
+        for name in dict.fromkeys(name for column in columns.values() for name in column[title]):
+            cells = [column[title].get(name, math.nan) for column in columns.values()]
+            table.row(name, *(f"{cell:.2f}" for cell in cells))
     table.write(options.RESULTS)
 
 
@@ -154,7 +155,10 @@ def summary(draws: list[Draw]) -> dict[str, dict[str, float]]:
         "weighted Kendall, by all draws": [draw.order(by_all) for draw in draws],
     }
     return {
-        title: {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+        title: {
+            name: statistics.fmean(row[name] for row in rows if name in row)
+            for name in dict.fromkeys(name for row in rows for name in row)
+        }
         for title, rows in tables.items()
     }
 

@@ -78,11 +78,12 @@ class Entry:
         """Of NAME or NAME@PIXELS."""
         model, image_size = split_pixels(text)
         model = check_backbone_name(model)
-        without_size = is_grey_model(model) or bool(source and is_feature_file(source))
+        if not is_grey_model(model) and not is_feature_file(source or options.TRG):
+            image_size = image_size or options.IMAGE_SIZE
         own = {
             "MODEL": model,
             "SRC": source,
-            "IMAGE_SIZE": image_size or (None if without_size else options.IMAGE_SIZE),
+            "IMAGE_SIZE": image_size,
             "EPS": options.EPS if model.startswith(ROBUST_PREFIX) else None,
             "WEIGHTS": None,
             "ROBUST": False,
@@ -113,7 +114,8 @@ class Candidate:
     """An entry's data: `points`, the target's training features that scores see, as the network gives
     them, and `scaled` by their own deviations; `test` scaled the same, where accuracies are measured;
     `source`, a task seen by the same network, if there is one. `network` tells one network from another,
-    `view` one set of target features from another; `new_images` is the size of the test split.
+    `view` one set of target features from another; `images` says which images `points` are of, and
+    `new_images` how many the test split has.
     """
 
     name: str
@@ -124,6 +126,7 @@ class Candidate:
     scaled: Features
     test: Features | None
     num_classes: int
+    images: str
     new_images: int
     source: Task | None
     deviation_floor: float
@@ -140,6 +143,7 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     if target.num_classes < 2:
         raise InputError(f"{target.name} has one class: there is nothing to tell apart")
     points, test, unreadable = _target_features(target, network, options, with_test)
+    about = {"points": len(points), **({"unreadable": unreadable} if unreadable else {})}
     scaler = Standardiser.fit(points.x, deviation_floor)
     source = entry.source and open_task(
         find_source(options, network, target.num_classes), options, network
@@ -148,27 +152,28 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     if backbone and isinstance(target, Dataset):
         speed = images_per_second(backbone, target.train, decoding_workers(options))
     size = backbone and sum(p.numel() for p in backbone.network.parameters())
-    provenance = {target.name: {**target.provenance, "points": len(points), **unreadable}}
+    provenance = {target.name: {**target.provenance, **about}}
     provenance |= {source.name: source.provenance} if source else {}
     return Candidate(
         name, entry,
         digest(network.about) if network.about else entry.source_label,
         digest(network.about) if network.about else target.name,
         points.to(device), Features(scaler(points.x), points.y).to(device),
-        test and Features(scaler(test.x), test.y).to(device), target.num_classes, len(target.test),
+        test and Features(scaler(test.x), test.y).to(device), target.num_classes,
+        digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test),
         source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
     )  # fmt: skip
 
 
 def _target_features(
     target: Dataset | Task, network: SourceNetwork, options: argparse.Namespace, with_test: bool
-) -> tuple[Features, Features | None, dict]:
-    """(training points, test features where they are wanted, what could not be read)."""
+) -> tuple[Features, Features | None, list[str]]:
+    """(training points, test features where they are wanted, the images that could not be read)."""
     train = target.train
     labels = train.y if isinstance(target, Task) else train.labels
     index = choose_points(labels, target.class_names, options.SHOTS, options.SAMPLES, options.SEED)
     if isinstance(target, Task):
-        return Features(train.x[index], train.y[index]), target.test if with_test else None, {}
+        return Features(train.x[index], train.y[index]), target.test if with_test else None, []
     splits = {"train": train if len(index) == len(train) else train.select(index)}
     splits |= {"test": target.test} if with_test else {}
     found, unreadable = {}, []
@@ -177,7 +182,7 @@ def _target_features(
             target, split_name, split, network.backbone, task_request(options)
         )
         unreadable += skipped
-    return found["train"], found.get("test"), {"unreadable": unreadable} if unreadable else {}
+    return found["train"], found.get("test"), unreadable
 
 
 def choose_points(

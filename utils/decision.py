@@ -14,7 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from utils.bootstrap import LEVEL
-from utils.ridge_head import FOLDS, ValidatedRidge
+from utils.errors import InputError
+from utils.ridge_head import FOLDS, ValidatedRidge, stratified_folds
 
 CHUNK = 250  # resamples that are counted at a time
 
@@ -32,14 +33,19 @@ class Prediction:
 
 def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) -> Prediction:
     """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
-    new images as `new_images`: with p the accuracy, drawn to the middle by two images either way,
+    new images as `new_images`: with p = (hits + 2)/(m + 4),
 
         accuracy ± √(t² p(1 − p)/m + z² p(1 − p)/new_images).
 
-    t: Student's with as many degrees of freedom as folds, less one. The folds share most of their data,
-    so that m held-out images say less than m independent ones (Bates, Hastie and Tibshirani 2024).
+    t: Student's with four degrees of freedom, of five folds. They share most of their data, so that m
+    held-out images say less than m independent ones (Bates, Hastie and Tibshirani 2024). Raises
+    InputError where no class has two images.
     """
     order = fitted.held_out.argsort()
+    # A class's only image was seen by the head that judges it.
+    order = order[stratified_folds(labels)[fitted.held_out[order]] >= 0]
+    if not len(order):
+        raise InputError("no class has two training images: what a probe will reach cannot be foretold")
     truth = labels[fitted.held_out[order]]
     right = (fitted.held_out_logits[order].argmax(1) == truth).double().cpu().numpy()
     accuracy, count = float(right.mean()), len(right)
@@ -52,9 +58,10 @@ def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) ->
 
 @dataclass(frozen=True)
 class Decision:
-    """`pick`: the candidate with the highest predicted accuracy. `odds`: in which share of resamples of
-    the held-out images each is the best. `regret`: by how much the best is better than the pick, mean
-    over resamples. `rivals`: those that are as good as the pick in too many resamples to be ruled out.
+    """`pick`: the candidate with the highest predicted accuracy, the first of those that share it.
+    `odds`: in which share of resamples of the held-out images each is the best. `regret`: by how much
+    the best is better than the pick, mean over resamples. `rivals`: those that are as good as the pick
+    in too many resamples to be ruled out.
     """
 
     pick: str
@@ -100,7 +107,7 @@ def decide(
     winners = accuracies >= best[:, None] - 1e-12
     odds = (winners / winners.sum(1, keepdims=True)).mean(0)
     means = right.mean(0)
-    pick = int(np.lexsort((odds, means))[-1])
+    pick = int(means.argmax())
     as_good = (accuracies >= accuracies[:, [pick]] - 1e-12).mean(0)
     order = np.argsort(-means, kind="stable")
     return Decision(

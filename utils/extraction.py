@@ -136,13 +136,13 @@ def _refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
 def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> float:
     """How fast the backbone sees a split's images here, decoding included, after the first batch."""
     batches = torch.arange(len(split.labels)).split(batch_size(backbone))
+    batches = batches if len(batches) > 1 else 2 * batches
+    results = _forward(backbone, split.images, batches, workers)
+    next(results)  # it starts the workers
     seen, start = 0, time.perf_counter()
-    for number, part in enumerate(_forward(backbone, split.images, batches, workers)):
-        now = time.perf_counter()
-        if number == 0 and len(batches) > 1:  # it starts the workers
-            start = now
-            continue
+    for part in results:
         seen += len(part.rows)
+        now = time.perf_counter()
         if now - start > SPEED_SECONDS:
             break
     return seen / max(now - start, 1e-9)
@@ -303,14 +303,17 @@ def _forward(
         yield Part(x, frames.rows, frames.unreadable)
 
 
-def decoded_split(split: Split, preprocess: Preprocess, workers: int = 0) -> Split:
-    """All frames of a split in memory. Raises InputError that names an image that cannot be decoded."""
+def decoded_split(split: Split, preprocess: Preprocess, workers: int = 0, max_corrupt: int = 0) -> Split:
+    """All frames of a split in memory. Images that cannot be decoded are left out; more than
+    `max_corrupt` raise InputError.
+    """
     if preprocess.takes_as_stored(split.images):
         return split
     batches = torch.arange(len(split)).split(SHARD)
     parts = list(_prepared(preprocess, split.images, batches, workers, False))
-    _refuse_unreadable([name for part in parts for name in part.unreadable], 0)
-    return Split(torch.cat([part.x for part in parts]), split.labels)
+    _refuse_unreadable([name for part in parts for name in part.unreadable], max_corrupt)
+    rows = torch.cat([part.rows for part in parts])
+    return Split(torch.cat([part.x for part in parts if len(part.rows)]), split.labels[rows])
 
 
 def _pins(backbone: Backbone) -> bool:

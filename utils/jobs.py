@@ -22,6 +22,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, is_grey_model
+from utils.datasets import is_image_folder
 from utils.errors import InputError
 from utils.features import is_feature_file, task_label
 from utils.options import PLACE_FLAGS
@@ -162,8 +163,7 @@ class _Shared:
         folder = run_folder(options.RESULTS_DIR, stage, *names, options.PROCEDURE)
         argv = ("--SRC", self.source, *(("--TRG", target) if target else ()))
         argv += ("--SEED", str(self.seed), "--PROCEDURE", options.PROCEDURE, *self._places())
-        if stage != "train":
-            argv += self._image_flags()
+        argv += self._decoding_flags() if stage == "train" else self._image_flags()
         if setting:
             argv += ("--SETTING", setting, "--ANALYSIS", options.ANALYSIS)
         argv = _with_flags(stage, argv, getattr(options, f"{stage.upper()}_FLAGS"))
@@ -180,14 +180,20 @@ class _Shared:
             itertools.chain(*((f"--{flag}", str(getattr(self.options, flag))) for flag in flags))
         )
 
+    def _decoding_flags(self) -> tuple[str, ...]:
+        return self._given(("WORKERS", "MAX_CORRUPT")) if is_image_folder(self.source) else ()
+
+    def _given(self, flags: Iterable[str]) -> tuple[str, ...]:
+        given = {flag: getattr(self.options, flag) for flag in flags}
+        words = [(f"--{flag}", str(value)) for flag, value in given.items() if value is not None]
+        return tuple(itertools.chain(*words))
+
     def _image_flags(self) -> tuple[str, ...]:
         flags = ["TRUST_CHECKPOINT", "AUTOCAST", "WORKERS", "MAX_CORRUPT"]
         without_images = is_grey_model(self.name) or is_feature_file(self.source)
         flags += [] if without_images else ["IMAGE_SIZE"]
         flags += ["EPS"] if self.name.startswith(ROBUST_PREFIX) else []
-        given = {flag: getattr(self.options, flag) for flag in flags}
-        words = [(f"--{flag}", str(value)) for flag, value in given.items() if value is not None]
-        return ("--MODEL", self.name, *itertools.chain(*words))
+        return ("--MODEL", self.name, *self._given(flags))
 
 
 def _with_flags(stage: str, argv: tuple[str, ...], flags: Sequence[str]) -> tuple[str, ...]:

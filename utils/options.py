@@ -283,6 +283,10 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
         group, "--AUTOCAST", type=truth_value, default=True, metavar="BOOL",
         help="extract in bfloat16 on CUDA (default True); the CPU computes in float32",
     )  # fmt: skip
+    add_decoding_flags(group)
+
+
+def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
     add_flag(
         group, "--WORKERS", type=whole_number, metavar="N",
         help="processes that decode images (default: one a core, at most 8); 0: none",

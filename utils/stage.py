@@ -132,11 +132,9 @@ def open_task(data: Dataset | Task, options: argparse.Namespace, network: Source
 
 
 def decoding_workers(options: argparse.Namespace) -> int:
-    return default_workers() if options.WORKERS is None else options.WORKERS
-
-
-def default_workers() -> int:
-    """One for each core that this process may use."""
+    """Unasked one for each core that this process may use."""
+    if options.WORKERS is not None:
+        return options.WORKERS
     available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     return min(MOST_WORKERS, len(available(0)))
 

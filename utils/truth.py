@@ -34,7 +34,8 @@ class Truth:
 
     def of(self, target: str, model: str, source: str) -> float | None:
         """That of the model with this source, else that with any, on this target, else on any."""
-        keys = ((t, model, s) for t in (target, "") for s in (source, ""))
+        named = next((t for t in self.targets if t.lower() == target.lower()), target)
+        keys = ((t, model, s) for t in (named, "") for s in (source, ""))
         return next((self.accuracies[key] for key in keys if key in self.accuracies), None)
 
     def require(self, target: str, candidates: Iterable[tuple[str, str]]) -> None:
@@ -89,9 +90,9 @@ def _as_fractions(values: Sequence[float]) -> list[float]:
         raise ValueError("accuracies must lie in [0, 1] or, as percent, in [0, 100]")
     if highest <= 1:
         return list(values)
-    if 0 < lowest <= 1:
+    if small := [value for value in values if 0 < value <= 1]:
         raise ValueError(
-            f"fractions and percent cannot be told apart: it holds {lowest:g} and {highest:g}"
+            f"fractions and percent cannot be told apart: it holds {small[0]:g} and {highest:g}"
         )
     return [value / 100 for value in values]
 
@@ -135,13 +136,18 @@ def _read_rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
         rows = list(csv.DictReader(file))
     known = {*wanted, *TARGET_COLUMNS, "source"}
     rows = [
-        {name.lower() if name.lower() in known else name: cell for name, cell in row.items() if name}
+        {
+            name.lower() if name.lower() in known else name: (cell or "").strip()
+            for name, cell in row.items()
+            if name
+        }
         for row in rows
     ]
+    rows = [row for row in rows if any(row.values())]  # spreadsheets leave rows of commas
     if not rows or not set(wanted) <= rows[0].keys():
         raise ValueError(f"its first line must name the columns {', '.join(sorted(wanted))}")
     for number, row in enumerate(rows, start=1):
-        if empty := [name for name in wanted if not (row[name] or "").strip()]:
+        if empty := [name for name in wanted if not row[name]]:
             raise ValueError(f"row {number} below the names has no {empty[0]}")
     return rows
 
@@ -157,7 +163,7 @@ def mean_rank_elsewhere(accuracies: Table, target: str) -> dict[str, float]:
     """
     ranks: dict[str, list[float]] = {}
     for other, of_models in accuracies.items():
-        if other == target:
+        if other in (target, ""):  # without a name it may be this one
             continue
         for model, rank in zip(of_models, rankdata([-a for a in of_models.values()]), strict=True):
             ranks.setdefault(model, []).append(float(rank))
