@@ -188,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n\n{markdown_table(*facts)}", end="")
         draw_decision(task_label(options.TRG), record, folder / "decision")
-        for title, of_group in agreement.items():
-            shown = agreement_table(found.scores, of_group)
+        for title, (names, of_group) in agreement.items():
+            shown = agreement_table({name: found.scores[name] for name in names}, of_group)
             write_text(folder / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*shown))
             print(f"\norder against {truth_name(options)}, {title}\n\n{markdown_table(*shown)}", end="")
         if agreement:
@@ -349,14 +349,19 @@ def headline(decision: Decision, found: Ranking) -> str:
     return text
 
 
-def agreements(found: Ranking, entries: Mapping[str, Entry], seed: int) -> dict[str, dict]:
-    """How well each score orders the candidates, and the candidates without the controls."""
+def agreements(
+    found: Ranking, entries: Mapping[str, Entry], seed: int
+) -> dict[str, tuple[list[str], dict]]:
+    """Candidates and how well each score orders them: of all, and of those that are no controls."""
     groups = {ALL: list(found.scores)}
     real = [name for name in found.scores if not entries[name].is_control]
     if len(real) < len(found.scores):
         groups[WITHOUT_CONTROLS] = real
     return {
-        title: compare({name: found.scores[name] for name in names}, found.truth, seed, found.networks)
+        title: (
+            names,
+            compare({name: found.scores[name] for name in names}, found.truth, seed, found.networks),
+        )
         for title, names in groups.items()
         if found.truth and len(names) > 2
     }
@@ -373,7 +378,7 @@ def as_record(
     found: Ranking,
     decision: Decision,
     line: str,
-    agreement: Mapping[str, Mapping],
+    agreement: Mapping[str, tuple[list[str], Mapping]],
 ) -> dict:
     """What ranking.json holds."""
 
@@ -406,13 +411,16 @@ def as_record(
         },
         "agreement": {
             title: {
-                metric: {
-                    name: {"value": number(value), "interval": limits}
-                    for name, (value, limits) in of_one.items()
-                }
-                for metric, of_one in of_group.items()
+                "candidates": names,
+                "scores": {
+                    metric: {
+                        name: {"value": number(value), "interval": limits}
+                        for name, (value, limits) in of_one.items()
+                    }
+                    for metric, of_one in of_group.items()
+                },
             }
-            for title, of_group in agreement.items()
+            for title, (names, of_group) in agreement.items()
         },
         "data": found.data,
         "environment": environment(choose_device(options.DEVICE)),

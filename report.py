@@ -161,7 +161,8 @@ def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
         content += paragraph(RANKING_NOTE)
     for title, of_group in ranking["agreement"].items():
         content += paragraph(f"Order against accuracy, {title}:")
-        content += table(*agreement_table(scores, read_agreement(of_group)))
+        of_names = {name: scores[name] for name in of_group["candidates"]}
+        content += table(*agreement_table(of_names, read_agreement(of_group["scores"])))
     content += paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
     content += table(*score_table(scores, truth))
     about = [f"{name} {value}" for name, value in ranking["environment"].items()]

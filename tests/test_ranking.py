@@ -389,7 +389,7 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     logme = {about["scores"]["LogME"]["value"] for about in candidates.values()}
     assert min(leep, key=leep.get) == "features (features-poor)" and len(logme) == 1
     kendall = stats.kendalltau([leep[name] for name in accuracies], [*accuracies.values()]).statistic
-    found = record["agreement"]["all candidates"]
+    found = record["agreement"]["all candidates"]["scores"]
     assert found["LEEP"]["Kendall"]["value"] == pytest.approx(kendall)
     assert found["LogME"]["Kendall"]["value"] is None
     # One network with several sources: the certificate says which.
