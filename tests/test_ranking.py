@@ -16,6 +16,7 @@ from scipy import stats
 import rank_models
 from tests.conftest import places
 from utils.candidates import Entry, choose_points, open_candidate, score_candidate
+from utils.certificate import CertificateSettings
 from utils.decision import Prediction, decide, predict_accuracy
 from utils.errors import InputError
 from utils.features import Features
@@ -35,6 +36,13 @@ from utils.ridge_head import fit_validated_ridge
 from utils.truth import mean_rank_elsewhere, read_scores, read_truth
 
 SHORT = ("--RESAMPLES", "200")
+
+
+@pytest.fixture(autouse=True)
+def quick_certificates(monkeypatch):
+    """A ranking learns five of them a candidate; how good they are, test_certificate.py asks."""
+    quick = CertificateSettings(steps=20, matchings=1, trial_steps=5)
+    monkeypatch.setattr("utils.candidates.CertificateSettings", lambda: quick)
 
 
 # ------------------------------------------------------------------------------------------- intervals
@@ -523,7 +531,7 @@ def test_own_grey_images_with_the_lenet(tmp_path, photographs, capsys):
 def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypatch):
     argv = [
         "--SRC", "MNIST", "--TRG", "FMNIST", "--model", "lenet", "random:lenet", "--DATA", "embedded",
-        "--TRAIN_FLAGS", "--EPOCHS 1", *SHORT, *places(tmp_path),
+        "--TRAIN_FLAGS", "--EPOCHS 1", "--SAMPLES", "3000", *SHORT, *places(tmp_path),
     ]  # fmt: skip
     path = tmp_path / "results" / "rank" / "FMNIST" / "ranking.json"
     accuracies = {}
@@ -532,7 +540,8 @@ def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypa
         candidates = json.loads(path.read_text())["candidates"]
         accuracies[how] = {name: about["accuracy"] for name, about in candidates.items()}
     assert set(accuracies["full"]) == {"lenet", "random:lenet"}
-    assert min(accuracies["full"].values()) > 0.6  # 31 steps of 8,000 images are 250
+    # After 94 steps; by chance 0.1. What was trained on digits is ahead.
+    assert accuracies["full"]["lenet"] > accuracies["full"]["random:lenet"] + 0.1 > 0.35
     assert len(list((tmp_path / "checkpoints" / "fine_tuned").iterdir())) == 2  # and used again
     with monkeypatch.context() as patched:
         patched.setattr("utils.candidates.fine_tune", None)

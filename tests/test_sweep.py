@@ -166,8 +166,8 @@ def test_a_target_without_labels_needs_no_head(tmp_path, feature_files, capsys):
     (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
     assert json.loads(row)["fine_tuned_accuracy"] is None
     with pytest.raises(SystemExit) as stop:
-        rank_models.main(argv)
-    assert stop.value.code == 2 and "no --TARGET_LABELS pseudo" in capsys.readouterr().err
+        rank_models.main(["--TRG", bare, *places(tmp_path)])  # its scores need labels
+    assert stop.value.code == 2 and "y_train, y_test are missing" in capsys.readouterr().err
 
 
 def test_a_full_disk_fails_the_cell(command, monkeypatch, capsys):
