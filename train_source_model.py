@@ -68,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     warn_of_grey(options.SRC)
     scale = settings_for(options.PROCEDURE, options.SRC)
     training = override(scale.training, TRAINING_FLAGS, options)
-    whole = options.BATCH_SIZE is None  # a small set of images of one's own may be one batch
     if options.EPOCHS is not None:  # as many as were asked for
         training = replace(training, max_steps=None)
     device = choose_device(options.DEVICE)
@@ -77,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # ---------------------------------------------------------------------------------------- data
     dataset = load_dataset(options.SRC, options.DATA, options.DATA_DIR, "source", options.SEED)
-    if whole and len(dataset.train) < training.batch_size:
+    if options.BATCH_SIZE is None and len(dataset.train) < training.batch_size:
+        # A small set of images of one's own is one batch.
         training = replace(training, batch_size=len(dataset.train))
     check_batch_size(training.batch_size, dataset.num_classes, len(dataset.train.labels))
     training = training.for_images(len(dataset.train.labels))

@@ -184,8 +184,8 @@ def split_anew(whole: Candidate, shots: int, seed: int) -> Candidate:
     return replace(
         whole,
         points=points.to(device),
-        scaled=Features(scaler(points.x), points.y).to(device),
-        test=Features(scaler(x[is_test]), y[is_test]).to(device),
+        scaled=scaler.scaled(points).to(device),
+        test=scaler.scaled(Features(x[is_test], y[is_test])).to(device),
     )
 
 

@@ -158,8 +158,8 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
         name, entry,
         digest(network.about) if network.about else entry.source_label,
         digest(network.about) if network.about else target.name,
-        points.to(device), Features(scaler(points.x), points.y).to(device),
-        test and Features(scaler(test.x), test.y).to(device), target.num_classes,
+        points.to(device), scaler.scaled(points).to(device),
+        test and scaler.scaled(test).to(device), target.num_classes,
         digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test),
         source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
     )  # fmt: skip
@@ -169,12 +169,11 @@ def _target_features(
     target: Dataset | Task, network: SourceNetwork, options: argparse.Namespace, with_test: bool
 ) -> tuple[Features, Features | None, list[str]]:
     """(training points, test features where they are wanted, the images that could not be read)."""
-    train = target.train
-    labels = train.y if isinstance(target, Task) else train.labels
-    index = choose_points(labels, target.class_names, options.SHOTS, options.SAMPLES, options.SEED)
     if isinstance(target, Task):
-        return Features(train.x[index], train.y[index]), target.test if with_test else None, []
-    splits = {"train": train if len(index) == len(train) else train.select(index)}
+        index = _chosen(target.train.y, target, options)
+        train = Features(target.train.x[index], target.train.y[index])
+        return train, target.test if with_test else None, []
+    splits = {"train": _chosen_images(target, options)[0]}
     splits |= {"test": target.test} if with_test else {}
     found, unreadable = {}, []
     for split_name, split in splits.items():
@@ -183,6 +182,18 @@ def _target_features(
         )
         unreadable += skipped
     return found["train"], found.get("test"), unreadable
+
+
+def _chosen_images(data: Dataset, options: argparse.Namespace) -> tuple[Split, torch.Tensor | None]:
+    """The training images that scores see, and their indices where these are not all."""
+    index = _chosen(data.train.labels, data, options)
+    if len(index) == len(data.train):
+        return data.train, None
+    return data.train.select(index), index
+
+
+def _chosen(labels: torch.Tensor, data: Dataset | Task, options: argparse.Namespace) -> torch.Tensor:
+    return choose_points(labels, data.class_names, options.SHOTS, options.SAMPLES, options.SEED)
 
 
 def choose_points(
@@ -291,14 +302,12 @@ def _scores_of_source(
     candidate: Candidate, folds: np.ndarray, y: np.ndarray, seed: int
 ) -> dict[str, Score]:
     """LEEP and NCE of the source's linear head, which sees the target's points as it sees its own:
-    scaled as the source; and the certificate, learned without a fifth of the points and judged on it.
+    scaled as the source; and the certificate.
     """
     source, start = candidate.source, time.perf_counter()
     scaler = Standardiser.fit(source.train.x, candidate.deviation_floor)
     device = candidate.points.x.device
-    train, test = (
-        Features(scaler(split.x), split.y).to(device) for split in (source.train, source.test)
-    )
+    train, test = (scaler.scaled(split).to(device) for split in (source.train, source.test))
     head = fit_linear_head(train, source.num_classes, None, "ridge", progress="source head")
     seen = scaler(candidate.points.x.cpu()).to(device)
     p = torch.softmax(head.logits(seen).double(), dim=1).cpu().numpy()
@@ -332,7 +341,9 @@ def _certificate_scores(
     for k in range(int(folds.max()) + 1):
         out = folds == k
         scaler = Standardiser.fit(points.x[~out], candidate.deviation_floor)
-        train, held_out = (Features(scaler(points.x[rows]), points.y[rows]) for rows in (~out, out))
+        train, held_out = (
+            scaler.scaled(Features(points.x[rows], points.y[rows])) for rows in (~out, out)
+        )
         target_head = fit_linear_head(
             train, candidate.num_classes, None, "ridge", progress="target head"
         )
@@ -363,16 +374,12 @@ def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float
     if network.backbone is None:
         raise InputError("--FINETUNE full needs images and a network: features have neither")
     data = find_target(options, network)
-    index = choose_points(
-        data.train.labels, data.class_names, options.SHOTS, options.SAMPLES, options.SEED
-    )
+    train, index = _chosen_images(data, options)
     about = [network.about, data.provenance, epochs, options.SEED, RECIPE]
-    if len(index) < len(data.train):
-        about.append(index)
+    about += [] if index is None else [index]
     path = options.CHECKPOINT_DIR / "fine_tuned" / f"{network.model}_{data.name}_{digest(*about)}.json"
     stored = None if options.OVERWRITE else _read_measured(path)
     if stored is None:
-        train = data.train if len(index) == len(data.train) else data.train.select(index)
         stored = _measure(network.backbone, data, train, options, epochs)
         write_json(path, stored)
     return stored["accuracy"], stored["seconds"]

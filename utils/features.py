@@ -298,8 +298,11 @@ class Standardiser:
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.scale
 
+    def scaled(self, split: Features) -> Features:
+        return Features(self(split.x), split.y)
+
 
 def standardise(task: Task, device: torch.device, floor: float = 0.0) -> tuple[Features, Features]:
     """(train, test) of a task, standardised by its own training split, on the device."""
     scaler = Standardiser.fit(task.train.x, floor)
-    return tuple(Features(scaler(s.x), s.y).to(device) for s in (task.train, task.test))
+    return tuple(scaler.scaled(split).to(device) for split in (task.train, task.test))

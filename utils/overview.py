@@ -423,7 +423,7 @@ def draw_ranking(
         lower = any(score.lower_is_better for score in having.values())
         axes.set_title(metric, fontsize=10)
         if lower:
-            axes.set_xlabel("nats, lower is better", fontsize=8)
+            axes.set_xlabel("lower is better", fontsize=8)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.grid(alpha=0.3)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from utils.bootstrap import LEVEL
 from utils.summary import UNDEFINED
 from utils.truth import Table, mean_rank_elsewhere
 
-LEVEL = 0.95
 FEWEST_FOR_INTERVALS = 6  # of fewer models a bootstrap holds too few different samples
 # Two weighted Kendall correlations are in use: SciPy's own, which weighs candidates by their ranks in
 # both orders (SFDA and the papers after it), and by their ranks in accuracy alone (Model Spider).

@@ -102,17 +102,20 @@ def _choose_weight_decay(
     used = _share_of_each_class(y, fold, share)
     sizes = torch.bincount(fold[used][fold[used] >= 0], minlength=FOLDS)
     judged = [k for k in range(FOLDS) if sizes[k] > 0 and sizes[:k].sum() < JUDGED_ON]
+    parts = {}
+    for k in judged:
+        train, out = used[fold[used] != k], used[fold[used] == k]
+        parts[k] = x[train], y[train], x[out], y[out]
     found: dict[int, tuple[float, dict[int, Head]]] = {}
 
     def loss(exponent: int, start: int | None = None) -> float:
         if exponent not in found:
             total, heads = 0.0, {}
-            for k in judged:
-                train, out = used[fold[used] != k], used[fold[used] == k]
+            for k, (x_train, y_train, x_out, y_out) in parts.items():
                 before = None if start is None else found[start][1][k]
-                heads[k] = fit_ridge(x[train], y[train], num_classes, STEP**exponent, before, SEARCHED)
-                logits = functional.linear(x[out], *heads[k]).double()
-                total += functional.cross_entropy(logits, y[out], reduction="sum").item()
+                heads[k] = fit_ridge(x_train, y_train, num_classes, STEP**exponent, before, SEARCHED)
+                logits = functional.linear(x_out, *heads[k]).double()
+                total += functional.cross_entropy(logits, y_out, reduction="sum").item()
                 bar.update()
             found[exponent] = total / int(sizes[judged].sum()), heads
         return found[exponent][0]
