@@ -214,6 +214,7 @@ class Ranking:
     predictions: dict[str, Prediction] = field(default_factory=dict)
     networks: dict[str, Hashable] = field(default_factory=dict)
     views: dict[str, Hashable] = field(default_factory=dict)
+    of_views: dict[Hashable, Scored] = field(default_factory=dict)
     facts: dict[str, Facts] = field(default_factory=dict)
     truth: dict[str, float] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
@@ -226,6 +227,7 @@ class Ranking:
         self.scores[name], self.predictions[name] = scored.scores, scored.prediction
         self.networks[name], self.views[name] = candidate.network, candidate.view
         self.facts[name] = candidate.facts
+        self.of_views.setdefault(candidate.view, scored)
         self.data |= candidate.provenance
 
     def sort(self) -> None:
@@ -294,7 +296,7 @@ def score(found: Ranking, name: str, entry: Entry, options: argparse.Namespace) 
     if found.images not in (None, candidate.images):
         raise InputError("it could not read the same training images as the others")
     opened = time.perf_counter()
-    scored = score_candidate(candidate, options.SEED)
+    scored = score_candidate(candidate, options.SEED, found.of_views.get(candidate.view))
     ready = time.perf_counter()
     if options.FINETUNE == "full":
         found.truth[name], found.costs[name] = measure_full(entry.options, options.EPOCHS)

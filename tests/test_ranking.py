@@ -15,7 +15,7 @@ from scipy import stats
 
 import rank_models
 from tests.conftest import places
-from utils.candidates import Entry, choose_points, open_candidate, score_candidate
+from utils.candidates import Entry, choose_points, measure_full, open_candidate, score_candidate
 from utils.certificate import CertificateSettings
 from utils.decision import Prediction, decide, predict_accuracy
 from utils.errors import InputError
@@ -353,6 +353,18 @@ def test_no_score_sees_the_test_split(tmp_path, sources):
             assert score.interval[0] <= score.value <= score.interval[1], name
 
 
+def test_the_target_is_scored_once_for_all_sources(tmp_path, sources, monkeypatch):
+    one, other = (candidate_of(source, sources[2], tmp_path) for source in sources[:2])
+    assert one.view == other.view and one.network != other.network
+    first, alone = score_candidate(one, 0), score_candidate(other, 0).scores
+    monkeypatch.setattr("utils.candidates.fit_validated_ridge", None)
+    second = score_candidate(other, 0, first).scores
+    assert {name: score.value for name, score in second.items()} == {
+        name: score.value for name, score in alone.items()
+    }
+    assert second["LEEP"].value != first.scores["LEEP"].value
+
+
 def test_scores_of_features_see_them_as_the_network_gives_them(tmp_path, sources):
     """LogME and its like change when a coordinate is rescaled; the probe and k-NN see it scaled."""
     candidate = candidate_of(None, sources[2], tmp_path)
@@ -533,19 +545,17 @@ def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypa
         "--SRC", "MNIST", "--TRG", "FMNIST", "--model", "lenet", "random:lenet", "--DATA", "embedded",
         "--TRAIN_FLAGS", "--EPOCHS 1", "--SAMPLES", "3000", *SHORT, *places(tmp_path),
     ]  # fmt: skip
+    rank_models.main([*argv, "--FINETUNE", "full", "--EPOCHS", "1"])
     path = tmp_path / "results" / "rank" / "FMNIST" / "ranking.json"
-    accuracies = {}
-    for how in ("linear", "full"):
-        rank_models.main([*argv, "--FINETUNE", how, "--EPOCHS", "1"])
-        candidates = json.loads(path.read_text())["candidates"]
-        accuracies[how] = {name: about["accuracy"] for name, about in candidates.items()}
-    assert set(accuracies["full"]) == {"lenet", "random:lenet"}
+    candidates = json.loads(path.read_text())["candidates"]
+    accuracies = {name: about["accuracy"] for name, about in candidates.items()}
+    assert set(accuracies) == {"lenet", "random:lenet"}
     # After 94 steps; by chance 0.1. What was trained on digits is ahead.
-    assert accuracies["full"]["lenet"] > accuracies["full"]["random:lenet"] + 0.1 > 0.35
+    assert accuracies["lenet"] > accuracies["random:lenet"] + 0.1 > 0.35
     assert len(list((tmp_path / "checkpoints" / "fine_tuned").iterdir())) == 2  # and used again
-    with monkeypatch.context() as patched:
-        patched.setattr("utils.candidates.fine_tune", None)
-        rank_models.main([*argv, "--FINETUNE", "full", "--EPOCHS", "1"])
+    monkeypatch.setattr("utils.candidates.fine_tune", None)
+    for name, entry in rank_models.list_entries(rank_models.parse_options(argv)).items():
+        assert measure_full(entry.options, 1)[0] == accuracies[name]
     sizes = {about["parameters"] for about in candidates.values()}
     assert sizes == {185_770}
     assert "fewer than three candidates" in capsys.readouterr().out

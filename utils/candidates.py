@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -229,8 +229,24 @@ class Scored:
     seconds: float
 
 
-def score_candidate(candidate: Candidate, seed: int) -> Scored:
-    """A score that these data leave undefined is left out, with a warning."""
+def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = None) -> Scored:
+    """A score that these data leave undefined is left out, with a warning. `of_view`: what another
+    candidate of the same `view` was found to have; its scores of the target are this one's.
+    """
+    of_target = of_view or _score_target(candidate)
+    names = (PREDICTED, K_NEAREST, *OF_FEATURES)
+    scores = {name: of_target.scores[name] for name in names if name in of_target.scores}
+    if candidate.source:
+        scores |= _scores_of_source(candidate, seed)
+    if candidate.facts.parameters:
+        scores[MODEL_SIZE] = Score(math.log10(candidate.facts.parameters), None, 0.0)
+    if (known := imagenet_accuracy(candidate.entry.model)) is not None:
+        scores["ImageNet accuracy"] = Score(known, None, 0.0)
+    return replace(of_target, scores=scores)
+
+
+def _score_target(candidate: Candidate) -> Scored:
+    """The scores that need no source."""
     start = time.perf_counter()
     points, y = candidate.scaled, candidate.scaled.y
     fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe")
@@ -246,16 +262,9 @@ def score_candidate(candidate: Candidate, seed: int) -> Scored:
     votes = k_nearest(points.x, y)
     share = wilson_interval(int(votes.sum()), len(votes))
     scores[K_NEAREST] = Score(votes.double().mean().item(), share, time.perf_counter() - start)
-    folds = stratified_folds(y).cpu().numpy()
     sample = Sample(candidate.points.x.double().cpu().numpy(), y.cpu().numpy())
-    with threadpool_limits(1, user_api="blas"):  # LAPACK gains nothing from a second thread here
-        scores |= _scores_of_features(candidate.name, sample, folds)
-    if candidate.source:
-        scores |= _scores_of_source(candidate, folds, sample.y, seed)
-    if candidate.facts.parameters:
-        scores[MODEL_SIZE] = Score(math.log10(candidate.facts.parameters), None, 0.0)
-    if (known := imagenet_accuracy(candidate.entry.model)) is not None:
-        scores["ImageNet accuracy"] = Score(known, None, 0.0)
+    with threadpool_limits(1, user_api="blas"):  # a second core is for another part of the jackknife
+        scores |= _scores_of_features(candidate.name, sample, stratified_folds(y).cpu().numpy())
     return Scored(scores, prediction, accuracy, seconds)
 
 
@@ -298,9 +307,7 @@ def _defined(
     return {name: Score(value, interval, before + time.perf_counter() - start)}
 
 
-def _scores_of_source(
-    candidate: Candidate, folds: np.ndarray, y: np.ndarray, seed: int
-) -> dict[str, Score]:
+def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
     """LEEP and NCE of the source's linear head, which sees the target's points as it sees its own:
     scaled as the source; and the certificate.
     """
@@ -311,6 +318,7 @@ def _scores_of_source(
     head = fit_linear_head(train, source.num_classes, None, "ridge", progress="source head")
     seen = scaler(candidate.points.x.cpu()).to(device)
     p = torch.softmax(head.logits(seen).double(), dim=1).cpu().numpy()
+    y, folds = candidate.points.y.cpu().numpy(), stratified_folds(candidate.points.y).cpu().numpy()
     seconds = time.perf_counter() - start
     scores = {}
     for name, metric in OF_PROBABILITIES.items():

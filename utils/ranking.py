@@ -3,9 +3,11 @@
 import math
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy import stats
 
 from utils.bootstrap import LEVEL
@@ -55,7 +57,8 @@ def jackknife_interval(
     parts = [k for k in range(int(folds.max()) + 1) if (folds == k).any()]
     if len(parts) < 2:
         return None
-    values = [metric(folds == k) for k in parts]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        values = list(pool.map(lambda k: metric(folds == k), parts))
     deviation = math.sqrt(statistics.pvariance(values) * (len(parts) - 1))
     reach = float(stats.t.ppf((1 + LEVEL) / 2, len(parts) - 1)) * deviation
     return whole - reach, whole + reach
