@@ -30,9 +30,9 @@ from utils.options import (
 from utils.report import print_fine_tuning
 from utils.stage import check_options, find_target, open_network, open_task
 from utils.storage import (
-    changed_settings,
     environment,
-    read_result,
+    replace_files,
+    reusable_result,
     run_folder,
     save_tensors,
     write_result,
@@ -79,8 +79,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         options.RESULTS_DIR, "finetune", task_label(options.SRC), target.name, network.model, None,
         options.SEED, options.PROCEDURE,
     )  # fmt: skip
-    stored = read_result(folder) if (folder / "head.safetensors").exists() else None
-    if stored and not options.OVERWRITE and not changed_settings(stored, config, data):
+    if stored := reusable_result(folder, config, data, options.OVERWRITE):
         print_fine_tuning(stored, folder, reused=True)
         return
 
@@ -109,10 +108,10 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "environment": environment(device),
         "seconds": seconds,
     }
-    (folder / "result.json").unlink(missing_ok=True)  # an old one must not describe a new head
     about = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
-    save_tensors(folder / "head.safetensors", {"weight": head.weight, "bias": head.bias}, about)
-    write_result(folder, options.RESULTS_DIR, record)
+    with replace_files(folder) as new:
+        save_tensors(new / "head.safetensors", {"weight": head.weight, "bias": head.bias}, about)
+        write_result(new, options.RESULTS_DIR, record)
     print_fine_tuning(record, folder)
 
 

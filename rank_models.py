@@ -68,8 +68,8 @@ from utils.ranking import (
     published_agreement,
     score_table,
 )
-from utils.storage import environment, only_one, require_writable, write_json
-from utils.summary import csv_table, markdown_table, write_text
+from utils.storage import environment, only_one, require_writable, write_json, write_text
+from utils.summary import csv_table, markdown_table
 from utils.truth import Truth, mean_rank_elsewhere, read_scores, read_truth
 
 TRUTHS = ("linear", "full")

@@ -8,7 +8,6 @@ RESULTS_DIR/report/. Of a run that was repeated the last line of results.jsonl c
 result, and a ranking that cannot be read, is named and left out.
 """
 
-import json
 import math
 import os
 import sys
@@ -32,8 +31,8 @@ from utils.overview import (
 )
 from utils.page import figure, folded, page, paragraph, table
 from utils.ranking import Facts, Score, agreement_table, candidate_table, score_table
-from utils.storage import REPOSITORY, read_records, require_writable
-from utils.summary import UNDEFINED, quantities_of, write_text
+from utils.storage import REPOSITORY, read_json, read_records, require_writable, write_text
+from utils.summary import UNDEFINED, quantities_of
 
 STAGES = ("train", "finetune", "transfer")
 TERMS_CAPTION = """For each run: the certificate by its two terms, above the loss that it bounds and
@@ -130,7 +129,7 @@ def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[tuple
 
 
 def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
-    ranking = json.loads(path.read_text())
+    ranking = read_json(path)
     candidates = ranking["candidates"]
     scores = {
         name: {metric: Score(**score) for metric, score in about["scores"].items()}

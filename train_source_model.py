@@ -36,15 +36,16 @@ from utils.source_network import network_origin
 from utils.stage import decoding_workers, warn_of_grey
 from utils.storage import (
     ResumePoint,
-    changed_settings,
+    atomic_write,
     digest,
     environment,
     network_path,
-    read_result,
+    replace_files,
     require_writable,
+    reusable_result,
     run_folder,
-    save_checkpoint,
     state_digest,
+    write_checkpoint,
     write_result,
 )
 from utils.training import evaluate_network, train_network
@@ -99,9 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.SEED,
         options.PROCEDURE,
     )
-    stored = read_result(folder)
-    same = stored and not options.OVERWRITE and not changed_settings(stored, config, data)
-    if same and holds_network(path, stored["weights_digest"]):
+    stored = reusable_result(folder, config, data, options.OVERWRITE)
+    if stored and holds_network(path, stored["weights_digest"]):
         print_training(stored, path, reused=True)
         return
 
@@ -139,8 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "environment": environment(device),
         "seconds": seconds,
     }
-    save_checkpoint(path, {"network": weights, "result": record})
-    write_result(folder, options.RESULTS_DIR, record)
+    with replace_files(folder) as new, atomic_write(path) as network_file:
+        write_checkpoint(network_file, {"network": weights, "result": record})
+        write_result(new, options.RESULTS_DIR, record)
     resume.clear()
     print_training(record, path)
 

@@ -17,7 +17,6 @@ published objective) follows. Stage 2 need not have run.
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from scales import procedures, settings_for
 from utils import distributed
@@ -73,10 +72,11 @@ from utils.stage import (
 )
 from utils.storage import (
     ResumePoint,
-    changed_settings,
     digest,
     environment,
     read_result,
+    replace_files,
+    reusable_result,
     run_folder,
     save_tensors,
     write_result,
@@ -213,11 +213,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # A head that was fitted to labels says nothing of a run on clusters.
     if fine_tuned and (pseudo or not is_fine_tuning_of(fine_tuned, config, data)):
         fine_tuned = None
-    stored = read_result(folder)
-    if stored and not is_whole(stored, folder):
-        stored = None
-    reused = stored is not None and not options.OVERWRITE and not changed_settings(stored, config, data)
-    if reused:
+    if stored := reusable_result(folder, config, data, options.OVERWRITE):
         print_heading(stored, reused=True)
         if certified:
             print_certificate(stored, options.SHOW_CLASSES)
@@ -319,31 +315,20 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         print_published(record, fine_tuned)
 
     # ---------------------------------------------------------------------------- report and save
-    (folder / "result.json").unlink(missing_ok=True)  # an old one must not describe new tensors
     about = {"source": options.SRC, "target": options.TRG}
-    for name in ("certificate", "transform"):
-        if name in tensors:
-            save_tensors(folder / f"{name}.safetensors", tensors[name], about)
-        else:  # an earlier run's does not belong to this result
-            (folder / f"{name}.safetensors").unlink(missing_ok=True)
-    if record["certificate"]:
-        draw_certificate(record, folder)
-    if published:
-        draw_published(record, fine_tuned, transform, *test, names, folder)
-    write_result(folder, options.RESULTS_DIR, record)
+    with replace_files(folder) as new:
+        for name, content in tensors.items():
+            save_tensors(new / f"{name}.safetensors", content, about)
+        if record["certificate"]:
+            draw_certificate(record, new)
+        if published:
+            draw_published(record, fine_tuned, transform, *test, names, new)
+        write_result(new, options.RESULTS_DIR, record)
     if published:
         resume.clear()
     print_where(record, folder)
     if pseudo:
         print_pseudo_labels(record, read_result(labelled_folder))
-
-
-def is_whole(record: dict, folder: Path) -> bool:
-    """Whether a stored result has both parts (one of an earlier version has not) and their tensors."""
-    files = {"certificate": "certificate", "published": "transform"}
-    return files.keys() <= record.keys() and all(
-        (folder / f"{file}.safetensors").exists() for part, file in files.items() if record[part]
-    )
 
 
 if __name__ == "__main__":

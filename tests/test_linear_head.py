@@ -269,6 +269,7 @@ def test_evaluation_of_a_constant_head(blobs):
     assert quantities["tau_measured"] == quantities["tau_certified"] == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*fitted again")
 def test_a_head_is_fitted_once_for_the_same_features(tmp_path, blobs, monkeypatch):
     fits = []
     real = linear_head.fit_linear_head

@@ -1,5 +1,9 @@
 import json
+import os
 import pickle
+import platform
+import random
+import subprocess
 from multiprocessing import get_context
 
 import pytest
@@ -16,12 +20,16 @@ from utils.storage import (
     load_checkpoint,
     load_tensors,
     network_path,
+    read_json,
+    read_records,
     read_result,
+    replace_files,
     require_writable,
     run_folder,
     save_checkpoint,
     save_tensors,
     state_digest,
+    write_json,
 )
 
 
@@ -77,6 +85,74 @@ def test_damaged_files_are_named(tmp_path):
         load_tensors(tmp_path / "half.safetensors")
 
 
+def test_a_changed_bit_is_noticed_in_every_kind_of_file(tmp_path):
+    """Wherever it lies: what is read back is what was written, or an InputError."""
+    save_checkpoint(tmp_path / "state.pt", {"tensor": torch.arange(50.0), "nested": {"epoch": [2, 3]}})
+    save_tensors(tmp_path / "x.safetensors", {"x": torch.arange(50.0)}, {"unreadable": ["a.png"]})
+    write_json(tmp_path / "ranking.json", {"accuracy": 0.75, "names": ["a", "b"]})
+    readers = {"state.pt": load_checkpoint, "x.safetensors": load_tensors, "ranking.json": read_json}
+    random.seed(0)
+    for name, read in readers.items():
+        path = tmp_path / name
+        whole, content = path.read_bytes(), read(path)
+        noticed = 0
+        for _ in range(60):
+            damaged = bytearray(whole)
+            damaged[random.randrange(len(whole))] ^= 1 << random.randrange(8)
+            path.write_bytes(damaged)
+            try:
+                assert str(read(path)) == str(content)  # a bit that means nothing, as in padding
+            except InputError as error:
+                assert name in str(error)
+                noticed += 1
+        assert noticed > 10, name
+
+
+def test_files_are_replaced_together_or_not_at_all(tmp_path):
+    for name in ("result.json", "a.safetensors", "old.png", "resume.pt"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(OSError, match=r"a\.safetensors") as caught, replace_files(tmp_path) as new:
+        (new / "result.json").write_text("new")
+        (new / "a.safetensors" / "b").write_text("")
+    assert str(new) not in str(caught.value)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"result.json", "a.safetensors", "old.png", "resume.pt"}
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"old"}
+    with replace_files(tmp_path) as new:
+        for name in ("result.json", "a.safetensors"):
+            (new / name).write_text("new")
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert texts == {"result.json": "new", "a.safetensors": "new", "resume.pt": "old"}
+
+
+def test_what_killed_processes_left_is_cleared(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    host = platform.node().replace(".", "_")[:32]
+    kept = tmp_path / f".a.json.{host}-{os.getpid()}-0123abcd.tmp"
+    others = tmp_path / ".a.json.elsewhere-1-0123abcd.tmp"
+    (tmp_path / f".a.json.{host}-{dead.pid}-0123abcd.tmp").touch()
+    (tmp_path / f".new.{host}-{dead.pid}-0123abcd.tmp").mkdir()
+    (tmp_path / f".new.{host}-{dead.pid}-0123abcd.tmp" / "result.json").touch()
+    for path in (kept, others):
+        path.touch()
+    with replace_files(tmp_path):
+        pass
+    assert set(tmp_path.iterdir()) == {kept, others}
+    os.utime(others, (0, 0))
+    with replace_files(tmp_path):
+        pass
+    assert set(tmp_path.iterdir()) == {kept}
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (load_checkpoint, load_tensors, read_json, read_records):
+        with pytest.raises(InputError, match="pipe is a pipe"):
+            read(tmp_path / "pipe")
+
+
+@pytest.mark.filterwarnings("ignore:.*begins anew")
 def test_a_resume_point_belongs_to_one_computation(tmp_path):
     path = tmp_path / "resume.pt"
     ResumePoint(path, "mine").save({"epoch": 3})
@@ -120,7 +196,8 @@ def test_a_record_that_was_cut_off_does_not_swallow_the_next(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text('{"half": ')
     append_record(path, {"whole": 1})
-    assert path.read_text().splitlines() == ['{"half": ', '{"whole": 1}']
+    half, whole = path.read_text().splitlines()
+    assert half == '{"half": ' and json.loads(whole)["whole"] == 1
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "", "{", "null"])

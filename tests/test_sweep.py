@@ -48,7 +48,7 @@ def records(folder) -> dict[str, dict]:
     found = {}
     for path in sorted((folder / "results").rglob("result.json")):
         record = json.loads(path.read_text())
-        del record["seconds"], record["environment"]
+        del record["seconds"], record["environment"], record["sha256"]
         found[str(path.relative_to(folder))] = record
     return found
 
@@ -174,7 +174,7 @@ def test_a_full_disk_fails_the_cell(command, monkeypatch, capsys):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(storage, "append_record", full)
+    monkeypatch.setattr(storage.results, "append_record", full)
     with pytest.raises(SystemExit) as stop:
         sweep.main(command)
     assert stop.value.code == 1
@@ -257,7 +257,7 @@ def test_a_cell_whose_line_could_not_be_written_is_run_again(command, tmp_path, 
             raise OSError(errno.ENOSPC, "No space left on device")
         append(path, record)
 
-    monkeypatch.setattr(storage, "append_record", full_once)
+    monkeypatch.setattr(storage.results, "append_record", full_once)
     with pytest.raises(SystemExit):
         sweep.main(command)
     sweep.main(command)

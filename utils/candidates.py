@@ -4,7 +4,6 @@ Every score sees the same training points of the target; the test split serves a
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -49,7 +48,7 @@ from utils.stage import (
     open_task,
     task_request,
 )
-from utils.storage import digest, write_json
+from utils.storage import digest, read_json, warn_of_damage, write_json
 from utils.summary import QUANTITIES
 from utils.task_transform import index_by_class
 from utils.transferability import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
@@ -405,8 +404,10 @@ def _measure(
 
 
 def _read_measured(path: Path) -> dict[str, float] | None:
+    if not path.exists():
+        return None
     try:
-        stored = json.loads(path.read_text())
-        return {name: float(stored[name]) for name in ("accuracy", "seconds")}
-    except (OSError, ValueError, LookupError, TypeError):
+        return read_json(path)
+    except InputError as error:
+        warn_of_damage(error, "the network is fine-tuned again")
         return None

@@ -6,7 +6,6 @@ extraction goes on at the first one that is missing; a damaged one is made again
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from utils.backbones import Backbone
 from utils.errors import InputError
 from utils.images import ImageFiles, Split, content_digest, image_name, rgb_image
 from utils.preprocess import Preprocess
-from utils.storage import digest, load_tensors, only_one, read_metadata, save_tensors
+from utils.storage import load_tensors, only_one, save_tensors, warn_of_damage
 
 SHARD = 1024  # images: what an interrupted extraction loses at most
 # Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
@@ -166,24 +165,28 @@ class Shard:
     start: int
     stop: int
     path: Path
-    feature_dim: int
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Of its content: a file may have been copied to another's place."""
+        return {"backbone": self.path.parent.name, "images": self.path.stem}
 
     def write(self, part: Part) -> None:
-        about = {"unreadable": part.unreadable, "sha256": digest(part.x, part.rows)}
-        # In one entry: the library writes several in no fixed order, and equal shards are equal files.
-        save_tensors(self.path, {"x": part.x, "rows": part.rows}, {"about": json.dumps(about)})
+        tensors = {"x": part.x, "rows": part.rows}
+        save_tensors(self.path, tensors, {**self.identity, "unreadable": part.unreadable})
 
     def read(self) -> Part | None:
-        """None where the file is absent or damaged: cut off, changed, of another shape."""
-        try:
-            tensors, about = load_tensors(self.path), json.loads(read_metadata(self.path)["about"])
-            part = Part(tensors["x"], tensors["rows"], about["unreadable"])
-            whole = part.x.shape == (len(part.rows), self.feature_dim)
-            complete = len(part.rows) + len(part.unreadable) == self.stop - self.start
-            intact = digest(part.x, part.rows) == about["sha256"]
-        except (InputError, LookupError, ValueError):
+        """None where the file is absent or, with a warning, damaged."""
+        if not self.path.exists():
             return None
-        return part if whole and complete and intact else None
+        try:
+            tensors, about = load_tensors(self.path)
+            if not self.identity.items() <= about.items():
+                raise InputError(f"{self.path} holds the features of other images")
+        except InputError as error:
+            warn_of_damage(error, "its images are extracted again")
+            return None
+        return Part(tensors["x"], tensors["rows"], about["unreadable"])
 
 
 def _whole_part(shard: Shard, images: Tensor | ImageFiles) -> Part | None:
@@ -210,7 +213,7 @@ def _shards(backbone: Backbone, split: Split, folder: Path, name: str) -> list[S
         stop = min(start + SHARD, len(split.labels))
         content = content_digest(split.images, start, stop)
         path = folder / f"{name}_{number:05d}_{content}.safetensors"
-        shards.append(Shard(start, stop, path, backbone.feature_dim))
+        shards.append(Shard(start, stop, path))
     return shards
 
 

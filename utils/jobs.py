@@ -27,8 +27,7 @@ from utils.errors import InputError
 from utils.features import is_feature_file, task_label
 from utils.options import PLACE_FLAGS
 from utils.stage import variant_label
-from utils.storage import run_folder
-from utils.summary import write_text
+from utils.storage import run_folder, write_text
 
 # By name, since the scripts stand above this package; a worker process imports the one that it runs.
 SCRIPTS = {

@@ -5,8 +5,6 @@ convex hull of {e_j − e_y}, the exact Lipschitz constant over all x and y is
     L(W) = max_{i≠j} ‖w_i − w_j‖₂.                                                             (1)
 """
 
-import contextlib
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +23,14 @@ from utils.bootstrap import wilson_interval
 from utils.errors import InputError
 from utils.features import Features
 from utils.ridge_head import fit_validated_ridge, mean_loss
-from utils.storage import ResumePoint, digest, load_tensors, only_one, read_metadata, save_tensors
+from utils.storage import (
+    ResumePoint,
+    digest,
+    load_tensors,
+    only_one,
+    save_tensors,
+    warn_of_damage,
+)
 
 METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
@@ -216,8 +221,10 @@ def shared_linear_head(
     path = folder / f"{key}.safetensors"
     with only_one(path):
         if path.exists() and (path in _FITTED_HERE or not overwrite):
-            with contextlib.suppress(InputError, LookupError, ValueError):  # damaged: fitted again
+            try:
                 return _stored_head(path).to(device)
+            except InputError as error:
+                warn_of_damage(error, "the head is fitted again")
         head = _fit_and_store(path, features, num_classes, settings, seed, progress)
     _FITTED_HERE.add(path)
     return head
@@ -232,9 +239,10 @@ HEAD_FIGURES = ("optimality_gap", "fit_seconds", "weight_decay", "held_out_loss"
 
 
 def _stored_head(path: Path) -> LinearHead:
-    tensors, about = load_tensors(path), read_metadata(path)
-    figures = {name: json.loads(about[name]) for name in HEAD_FIGURES}
-    tensors = {name: tensors.get(name) for name in HEAD_TENSORS}
+    tensors, about = load_tensors(path)
+    if about["key"] != path.stem:
+        raise InputError(f"{path} holds another head")
+    figures = {name: about[name] for name in HEAD_FIGURES}
     return LinearHead(**tensors, **figures)
 
 
@@ -249,7 +257,7 @@ def _fit_and_store(
     )  # fmt: skip
     head = replace(head, fit_seconds=time.perf_counter() - start)
     if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
-        about = {name: json.dumps(getattr(head, name)) for name in HEAD_FIGURES}
+        about = {"key": path.stem} | {name: getattr(head, name) for name in HEAD_FIGURES}
         tensors = {name: getattr(head, name) for name in HEAD_TENSORS}
         save_tensors(path, {name: t for name, t in tensors.items() if t is not None}, about)
     resume.clear()

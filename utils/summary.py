@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.storage import atomic_write
+from utils.storage import write_text
 
 CELL = ("source", "target", "model", "setting")
 # Of the certificate, of stage 2 or the certificate's own fine-tuned head, and of the published form.
@@ -125,11 +125,6 @@ def csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
     return text.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)
 
 
 def latex(rows: Sequence[Mapping]) -> str:

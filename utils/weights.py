@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import InputError
-from utils.storage import load_checkpoint, load_tensors
+from utils.storage import load_checkpoint, load_safetensors
 
 
 def read_weights(path: Path, trust: bool = False) -> dict:
@@ -25,7 +25,7 @@ def read_weights(path: Path, trust: bool = False) -> dict:
     if not path.is_file():
         raise InputError(f"there is no weight file {path}")
     if path.suffix == ".safetensors":
-        return load_tensors(path)
+        return load_safetensors(path)
     if folder := _torchscript_folder(path):
         return _torchscript_tensors(path, folder)
     return load_checkpoint(path, trust)

@@ -1,0 +1,38 @@
+"""Storage: what is written is whole, and what is read back is known to be."""
+
+from utils.storage.checkpoints import (
+    ResumePoint,
+    find_network,
+    load_checkpoint,
+    load_safetensors,
+    load_tensors,
+    network_path,
+    save_checkpoint,
+    save_tensors,
+    warn_of_damage,
+    write_checkpoint,
+)
+from utils.storage.files import (
+    REPOSITORY,
+    atomic_write,
+    digest,
+    is_writable,
+    only_one,
+    read_json,
+    replace_files,
+    require_regular,
+    require_writable,
+    state_digest,
+    write_json,
+    write_text,
+)
+from utils.storage.results import (
+    append_record,
+    changed_settings,
+    environment,
+    read_records,
+    read_result,
+    reusable_result,
+    run_folder,
+    write_result,
+)

@@ -1,0 +1,211 @@
+"""Results: a folder for each run, a record of each result, and what a record must hold."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from utils.device import describe_device
+from utils.errors import InputError
+from utils.storage.checkpoints import warn_of_damage
+from utils.storage.files import (
+    REPOSITORY,
+    UNREADABLE_JSON,
+    clear_leftovers,
+    file_digest,
+    named,
+    only_one,
+    opened,
+    read_json,
+    require_regular,
+    sealed,
+    short_reason,
+    write_json,
+)
+
+# The numbers that a record of each stage holds (None where undefined). Of stage 3 they stand in two
+# parts, of which one may be missing.
+RECORDED = {"train": ("test_accuracy", "test_loss"), "finetune": ("test_accuracy", "test_loss")}
+PARTS = {
+    "certificate": (
+        "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "bound_certified",
+        "certified_source_loss", "certified_transport", "constant_prediction_loss",
+    ),
+    "published": (
+        "target_accuracy", "target_loss", "constant_prediction_loss", "weighted_source_loss",
+        "label_mismatch", "distribution_mismatch", "bound_published", "bound_certified",
+    ),
+}  # fmt: skip
+# What identifies a record, with its procedure.
+RUN = ("stage", "source", "target", "model", "setting", "variant", "seed")
+
+
+# ------------------------------------------------------------------------- run folders and results
+def run_folder(
+    results: Path,
+    stage: str,
+    source: str,
+    target: str | None,
+    model: str,
+    setting: str | None,
+    seed: int,
+    procedure: str,
+    variant: str | None = None,
+) -> Path:
+    """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_seed{seed}; a variant stands behind the setting,
+    and `published` adds its name.
+
+    Stage 1 has neither target nor setting, stage 2 no setting: those parts fall away.
+    """
+    pair = source if target is None else f"{source}_to_{target}"
+    parts = [model, setting, variant, f"seed{seed}", "published" if procedure == "published" else None]
+    return results / stage / pair / "_".join(part for part in parts if part)
+
+
+def append_record(path: Path, record: Mapping) -> None:
+    """Appends one JSON line. Concurrent runs take turns: on a network's disk their writes would mix."""
+    line = json.dumps(sealed(record), allow_nan=False) + "\n"
+    with named(path), only_one(path), path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that was cut off
+            line = "\n" + line
+        rest = line.encode()
+        while rest:  # a disk that is nearly full takes a part
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def read_records(path: Path) -> tuple[list[dict], list[str]]:
+    """(the records of a results.jsonl, what is wrong with the lines that are none). A run that was
+    repeated has several lines: the last counts. Raises InputError where there is no such file.
+    """
+    try:
+        require_regular(path)
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): run a stage first") from error
+    records, damaged = {}, []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = opened(line)
+            identity = _identity(record)
+        except UNREADABLE_JSON as error:
+            damaged.append(f"{path}, line {number} is no result ({short_reason(error)})")
+            continue
+        records.pop(identity, None)
+        records[identity] = record
+    return list(records.values()), damaged
+
+
+def _identity(record: Mapping) -> tuple:
+    """What a run is named by. Raises LookupError, TypeError or AttributeError for what is no record of
+    this version.
+    """
+    for about in record["data"].values():
+        about["origin"]
+    record["environment"].items()
+    if not isinstance(record["seed"], int):
+        raise TypeError("its seed is no number")
+    if record["stage"] == "transfer":
+        parts = [(record[part], names) for part, names in PARTS.items() if record[part] is not None]
+    else:
+        parts = [(record, RECORDED[record["stage"]])]
+    for part, names in parts:
+        for name in names:
+            if not isinstance(part[name], float | None):
+                raise TypeError(f"{name} is no number")
+    names = (record.get(name) if name == "variant" else record[name] for name in RUN)
+    return (*names, record["config"]["procedure"])
+
+
+def read_result(folder: Path) -> dict | None:
+    """The result.json of a run folder, or None where there is none that is whole."""
+    try:
+        return _read_result(folder)
+    except InputError:
+        return None
+
+
+def _read_result(folder: Path) -> dict | None:
+    """None where there is none. Raises InputError for one that is damaged."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    record = read_json(path)
+    try:
+        _identity(record)
+    except UNREADABLE_JSON as error:
+        raise InputError(f"{path} is no result ({short_reason(error)})") from error
+    return record
+
+
+def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: bool) -> dict | None:
+    """The result of a run folder if it is one of these settings and data and its files are whole. A
+    damaged one is named in a warning. `overwrite`: it is not wanted.
+    """
+    clear_leftovers(folder)
+    if overwrite:
+        return None
+    try:
+        record = _read_result(folder)
+        if record is None or changed_settings(record, config, data):
+            return None
+        for name, checksum in record["files"].items():
+            if not (folder / name).is_file() or file_digest(folder / name) != checksum:
+                raise InputError(f"{folder / name} is missing, damaged or of another run")
+    except InputError as error:
+        warn_of_damage(error, "it is made again")
+        return None
+    return record
+
+
+RESULT = "result.json"
+
+
+def write_result(folder: Path, results: Path, record: Mapping) -> None:
+    """One more line of results.jsonl, and the same content as result.json of `folder`, with the
+    checksums of the tensor files there: last, since a run that has it is not repeated.
+    """
+    files = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
+    record = {**record, "files": files}
+    append_record(results / "results.jsonl", record)
+    write_json(folder / RESULT, record)
+
+
+def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
+    """Names of the entries in which a stored result differs from a configuration; [] if none."""
+    wanted = json.loads(json.dumps({**config, "data": data}))
+    stored = {**result.get("config", {}), "data": result.get("data")}
+    return sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and machine, for the record of a result. Threads bear on the last digits."""
+    packages = ("torch", "torchvision", "numpy", "scipy", "POT", "timm", "open_clip_torch")
+    installed = {found.name for found in metadata.distributions()}
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages if name in installed},
+        "platform": f"{sys.platform} {platform.machine()}",
+        "device": describe_device(device),
+        "threads": str(torch.get_num_threads()),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str:
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
