@@ -16,6 +16,7 @@ from scales import procedures, settings_for
 from utils import distributed
 from utils.backbones import LENET
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
 from utils.features import standardise, task_label
 from utils.linear_head import evaluate_head, shared_linear_head
@@ -24,7 +25,6 @@ from utils.options import (
     add_model_flags,
     add_setting_flags,
     override,
-    stage_entry,
     stage_parser,
 )
 from utils.report import print_fine_tuning
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     check_options(options)
     scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
     head_settings = override(scale.target_head, HEAD_FLAGS, options)
-    device = choose_device(options.DEVICE)
+    device = choose_device(options.DEVICE, options.CPUS)
 
     # ----------------------------------------------------------------------- backbone, target features
-    with distributed.process_group(device):
+    with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
         data = find_target(options, network)
         if options.BATCH_SIZE:  # the published default may be larger than a small data set

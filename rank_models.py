@@ -36,8 +36,9 @@ from utils.candidates import (
     score_candidate,
 )
 from utils.decision import Decision, Prediction, decide
-from utils.device import choose_device
+from utils.device import choose_device, use_threads
 from utils.engines import InProcess, run_jobs
+from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.features import check_task_name, is_feature_file, task_label
 from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, training_jobs
@@ -48,10 +49,10 @@ from utils.options import (
     add_many_models_flags,
     add_place_flags,
     add_procedure_flag,
+    add_threads_flag,
     one_of,
-    positive_integer,
     seed_number,
-    stage_entry,
+    whole,
 )
 from utils.overview import draw_decision, draw_ranking
 from utils.ranking import (
@@ -76,12 +77,6 @@ TRUTHS = ("linear", "full")
 ALL, WITHOUT_CONTROLS = "all candidates", "without random controls"
 
 
-def number_of_shots(text: str) -> int:
-    if (count := positive_integer(text)) == 1:
-        raise argparse.ArgumentTypeError("must be at least 2: one image a class leaves none to judge by")
-    return count
-
-
 def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__)
     group = parser.add_argument_group("what is ranked")
@@ -96,7 +91,7 @@ def parse_options(argv: Sequence[str] | None):
         help="source data sets, for the certificate, LEEP and NCE, and to train LeNets on",
     )  # fmt: skip
     add_flag(
-        group, "--MOST_MODELS", type=positive_integer, default=20, metavar="N",
+        group, "--MOST_MODELS", type=whole(1, 10_000), default=20, metavar="N",
         help="how many models a pattern may stand for (default 20)",
     )  # fmt: skip
     add_flag(group, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
@@ -104,15 +99,15 @@ def parse_options(argv: Sequence[str] | None):
     add_flags_of_stage(group, "train")
     data = parser.add_argument_group("what the scores see")
     add_flag(
-        data, "--SHOTS", type=number_of_shots, metavar="N",
+        data, "--SHOTS", type=whole(2), metavar="N",
         help="only N training images of each class, at least 2",
     )  # fmt: skip
     add_flag(
-        data, "--SAMPLES", type=positive_integer, default=10_000, metavar="N",
+        data, "--SAMPLES", type=whole(), default=10_000, metavar="N",
         help="at most about N training images, of each class its share (default 10000)",
     )  # fmt: skip
     add_flag(
-        data, "--RESAMPLES", type=positive_integer, default=2000, metavar="N",
+        data, "--RESAMPLES", type=whole(1, 100_000), default=2000, metavar="N",
         help="draws of the images that say how sure the choice is (default 2000)",
     )  # fmt: skip
     truth = parser.add_argument_group("accuracies to compare with")
@@ -125,7 +120,7 @@ def parse_options(argv: Sequence[str] | None):
         help="measure them on the test split: linear (the probe) or full (all weights, --EPOCHS)",
     )  # fmt: skip
     add_flag(
-        truth, "--EPOCHS", type=positive_integer, default=3, metavar="N",
+        truth, "--EPOCHS", type=whole(), default=3, metavar="N",
         help="of --FINETUNE full (default 3)",
     )  # fmt: skip
     add_flag(
@@ -135,6 +130,7 @@ def parse_options(argv: Sequence[str] | None):
     )  # fmt: skip
     add_many_models_flags(parser)
     add_place_flags(parser)
+    add_threads_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -144,6 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(argv)
     if distributed.rank() > 0:  # one process ranks
         return
+    if options.CPUS:
+        use_threads(options.CPUS)
     if options.SCORES:
         return compare_published(options)
     entries = list_entries(options)

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from utils.entry import stage_entry
 from utils.errors import InputError
-from utils.options import StageParser, add_flag, stage_entry
+from utils.options import StageParser, add_flag
 from utils.overview import (
     agreement_of_bounds,
     comparable_settings,

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from utils.backbones import LENET, check_backbone_name
 from utils.engines import choose_engine, run_jobs
+from utils.entry import stage_entry
 from utils.features import absolute_name, check_task_name
 from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, plan_jobs
 from utils.options import (
@@ -31,11 +32,10 @@ from utils.options import (
     add_procedure_flag,
     add_stage_flags,
     not_negative,
+    number_of_threads,
     one_of,
-    positive_integer,
     seed_number,
-    stage_entry,
-    whole_number,
+    whole,
 )
 from utils.storage import only_one, read_result, require_writable
 from utils.summary import is_fine_tuning_of, markdown, summarise, write_summary
@@ -67,11 +67,11 @@ def parse_options(argv: Sequence[str] | None):
         help="local (default): on this machine; ray: on a Ray cluster",
     )  # fmt: skip
     add_flag(
-        engine, "--JOBS", type=positive_integer, metavar="N",
+        engine, "--JOBS", type=whole(1, 256), metavar="N",
         help="local: processes (default 1: in this one)",
     )  # fmt: skip
     add_flag(
-        engine, "--CPUS", type=positive_integer, metavar="N",
+        engine, "--CPUS", type=number_of_threads, metavar="N",
         help="threads of a task, reserved on Ray (default: local, its share of the cores; ray, 1)",
     )  # fmt: skip
     add_flag(
@@ -83,7 +83,7 @@ def parse_options(argv: Sequence[str] | None):
         help="of a running cluster, or auto to find one (default: one is started here)",
     )  # fmt: skip
     add_flag(
-        engine, "--RETRIES", type=whole_number, default=2, metavar="N",
+        engine, "--RETRIES", type=whole(0, 1000), default=2, metavar="N",
         help="how often a task whose process was lost is run again (default 2)",
     )  # fmt: skip
     add_many_models_flags(parser)

@@ -19,6 +19,7 @@ from utils.backbones import LENET, holds_network
 from utils.bootstrap import wilson_interval
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
 from utils.extraction import decoded_split
 from utils.lenet import LeNet
@@ -27,7 +28,6 @@ from utils.options import (
     add_decoding_flags,
     add_setting_flags,
     override,
-    stage_entry,
     stage_parser,
 )
 from utils.preprocess import GREY
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = override(scale.training, TRAINING_FLAGS, options)
     if options.EPOCHS is not None:  # as many as were asked for
         training = replace(training, max_steps=None)
-    device = choose_device(options.DEVICE)
+    device = choose_device(options.DEVICE, options.CPUS)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
 

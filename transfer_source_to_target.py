@@ -24,6 +24,7 @@ from utils.backbones import LENET
 from utils.bound import transfer_bound
 from utils.certificate import certify, impossible, learn_certificate
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.errors import InputError, check_batch_size, require_finite
 from utils.features import Features, standardise, with_clusters
 from utils.linear_head import HeadSettings, LinearHead, shared_linear_head
@@ -39,9 +40,8 @@ from utils.options import (
     class_count,
     one_of,
     override,
-    stage_entry,
     stage_parser,
-    whole_number,
+    whole,
 )
 from utils.pseudo_labels import (
     EQUAL,
@@ -61,9 +61,10 @@ from utils.report import (
     print_published,
     print_where,
 )
-from utils.source_classes import ALL, choose_source_classes, number_of_classes
+from utils.source_classes import ALL, choose_source_classes
 from utils.stage import (
     check_options,
+    count_classes,
     find_source,
     find_target,
     open_network,
@@ -121,11 +122,11 @@ def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
     )  # fmt: skip
     add_analysis_flag(group, "both")
     add_flag(
-        group, "--BOOTSTRAP", type=whole_number, default=200, metavar="N",
+        group, "--BOOTSTRAP", type=whole(0, 10_000), default=200, metavar="N",
         help="resamples of the test samples for 95 %% intervals (default 200); 0: no intervals",
     )  # fmt: skip
     add_flag(
-        group, "--SHOW_CLASSES", type=whole_number, default=10, metavar="N",
+        group, "--SHOW_CLASSES", type=whole(0), default=10, metavar="N",
         help="target classes in the table of where the loss comes from (default 10); 0: all of them",
     )  # fmt: skip
     settings = procedures(parser.peek("MODEL", argv)).items()
@@ -161,15 +162,14 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     pseudo = options.TARGET_LABELS == PSEUDO
     if options.TARGET_CLASSES and not pseudo:
         raise InputError("--TARGET_CLASSES is for a target without labels: add --TARGET_LABELS pseudo")
-    device = choose_device(options.DEVICE)
+    device = choose_device(options.DEVICE, options.CPUS)
 
     # ------------------------------------------------------------------ backbone, features of both tasks
-    with distributed.process_group(device):
+    with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
         target_data = find_target(options, network, options.TARGET_CLASSES)
         source_data = find_source(options, network, target_data.num_classes)
-        chosen = number_of_classes(options.SOURCE_CLASSES, target_data.num_classes)
-        num_classes = (chosen or source_data.num_classes, target_data.num_classes)
+        num_classes = count_classes(options, source_data, target_data)
         check_setting(options.SETTING, *num_classes)
         if published and options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))

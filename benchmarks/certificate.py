@@ -34,9 +34,9 @@ from small_scale.settings import IMPROVED
 from utils.bound import certified_terms
 from utils.certificate import Certificate, CertificateTransform, certify, learn_certificate
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.features import Features, Task, TaskRequest, is_feature_file, load_task, standardise
 from utils.linear_head import LinearHead, fit_linear_head
-from utils.options import stage_entry
 from utils.source_network import load_source_network
 from utils.storage import REPOSITORY
 

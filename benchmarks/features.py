@@ -22,9 +22,9 @@ from benchmarks.measure import Table
 from utils.backbones import Backbone, load_backbone
 from utils.datasets import load_dataset
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.extraction import SHARD, batch_size, cached_features, extract_features
 from utils.images import ImageFiles, Split, rgb_image
-from utils.options import stage_entry
 from utils.preprocess import GREY
 
 CACHED = (70_000, 512)

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from benchmarks.measure import Table, measure
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.features import Features
 from utils.linear_head import HeadSettings, fit_linear_head, lipschitz_constant
-from utils.options import stage_entry
 
 SMALL = HeadSettings(method="penalty")  # 501 epochs with batches of 500
 LARGE = HeadSettings(

@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import Table
-from utils.options import PROCEDURES, stage_entry
+from utils.entry import stage_entry
+from utils.options import PROCEDURES
 from utils.storage import REPOSITORY
 
 STAGES = {

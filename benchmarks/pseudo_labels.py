@@ -25,8 +25,8 @@ import transfer_source_to_target
 from benchmarks.measure import Table
 from utils.backbones import load_backbone
 from utils.datasets import load_dataset
+from utils.entry import stage_entry
 from utils.features import Features, Task, TaskRequest, task_of_dataset
-from utils.options import stage_entry
 from utils.storage import network_path
 
 PAIRS = ["MNIST,FMNIST", "FMNIST,MNIST"]

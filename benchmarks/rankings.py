@@ -40,8 +40,8 @@ from utils.candidates import (
     score_candidate,
 )
 from utils.decision import Prediction, decide
+from utils.entry import stage_entry
 from utils.features import Features, Standardiser
-from utils.options import stage_entry
 from utils.ranking import BY_BOTH, CORRELATIONS, Score, consensus, regret
 from utils.task_transform import index_by_class
 

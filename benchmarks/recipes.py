@@ -20,7 +20,7 @@ import numpy as np
 import train_source_model
 import transfer_source_to_target
 from small_scale.settings import PUBLISHED
-from utils.options import stage_entry
+from utils.entry import stage_entry
 
 QUANTITIES = {  # name: whether more is better
     "target_accuracy": True,

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.measure import Table
 from benchmarks.pseudo_labels import PAIRS, columns, lenet_tasks, mean, save, transfer
-from utils.options import stage_entry
+from utils.entry import stage_entry
 from utils.source_classes import select_classes
 
 TARGET_CLASSES = 5

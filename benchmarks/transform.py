@@ -19,9 +19,9 @@ from torch.nn import functional
 from benchmarks.measure import Measurement, Table, measure
 from utils import task_transform
 from utils.device import choose_device
+from utils.entry import stage_entry
 from utils.features import Features
 from utils.linear_head import LinearHead
-from utils.options import stage_entry
 from utils.task_transform import TaskTransform, TransformSettings, learn_task_transform
 from utils.transport import solve_transport
 

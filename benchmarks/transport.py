@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.measure import Measurement, Table, measure, milliseconds
 from utils.device import choose_device
-from utils.options import stage_entry
+from utils.entry import stage_entry
 from utils.transport import EuclideanCost, solve_transport
 
 SIZES = ((500, 10, 200), (1000, 37, 512), (1500, 100, 512), (2500, 100, 2048))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 from tests.tiny_data import (
     TEXTURES,
@@ -90,6 +91,59 @@ def test_fashion_mnist_from_debians_package(tmp_path, monkeypatch):
     assert not (tmp_path / "data").exists()
     (tmp_path / "data" / "FashionMNIST" / "raw").mkdir(parents=True)  # what a stopped download leaves
     assert load_dataset("FMNIST", "auto", tmp_path / "data").provenance == dataset.provenance
+
+
+def test_idx_files_of_another_mirror_are_read(tmp_path):
+    """Gzipped files with a checksum that torchvision does not know, put there by hand."""
+    written = write_idx_folder(tmp_path / "FashionMNIST" / "raw", ("train", "t10k"), 10, compress=True)
+    dataset = load_dataset("FMNIST", "full", tmp_path)
+    np.testing.assert_array_equal(dataset.train.images[:, 0].numpy(), written["train"])
+
+
+@pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
+@pytest.mark.parametrize("damage", ["cut", "other", "unzipped"])
+def test_a_damaged_idx_file_is_named(tmp_path, part, damage):
+    folder = tmp_path / "MNIST" / "raw"
+    write_idx_folder(folder, ("train", "t10k"), 10, compress=True)
+    path = folder / f"train-{part}-ubyte.gz"
+    content = path.read_bytes()
+    damaged = {"cut": content[:-20], "other": gzip.compress(b"text"), "unzipped": b"text"}[damage]
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=rf"train-{part}-ubyte\.gz is .*put the right one there"):
+        load_dataset("MNIST", "full", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (lambda images, labels: (images, np.where(labels == 3, -1, labels)), "no digits 0..9"),
+        (lambda images, labels: (images, labels[:-1]), "50 images have 49 labels"),
+        (lambda images, labels: (np.where(images > 0.9, np.nan, images), labels), "NaN"),
+        (lambda images, labels: (images, labels + 0.5), "no digits 0..9"),
+    ],
+)
+def test_a_usps_pickle_of_wrong_values_is_refused(tmp_path, change, complaint):
+    images, labels = RNG.random((50, 1, 28, 28)), np.arange(50) % 10
+    write_usps_pickle(tmp_path / "usps_28x28.pkl", [[images, labels], change(images, labels)])
+    with pytest.raises(InputError, match=complaint):
+        load_dataset("USPS", "full", tmp_path)
+
+
+def test_damaged_files_of_an_older_torchvision_are_named(tmp_path):
+    folder = tmp_path / "MNIST" / "processed"
+    folder.mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):
+        (folder / name).write_text("no checkpoint")
+    with pytest.raises(InputError, match="MNIST: damaged files"):
+        load_dataset("MNIST", "full", tmp_path)
+
+
+def test_one_class_is_refused(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "one" / split / "cats").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "one" / split / "cats" / "a.png")
+    with pytest.raises(InputError, match="has one class"):
+        load_dataset(f"folder:{tmp_path / 'one'}", "full", tmp_path)
 
 
 def test_emnist_draws_ten_letters(tmp_path):

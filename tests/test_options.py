@@ -3,6 +3,7 @@ import warnings
 import pytest
 
 from small_scale.settings import IMPROVED, PROCEDURES, PUBLISHED, settings_for
+from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.options import (
     HEAD_FLAGS,
@@ -10,7 +11,6 @@ from utils.options import (
     add_model_flags,
     add_setting_flags,
     override,
-    stage_entry,
     stage_parser,
 )
 
@@ -38,11 +38,11 @@ def test_flags_in_upper_and_lower_case():
     "argv, complaint",
     [
         (["--SRC", "MNIST"], "--TRG"),
-        ([*BASE, "--TAU", "0"], "--TAU.*positive, finite number, not '0'"),
+        ([*BASE, "--TAU", "0"], "--TAU.*positive number from 1e-12 to 1e\\+09, not '0'"),
         ([*BASE, "--TAU", "-0.2"], "--TAU.*not '-0.2'"),
         ([*BASE, "--TAU", "nan"], "--TAU.*not 'nan'"),
         ([*BASE, "--LEARNING_RATE", "inf"], "--LEARNING_RATE.*not 'inf'"),
-        ([*BASE, "--BATCH_SIZE", "2.5"], "--BATCH_SIZE.*positive whole number, not '2.5'"),
+        ([*BASE, "--BATCH_SIZE", "2.5"], "--BATCH_SIZE.*whole number from 1 to 1000000000, not '2.5'"),
         ([*BASE, "--EPOCHS", "0"], "--EPOCHS.*not '0'"),
         ([*BASE, "--SEED", "-1"], "--SEED.*not '-1'"),
         ([*BASE, "--DATA", "partial"], "--DATA.*one of auto, full, embedded, not 'partial'"),

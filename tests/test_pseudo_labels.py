@@ -142,7 +142,7 @@ def test_a_folder_of_images_without_labels(tmp_path):
     "flags, complaint",
     [
         (["--TARGET_CLASSES", "3"], "add --TARGET_LABELS pseudo"),
-        (["--TARGET_CLASSES", "1", "--TARGET_LABELS", "pseudo"], "number of classes from 2 on"),
+        (["--TARGET_CLASSES", "1", "--TARGET_LABELS", "pseudo"], "must be a whole number from 2"),
         ([], "y_train, y_test are missing (a target without labels needs --TARGET_LABELS pseudo"),
     ],
 )

@@ -593,8 +593,8 @@ def test_fine_tuning_leaves_the_backbone_alone(trained):
         (["--FINETUNE", "half"], "must be one of linear, full"),
         (["--FINETUNE", "full"], "--FINETUNE full needs images and networks"),
         (["--MODEL", "lenet", "clip"], "two candidates are called features"),
-        (["--RESAMPLES", "0"], "must be a positive whole number"),
-        (["--SHOTS", "1"], "must be at least 2"),
+        (["--RESAMPLES", "0"], "must be a whole number from 1"),
+        (["--SHOTS", "1"], "must be a whole number from 2"),
         (["--SRC"], "expected at least one argument"),
     ],
 )

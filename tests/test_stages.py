@@ -193,7 +193,7 @@ def test_intervals_stopping_and_the_solver_are_flags(tmp_path, feature_files, ca
     assert stopped["published"]["iterations"] == 100
     with pytest.raises(SystemExit):
         stage_3.main([*base, "--BOOTSTRAP", "-1"])
-    assert "must be a whole number, 0 or more, not '-1'" in capsys.readouterr().err
+    assert "must be a whole number from 0 to 10000, not '-1'" in capsys.readouterr().err
 
 
 def test_a_network_against_a_feature_file(workplace, tmp_path, capsys):
@@ -359,7 +359,7 @@ def test_bad_input_is_one_line_and_leaves_no_trace(workplace, capsys, stage, arg
 
 
 def test_a_stage_that_diverges_says_so_and_leaves_no_result(workplace, feature_files, capsys):
-    rate = ["--LEARNING_RATE", "1e30"]
+    rate = ["--LEARNING_RATE", "1e9"]
     before = files(workplace)
     line = fails(
         stage_1,
@@ -368,10 +368,11 @@ def test_a_stage_that_diverges_says_so_and_leaves_no_result(workplace, feature_f
     )
     assert "training diverged" in line
     features = ["--SRC", feature_files[0], "--TRG", feature_files[1], *places(workplace)]
-    line = fails(stage_2, [*features, "--PROCEDURE", "published", "--EPOCHS", "3", *rate], capsys)
+    by_sgd = ["--MODEL", "resnet18", "--PROCEDURE", "published", "--STEPS", "9"]
+    line = fails(stage_2, [*features, *by_sgd, *rate], capsys)
     assert "target head diverged" in line
-    line = fails(stage_3, [*features, "--BATCH_SIZE", "30", *rate], capsys)
-    assert "diverged" in line
+    line = fails(stage_3, [*features, "--BATCH_SIZE", "30", "--LABEL_LEARNING_RATE", "100"], capsys)
+    assert "diverged at iteration" in line and "B is not finite" in line
     # The heads did not diverge, and are kept for the next run: the certificate's and the source's.
     assert [path.parent.name for path in files(workplace) - before] == ["heads"] * 3
 

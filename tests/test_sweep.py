@@ -305,7 +305,7 @@ def test_two_sweeps_on_one_folder(command, tmp_path, capsys):
         (["--SETTING", "LearnedB"], "must be one of LearnedAll"),
         (["--SEED", "-1"], "must be a whole number"),
         (["--ENGINE", "slurm"], "must be one of local, ray"),
-        (["--JOBS", "0"], "must be a positive whole number"),
+        (["--JOBS", "0"], "must be a whole number from 1"),
         (["--JOBS", "2", "--ENGINE", "ray"], "--JOBS has no effect on --ENGINE ray"),
         (["--GPUS", "1"], "--GPUS has no effect on --ENGINE local"),
         (["--GPUS", "1.5", "--ENGINE", "ray"], "a fraction of one GPU, or whole ones"),

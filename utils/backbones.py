@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +97,7 @@ LIBRARIES: dict[str, tuple[Callable, Callable]] = {
 }
 ALIASES = {"robust": "robust_resnet18"}
 ROBUST_PREFIX = "robust_"
+MOST_PIXELS = 4096  # of an image's side
 
 
 def split_pixels(text: str) -> tuple[str, int | None]:
@@ -103,8 +105,10 @@ def split_pixels(text: str) -> tuple[str, int | None]:
     name, mark, pixels = text.rpartition("@")
     if not mark:
         return text, None
-    if not name or not pixels.isascii() or not pixels.isdigit() or int(pixels) == 0:
-        raise InputError(f"{text}: write NAME@PIXELS, the side of the square that the model sees")
+    if not name or not re.fullmatch("[0-9]{1,4}", pixels) or not 1 <= int(pixels) <= MOST_PIXELS:
+        raise InputError(
+            f"{text}: write NAME@PIXELS, the side of the square that the model sees, 1 to {MOST_PIXELS}"
+        )
     return name, int(pixels)
 
 

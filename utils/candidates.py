@@ -139,8 +139,6 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     device = choose_device(options.DEVICE)
     network = open_network(options, device)
     target = find_target(options, network)
-    if target.num_classes < 2:
-        raise InputError(f"{target.name} has one class: there is nothing to tell apart")
     points, test, unreadable = _target_features(target, network, options, with_test)
     about = {"points": len(points), **({"unreadable": unreadable} if unreadable else {})}
     scaler = Standardiser.fit(points.x, deviation_floor)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.idx import read_idx_splits
 from utils.images import (
     ImageFiles,
     Split,
@@ -33,6 +34,7 @@ from utils.images import (
     cluster_names,
     describe_split,
     is_labelled,
+    require_utf8,
     split_of_folder,
     split_without_labels,
 )
@@ -91,15 +93,21 @@ def load_dataset(
     else:
         content, origin = _load_content(DATASETS[name], origin, request)
     train, test, class_names = content
+    if len(class_names) < 2:
+        raise InputError(f"{name} has one class: there is nothing to tell apart")
     for split_name, split in (("training", train), ("test", test)):
         if not is_labelled(split.labels):
             continue
+        if split.labels.min() < 0:
+            raise InputError(
+                f"{name} ({origin}): the {split_name} labels hold {int(split.labels.min())}"
+            )
         counts = torch.bincount(split.labels, minlength=len(class_names))
         if counts.min() == 0 or len(counts) > len(class_names):
             absent = (counts == 0).nonzero().flatten().tolist()
             raise InputError(
                 f"{name} ({origin}): the {split_name} labels do not cover 0..{len(class_names) - 1}: "
-                f"none of {absent[:5]}, largest label {len(counts) - 1}"
+                f"none of {absent[:5]}, largest label {int(split.labels.max())}"
             )
     provenance = {
         "origin": origin,
@@ -113,9 +121,9 @@ def load_dataset(
     return Dataset(dataset_label(name), train, test, len(class_names), class_names, provenance)
 
 
-def check_dataset_name(name: str, role: str, grey_only: bool = False) -> str:
-    """The registered spelling of `name`. Raises InputError with the choices for this role;
-    `grey_only`: among those that a LeNet can see.
+def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:
+    """The registered spelling of `name`. Raises InputError with the choices for this role, and `also`
+    what else the caller takes; `grey_only`: among those that a LeNet can see.
     """
     if is_image_folder(name):
         return name
@@ -134,7 +142,7 @@ def check_dataset_name(name: str, role: str, grey_only: bool = False) -> str:
     else:
         close = difflib.get_close_matches(name.lower(), [known.lower() for known in fitting], 1)
         problem = "is not a data set" + (f" (did you mean {close[0]}?)" if close else "")
-    choices = ", ".join([*fitting, f"{FOLDER_PREFIX}PATH", "features:PATH.npz"])
+    choices = ", ".join([*fitting, f"{FOLDER_PREFIX}PATH", *([also] if also else [])])
     raise InputError(f"{name} {problem}; choose from {choices}")
 
 
@@ -151,6 +159,7 @@ def path_of(name: str, prefix: str) -> Path:
     text = name.removeprefix(prefix)
     if not text:
         raise InputError(f"{name} names no path: give {prefix}PATH")
+    require_utf8(text)
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
@@ -227,7 +236,10 @@ def _load_content(entry: DatasetEntry, origin: str, request: Request) -> tuple[C
 
 
 # What a damaged file or archive makes its readers raise.
-DAMAGED = (ValueError, LookupError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+DAMAGED = (
+    ValueError, LookupError, EOFError, pickle.UnpicklingError, zlib.error, tarfile.TarError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def _read_full(entry: DatasetEntry, request: Request) -> Content:
@@ -320,25 +332,37 @@ def _torchvision_reader(name: str, class_names: tuple[str, ...], **options) -> C
     return read
 
 
+def _idx_reader(name: str, class_names: tuple[str, ...]) -> Callable:
+    """The four files of an MNIST-like data set as they lie there, whichever mirror they come from:
+    torchvision's checksums know one version of each. Else torchvision's own way, which can download.
+    """
+    by_torchvision = _torchvision_reader(name, class_names)
+
+    def read(request: Request) -> Content:
+        damage = None
+        try:
+            if splits := read_idx_splits(request.data_dir / name / "raw"):
+                return Content(*splits, class_names)
+        except InputError as error:
+            if not request.download:  # which may mend it
+                raise RuntimeError(str(error)) from error
+            damage = error
+        try:
+            return by_torchvision(request)
+        except (OSError, RuntimeError) as error:
+            raise damage or error from error
+
+    return read
+
+
 def _read_fashion_mnist(request: Request) -> Content:
-    """Torchvision's files in data_dir, else those of Debian's dataset-fashion-mnist, else download."""
-    torchvision_files = _torchvision_reader("FashionMNIST", CLOTHES)
-    if (request.data_dir / "FashionMNIST").exists():
-        with contextlib.suppress(RuntimeError):  # what torchvision raises for absent files
-            return torchvision_files(replace(request, download=False))
-    if DEBIAN_FASHION_MNIST.is_dir():
-        splits = [read_idx_split(DEBIAN_FASHION_MNIST, prefix) for prefix in ("train", "t10k")]
+    """The files in data_dir, else those of Debian's dataset-fashion-mnist, else a download."""
+    read = _idx_reader("FashionMNIST", CLOTHES)
+    with contextlib.suppress(RuntimeError):  # what torchvision raises for absent files
+        return read(replace(request, download=False))
+    if splits := read_idx_splits(DEBIAN_FASHION_MNIST):
         return Content(*splits, CLOTHES)
-    return torchvision_files(request)
-
-
-def read_idx_split(folder: Path, prefix: str) -> Split:
-    """A gzipped pair of idx files (the MNIST format): {prefix}-images-…, {prefix}-labels-…."""
-    with gzip.open(folder / f"{prefix}-images-idx3-ubyte.gz") as file:
-        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz") as file:
-        labels = np.frombuffer(file.read(), np.uint8, offset=8)
-    return Split(torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64)))
+    return read(request)
 
 
 EMNIST_CLASSES = 10
@@ -417,16 +441,27 @@ def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
         splits = []
         for images, labels in (content[0][:2], content[1][:2]):
             images = np.asarray(images, dtype=np.float64).reshape(-1, 1, 28, 28)
+            labels = np.asarray(labels).reshape(-1)
+            _check_digits(images, labels)
             scale = 255 if images.max() <= 1 else 1
             splits.append(
                 Split(
                     torch.from_numpy((images * scale).round().clip(0, 255).astype(np.uint8)),
-                    torch.from_numpy(np.asarray(labels).astype(np.int64).reshape(-1)),
+                    torch.from_numpy(labels.astype(np.int64)),
                 )
             )
-    except (OSError, TypeError, pickle.UnpicklingError, *DAMAGED) as error:
+    except (OSError, TypeError, AttributeError, *DAMAGED) as error:
         raise InputError(f"{path} is not the USPS pickle: {error}") from error
     return splits[0], splits[1]
+
+
+def _check_digits(images: np.ndarray, labels: np.ndarray) -> None:
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images have {len(labels)} labels")
+    if not np.isfinite(images).all():
+        raise ValueError("some pixels are NaN or infinite")
+    if not np.isin(labels, np.arange(10)).all():
+        raise ValueError("some labels are no digits 0..9")
 
 
 # ------------------------------------------------------------------------------------ colour images
@@ -598,14 +633,12 @@ DATASETS = {
     for entry in (
         DatasetEntry(
             "MNIST",
-            _torchvision_reader("MNIST", DIGITS),
+            _idx_reader("MNIST", DIGITS),
             IDX_FILES.format("MNIST"),
             grey=True,
             embedded=_embedded_reader("mnist5k.npz", DIGITS),
         ),
-        DatasetEntry(
-            "KMNIST", _torchvision_reader("KMNIST", KUZUSHIJI), IDX_FILES.format("KMNIST"), grey=True
-        ),
+        DatasetEntry("KMNIST", _idx_reader("KMNIST", KUZUSHIJI), IDX_FILES.format("KMNIST"), grey=True),
         DatasetEntry(
             "FMNIST",
             _read_fashion_mnist,

@@ -3,6 +3,7 @@
 import platform
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from utils.distributed import local_rank
 from utils.errors import InputError
@@ -10,8 +11,16 @@ from utils.errors import InputError
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU."""
+def use_threads(count: int) -> None:
+    """From here on this process computes with so many threads."""
+    torch.set_num_threads(count)
+    threadpool_limits(count)
+
+
+def choose_device(name: str, threads: int | None = None) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU, with so many `threads` (None: as it is)."""
+    if threads is not None:
+        use_threads(threads)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise InputError("--DEVICE cuda: this machine has no usable CUDA device; use auto or cpu")
@@ -29,5 +38,5 @@ def choose_device(name: str) -> torch.device:
 
 def describe_device(device: torch.device) -> str:
     if device.type == "cpu":
-        return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+        return f"cpu ({platform.machine()})"
     return f"{device.type} ({torch.cuda.get_device_name(device)})"

@@ -38,8 +38,10 @@ def _from_torchrun(name: str) -> int:
 
 
 @contextlib.contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Joins torchrun's processes (gloo, and nccl where they compute on CUDA) for the block."""
+def process_group(device: torch.device, threads: int | None = None) -> Iterator[None]:
+    """Joins torchrun's processes (gloo, and nccl where they compute on CUDA) for the block; `threads`:
+    how many were asked for.
+    """
     if world_size() == 1:
         yield
         return
@@ -49,8 +51,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-    if rank() == 0 and torch.get_num_threads() == 1:  # torchrun's default for each of its processes
-        torch.set_num_threads(os.cpu_count() or 1)  # from here on this one works alone
+    # From here on this one works alone; 1 thread is torchrun's default for each of its processes.
+    if rank() == 0 and threads is None and torch.get_num_threads() == 1:
+        torch.set_num_threads(os.cpu_count() or 1)
 
 
 def main_process_first(action: Callable[[], T]) -> T:

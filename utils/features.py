@@ -29,7 +29,7 @@ from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.extraction import Features, cached_features
 from utils.images import NO_LABEL, Split, cluster_names, is_labelled
-from utils.storage import digest
+from utils.storage import digest, require_regular
 
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
@@ -38,6 +38,7 @@ UNREADABLE = (
     MemoryError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
+FARTHEST = 1e9  # standard deviations from the mean at which losses still have a meaning
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -68,7 +69,9 @@ def is_feature_file(name: str) -> bool:
 
 def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
     """`features:PATH` as it is, or the registered spelling of a data set; InputError otherwise."""
-    return name if is_feature_file(name) else check_dataset_name(name, role, grey_only)
+    if is_feature_file(name):
+        return name
+    return check_dataset_name(name, role, grey_only, also=f"{FEATURE_FILE_PREFIX}PATH.npz")
 
 
 def absolute_name(name: str) -> str:
@@ -193,6 +196,7 @@ def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Ta
 
 
 def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    require_regular(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive]
@@ -212,13 +216,15 @@ def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
 def _count_classes(path: Path, train: Features, test: Features) -> int:
     """K where both splits hold every class 0..K−1; InputError otherwise."""
     num_classes = int(train.y.max()) + 1
+    if num_classes < 2:
+        raise InputError(f"{path} has one class: there is nothing to tell apart")
     for split_name, split in (("y_train", train), ("y_test", test)):
         counts = torch.bincount(split.y, minlength=num_classes)
         if len(counts) > num_classes or counts.min() == 0:
             absent = (counts == 0).nonzero().flatten().tolist()
             raise InputError(
                 f"{path}: {split_name} must hold every class 0..{num_classes - 1}: none of "
-                f"{absent[:5]}, largest label {len(counts) - 1}"
+                f"{absent[:5]}, largest label {int(split.y.max())}"
             )
     return num_classes
 
@@ -305,4 +311,11 @@ class Standardiser:
 def standardise(task: Task, device: torch.device, floor: float = 0.0) -> tuple[Features, Features]:
     """(train, test) of a task, standardised by its own training split, on the device."""
     scaler = Standardiser.fit(task.train.x, floor)
-    return tuple(scaler.scaled(split).to(device) for split in (task.train, task.test))
+    train, test = (scaler.scaled(split).to(device) for split in (task.train, task.test))
+    reach = test.x.abs().max().item()
+    if not reach < FARTHEST:
+        raise InputError(
+            f"{task.name}: a test sample lies {reach:.0e} standard deviations from the training ones: "
+            "the two splits are not of one network"
+        )
+    return train, test

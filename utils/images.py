@@ -95,6 +95,14 @@ def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
     return digest(images[start:stop])
 
 
+def require_utf8(name: str) -> None:
+    """A name that goes into results, tables and figures must be one that they can show."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the name {name!r} is not UTF-8: rename it") from error
+
+
 def is_labelled(labels: Tensor) -> bool:
     return not (labels == NO_LABEL).all()
 
@@ -117,6 +125,8 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of class folders")
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    for name in names:
+        require_utf8(name)
     if not names:
         raise InputError(f"{folder} holds no class folders: give each class a folder of its images")
     return tuple(names)

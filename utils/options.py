@@ -1,26 +1,25 @@
-"""The flags that several scripts share, each once, and how every script meets bad input.
+"""The flags that several scripts share, each once.
 
 Flags are upper case as in the published commands; lower case is accepted too. Flags that override
 a setting default to what the procedure says, and `--help` shows that value for each procedure.
 """
 
 import argparse
-import contextlib
-import functools
 import itertools
 import math
+import re
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from utils.backbones import MOST_PIXELS
 from utils.datasets import ORIGINS
 from utils.device import DEVICES
-from utils.distributed import rank, world_size
 from utils.errors import InputError
+from utils.features import MOST_CLASSES
 from utils.storage import REPOSITORY
 
 PROCEDURES = ("improved", "published")
@@ -29,39 +28,43 @@ PLACE_FLAGS = ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE
 
 
 # ---------------------------------------------------------------------------------- values of flags
+# Beyond these no setting means anything, and arithmetic overflows.
+SMALLEST, LARGEST = 1e-12, 1e9
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
 def positive_number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0 or math.isinf(value):
-        raise argparse.ArgumentTypeError(f"must be a positive, finite number, not {text!r}")
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
+    if not SMALLEST <= value <= LARGEST:
+        raise argparse.ArgumentTypeError(
+            f"must be a positive number from {SMALLEST:g} to {LARGEST:g}, not {text!r}"
+        )
     return value
 
 
 def not_negative(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if float(text) == 0:
-            return 0.0
-    return positive_number(text)
+    return 0.0 if NUMBER.fullmatch(text) and float(text) == 0 else positive_number(text)
 
 
-def positive_integer(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a positive whole number, not {text!r}")
-    return int(text)
+def whole(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
+    """Reads a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) < 20
+        if not digits or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {least} to {most}, not {text!r}"
+            )
+        return int(text)
+
+    return read
 
 
-def whole_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or more, not {text!r}")
-    return int(text)
-
-
-def seed_number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**31:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 2^31 - 1, not {text!r}")
-    return int(text)
+seed_number = whole(0, 2**31 - 1)
+class_count = whole(2, MOST_CLASSES)
+number_of_threads = whole(1, 1024)
+number_of_processes = whole(0, 256)
+image_side = whole(1, MOST_PIXELS)
 
 
 def truth_value(text: str) -> bool:
@@ -75,17 +78,12 @@ def class_choice(text: str) -> str:
     """`all`, `random`, `similar`, or a number of classes as text."""
     if text.lower() in ("all", "random", "similar"):
         return text.lower()
-    if not text.isascii() or not text.isdigit() or int(text) < 2:
+    try:
+        return str(class_count(text))
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
             f"must be all, random, similar or a number of classes from 2 on, not {text!r}"
-        )
-    return str(int(text))
-
-
-def class_count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"must be a number of classes from 2 on, not {text!r}")
-    return int(text)
+        ) from None
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
@@ -179,6 +177,7 @@ def stage_parser(description: str, with_target: bool) -> StageParser:
     add_procedure_flag(task)
     add_flag(task, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
     add_place_flags(parser)
+    add_threads_flag(parser)
     return parser
 
 
@@ -241,6 +240,14 @@ def add_place_flags(parser: StageParser) -> None:
     )  # fmt: skip
 
 
+def add_threads_flag(parser: StageParser) -> None:
+    add_flag(
+        parser, "--CPUS", type=number_of_threads, metavar="N",
+        help="threads (default: one a core). The last digits depend on it: 1 gives the same ones on "
+        "every machine with the same kind of processor and the same versions",
+    )  # fmt: skip
+
+
 def add_model_flags(parser: StageParser, default: str | None) -> None:
     """The flags of pre-trained models; `default` None: --model is required."""
     group = parser.add_argument_group("model and images")
@@ -276,7 +283,7 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
         help="read a weight file that may run code (default False)",
     )  # fmt: skip
     add_flag(
-        group, "--IMAGE_SIZE", type=positive_integer, metavar="N",
+        group, "--IMAGE_SIZE", type=image_side, metavar="N",
         help="side in pixels of the square that the model sees (default: its own)",
     )  # fmt: skip
     add_flag(
@@ -288,11 +295,11 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
 
 def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
     add_flag(
-        group, "--WORKERS", type=whole_number, metavar="N",
+        group, "--WORKERS", type=number_of_processes, metavar="N",
         help="processes that decode images (default: one a core, at most 8); 0: none",
     )  # fmt: skip
     add_flag(
-        group, "--MAX_CORRUPT", type=whole_number, default=0, metavar="N",
+        group, "--MAX_CORRUPT", type=whole(0), default=0, metavar="N",
         help="images of a split that may be left out because they cannot be decoded (default 0)",
     )  # fmt: skip
 
@@ -309,8 +316,8 @@ class SettingFlag:
 
 
 TRAINING_FLAGS = (
-    SettingFlag("--EPOCHS", "epochs", positive_integer, "passes (unasked: fewer if images are many)"),
-    SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "images a step"),
+    SettingFlag("--EPOCHS", "epochs", whole(), "passes (unasked: fewer if images are many)"),
+    SettingFlag("--BATCH_SIZE", "batch_size", whole(), "images a step"),
     SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
 )
 HEAD_FLAGS = (
@@ -320,9 +327,9 @@ HEAD_FLAGS = (
         positive_number,
         "Lipschitz constant of the head's loss, in the place of a strength chosen by validation",
     ),
-    SettingFlag("--EPOCHS", "epochs", positive_integer, "passes over the features"),
-    SettingFlag("--STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
-    SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "features a step"),
+    SettingFlag("--EPOCHS", "epochs", whole(), "passes over the features"),
+    SettingFlag("--STEPS", "steps", whole(), "steps in all, in the place of epochs"),
+    SettingFlag("--BATCH_SIZE", "batch_size", whole(), "features a step"),
     SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
     SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
 )
@@ -330,14 +337,14 @@ SOURCE_HEAD_FLAGS = (
     SettingFlag(
         "--TAU", "tau", positive_number, "Lipschitz constant of the loss of the published form's head"
     ),
-    SettingFlag("--HEAD_EPOCHS", "epochs", positive_integer, "passes over the source features"),
-    SettingFlag("--HEAD_STEPS", "steps", positive_integer, "steps in all, in the place of epochs"),
+    SettingFlag("--HEAD_EPOCHS", "epochs", whole(), "passes over the source features"),
+    SettingFlag("--HEAD_STEPS", "steps", whole(), "steps in all, in the place of epochs"),
     SettingFlag("--HEAD_LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
     SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
 )
 TRANSFORM_FLAGS = (
-    SettingFlag("--BATCH_SIZE", "batch_size", positive_integer, "N, points of each task an iteration"),
-    SettingFlag("--ITERATIONS", "iterations", positive_integer, "steps of Adam"),
+    SettingFlag("--BATCH_SIZE", "batch_size", whole(), "N, points of each task an iteration"),
+    SettingFlag("--ITERATIONS", "iterations", whole(), "steps of Adam"),
     SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of A, b and A's inverse"),
     SettingFlag("--LABEL_LEARNING_RATE", "label_learning_rate", positive_number, "of B"),
     SettingFlag("--PRIOR_LEARNING_RATE", "prior_learning_rate", positive_number, "of D"),
@@ -361,8 +368,8 @@ TRANSFORM_FLAGS = (
     SettingFlag("--INVERSE_WEIGHT", "inverse_weight", positive_number, "λ_IC"),
 )
 CERTIFICATE_FLAGS = (
-    SettingFlag("--CERTIFICATE_STEPS", "steps", positive_integer, "steps of Adam"),
-    SettingFlag("--MATCHINGS", "matchings", positive_integer, "ways to pair the classes that are tried"),
+    SettingFlag("--CERTIFICATE_STEPS", "steps", whole(), "steps of Adam"),
+    SettingFlag("--MATCHINGS", "matchings", whole(1, 1000), "ways to pair the classes that are tried"),
 )
 
 
@@ -410,38 +417,3 @@ def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Name
     if "tau" in given and settings.method == "ridge":
         given["method"] = "lipschitz"
     return replace(settings, **given)
-
-
-# ---------------------------------------------------------------------------- bad input and Ctrl-C
-def stage_entry(stage: str) -> Callable:
-    """Wraps a script's main: bad input becomes one line on stderr, which names the stage, and exit
-    status 2; a warning becomes one line on stderr; Ctrl-C gives exit status 130.
-    """
-
-    def who() -> str:
-        return stage if world_size() == 1 else f"{stage}, process {rank()}"
-
-    def wrap(main: Callable[..., None]) -> Callable:
-        @functools.wraps(main)
-        def run(argv: Sequence[str] | None = None, **defaults: Any) -> None:
-            with warnings.catch_warnings():
-                warnings.showwarning = _print_warning
-                try:
-                    main(argv, **defaults)
-                except InputError as error:
-                    print(f"error: {who()}: {' '.join(str(error).split())}", file=sys.stderr)
-                    raise SystemExit(2) from error
-                except OSError as error:  # a folder in a file's place, a full disk
-                    print(f"error: {who()}: {error}", file=sys.stderr)
-                    raise SystemExit(2) from error
-                except KeyboardInterrupt:
-                    print(f"{stage} interrupted: the same command goes on from there", file=sys.stderr)
-                    raise SystemExit(130) from None
-
-        return run
-
-    return wrap
-
-
-def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -61,6 +61,12 @@ def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clust
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
     axes = vectors[:, ::-1][:, : 2 * num_classes]
     z = _directions(x, mean, axes)
+    different = len(np.unique(z.round(6), axis=0))
+    if different < num_classes:
+        raise InputError(
+            f"pseudo-labels: the training features point in {different} different directions from their "
+            f"mean: they hold no {num_classes} clusters"
+        )
     fitted = KMeans(num_classes, n_init=STARTS, random_state=seed).fit(z)
     return Clusters(mean, axes, *_sized(z, fitted.cluster_centers_, sizes))
 

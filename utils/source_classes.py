@@ -35,10 +35,7 @@ def choose_source_classes(source: Task, target: Task, choice: str, seed: int) ->
             stacklevel=2,
         )
     if count > source.num_classes:
-        raise InputError(
-            f"--SOURCE_CLASSES {choice}: {count} classes asked for, and {source.name} has "
-            f"{source.num_classes}"
-        )
+        raise too_few_classes(choice, count, source.name, source.num_classes)
     if count == source.num_classes:
         return source
     if choice == SIMILAR:
@@ -47,6 +44,10 @@ def choose_source_classes(source: Task, target: Task, choice: str, seed: int) ->
         order = torch.randperm(source.num_classes, generator=torch.Generator().manual_seed(seed))
         chosen = order[:count].sort().values
     return select_classes(source, chosen)
+
+
+def too_few_classes(choice: str, asked: int, name: str, there: int) -> InputError:
+    return InputError(f"--SOURCE_CLASSES {choice}: {asked} classes asked for, and {name} has {there}")
 
 
 def _most_similar(source: Task, target: Task) -> torch.Tensor:

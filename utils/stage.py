@@ -19,7 +19,7 @@ from utils.features import (
     task_of_dataset,
 )
 from utils.pseudo_labels import PSEUDO, PSEUDO_VARIANT
-from utils.source_classes import ALL, SIMILAR, number_of_classes
+from utils.source_classes import ALL, SIMILAR, number_of_classes, too_few_classes
 from utils.source_network import SourceNetwork, check_feature_dim, load_source_network
 from utils.storage import require_writable
 
@@ -110,6 +110,24 @@ def find_source(options: argparse.Namespace, network: SourceNetwork, num_targets
     count = number_of_classes(options.SOURCE_CLASSES, num_targets) or num_targets
     request = task_request(options, network.origin)
     return find_data(options.SRC, request, role="source", num_classes=count)
+
+
+def count_classes(
+    options: argparse.Namespace, source: Dataset | Task, target: Dataset | Task
+) -> tuple[int, int]:
+    """(of the source, as many as are chosen of it; of the target). Raises InputError for more than there
+    are, or than there are samples.
+    """
+    chosen = number_of_classes(options.SOURCE_CLASSES, target.num_classes)
+    if chosen and chosen > source.num_classes:
+        raise too_few_classes(options.SOURCE_CLASSES, chosen, source.name, source.num_classes)
+    least = min(len(target.train), len(target.test))
+    if target.num_classes > least:
+        raise InputError(
+            f"--TARGET_CLASSES {target.num_classes}: a split of {target.name} has {least} samples, "
+            "fewer than classes"
+        )
+    return chosen or source.num_classes, target.num_classes
 
 
 def variant_label(options: argparse.Namespace, target_labels: str | None = None) -> str | None:

@@ -193,6 +193,7 @@ def learn_task_transform(
         optimiser.zero_grad()
         (problem.weights @ terms).backward()
         optimiser.step()
+        _require_convergence(variables, iteration)
         history.append(terms.detach())
         with _divergence_named(iteration):
             if stopping.now(variables, len(history)):
@@ -217,10 +218,20 @@ def _divergence_named(iteration: int) -> Iterator[None]:
     try:
         yield
     except CostError as error:
-        raise InputError(
-            f"learning the transform diverged at iteration {iteration} ({error}): lower "
-            "--LEARNING_RATE or the weights"
-        ) from error
+        raise _diverged(iteration, str(error)) from error
+
+
+def _require_convergence(variables: Mapping[str, Tensor], iteration: int) -> None:
+    for name, value in variables.items():
+        if not torch.isfinite(value).all():
+            raise _diverged(iteration, f"{name} is not finite")
+
+
+def _diverged(iteration: int, reason: str) -> InputError:
+    return InputError(
+        f"learning the transform diverged at iteration {iteration} ({reason}): lower --LEARNING_RATE, "
+        "--LABEL_LEARNING_RATE, --PRIOR_LEARNING_RATE or the weights"
+    )
 
 
 def learning_rate_fraction(settings: TransformSettings, iteration: int) -> float:

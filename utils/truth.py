@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from utils.backbones import backbone_label
 from utils.errors import InputError
 from utils.features import task_label
+from utils.storage import require_regular
 
 TARGET_COLUMNS = ("target", "dataset", "data set")
 Table = dict[str, dict[str, float]]  # by target and model
@@ -132,6 +133,7 @@ def _number(text: str | None) -> float | None:
 
 def _read_rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
     """The names of the columns `wanted` and of the target in lower case, others as they are."""
+    require_regular(path)
     with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
         rows = list(csv.DictReader(file))
     known = {*wanted, *TARGET_COLUMNS, "source"}

@@ -187,7 +187,7 @@ def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[st
     return sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str | int]:
     """Versions and machine, for the record of a result. Threads bear on the last digits."""
     packages = ("torch", "torchvision", "numpy", "scipy", "POT", "timm", "open_clip_torch")
     installed = {found.name for found in metadata.distributions()}
@@ -196,7 +196,7 @@ def environment(device: torch.device) -> dict[str, str]:
         **{name: metadata.version(name) for name in packages if name in installed},
         "platform": f"{sys.platform} {platform.machine()}",
         "device": describe_device(device),
-        "threads": str(torch.get_num_threads()),
+        "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
     }
 

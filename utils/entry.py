@@ -1,0 +1,114 @@
+"""How every script starts and ends: bad input, signals, full memory, terminals that are not UTF-8."""
+
+import codecs
+import contextlib
+import functools
+import signal
+import sys
+import threading
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from utils.distributed import rank, world_size
+from utils.errors import InputError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a batch system sends it before it kills."""
+
+
+def stage_entry(stage: str) -> Callable:
+    """Wraps a script's main: bad input becomes one line on stderr, which names the stage, and exit
+    status 2; a warning becomes one line on stderr; Ctrl-C gives exit status 130, SIGTERM 143.
+    """
+
+    def who() -> str:
+        return stage if world_size() == 1 else f"{stage}, process {rank()}"
+
+    def fail(problem: object, error: BaseException) -> None:
+        print(f"error: {who()}: {' '.join(str(problem).split())}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+    def wrap(main: Callable[..., None]) -> Callable:
+        @functools.wraps(main)
+        def run(argv: Sequence[str] | None = None, **defaults: Any) -> None:
+            with warnings.catch_warnings(), _sigterm_raises():
+                warnings.showwarning = _print_warning
+                _use_plain_letters_where_needed()
+                try:
+                    main(argv, **defaults)
+                except (InputError, OSError) as error:  # a folder in a file's place, a full disk
+                    fail(error, error)
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_lack_of_memory(error):
+                        raise
+                    fail(f"not enough memory for this run: {str(error)[:200]}", error)
+                except KeyboardInterrupt as error:
+                    how, status = "interrupted", 130
+                    if isinstance(error, Terminated):
+                        how, status = "terminated", 143
+                    print(f"{stage} {how}: the same command goes on from there", file=sys.stderr)
+                    raise SystemExit(status) from None
+
+        return run
+
+    return wrap
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    texts = ("can't allocate memory", "out of memory")
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(text in str(error) for text in texts)
+
+
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Only the main thread may say what a signal does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# ------------------------------------------------------------------------------------------ terminals
+PLAIN = {
+    "→": "->", "—": "-", "–": "-", "−": "-", "×": "x", "…": "...", "·": "*", "±": "+-", "≤": "<=",
+    "≥": ">=", "τ": "tau", "ε": "eps", "λ": "lambda", "Λ": "Lambda", "Σ": "sum", "π": "pi",
+}  # fmt: skip
+
+
+def _plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """The nearest letters that ASCII has."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = ""
+    for letter in error.object[error.start : error.end]:
+        without_marks = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
+        text += PLAIN.get(letter) or without_marks or "?"
+    return text, error.end
+
+
+codecs.register_error("plain letters", _plain_letters)
+
+
+def _use_plain_letters_where_needed() -> None:
+    """A terminal or pipe that is not UTF-8 shows what it can."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="plain letters")
