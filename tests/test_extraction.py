@@ -225,10 +225,23 @@ def test_nan_features_of_a_network_are_named(tmp_path, lenet):
         )
 
 
-def stage_2(folder, *flags: str, runner: tuple[str, ...] = ()) -> list[str]:
+STAGE_2 = "finetune_source_model_on_target_task.py"
+SMALL_SHARDS = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import finetune_source_model_on_target_task
+from utils import extraction
+extraction.SHARD = 64
+finetune_source_model_on_target_task.main(sys.argv[1:])
+"""
+
+
+def stage_2(
+    folder, *flags: str, runner: tuple[str, ...] = (), script: tuple[str, ...] = (STAGE_2,)
+) -> list[str]:
     """A command that extracts the 5,000 embedded MNIST images."""
     return [
-        sys.executable, *runner, "finetune_source_model_on_target_task.py", "--SRC", "FMNIST", "--TRG",
+        sys.executable, *runner, *script, "--SRC", "FMNIST", "--TRG",
         "MNIST", "--DATA", "embedded", "--model", "efficientnet_lite0", "--IMAGE_SIZE", "32",
         *places(folder), *flags,
     ]  # fmt: skip
@@ -236,9 +249,11 @@ def stage_2(folder, *flags: str, runner: tuple[str, ...] = ()) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
+    (tmp_path / "driver.py").write_text(SMALL_SHARDS)
+    script = (str(tmp_path / "driver.py"), str(REPOSITORY))
     cache = tmp_path / "one" / "checkpoints" / "features"
     process = subprocess.Popen(
-        stage_2(tmp_path / "one"), cwd=REPOSITORY, start_new_session=True,
+        stage_2(tmp_path / "one", script=script), cwd=REPOSITORY, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -247,14 +262,18 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in shard_files(cache)}
-    assert 0 < len(before) < 5
-    subprocess.run(stage_2(tmp_path / "one"), cwd=REPOSITORY, check=True, capture_output=True)
+    assert 0 < len(before) < 79
+    again = stage_2(tmp_path / "one", script=script)
+    subprocess.run(again, cwd=REPOSITORY, check=True, capture_output=True)
     after = {path: path.stat().st_mtime_ns for path in shard_files(cache)}
-    assert len(after) == 5 and before.items() <= after.items()
+    assert len(after) == 79 and before.items() <= after.items()
 
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     done = subprocess.run(
-        stage_2(tmp_path / "two", runner=torchrun), cwd=REPOSITORY, capture_output=True, text=True
+        stage_2(tmp_path / "two", runner=torchrun, script=script),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     twice = shard_files(tmp_path / "two" / "checkpoints" / "features")

@@ -1,7 +1,6 @@
 """The stage scripts from the command line: the whole way, bad input, resuming, launchers."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -291,21 +290,25 @@ def test_a_retrained_network_makes_old_results_old(workplace, capsys):
 
 
 @pytest.mark.slow
-def test_killed_processes_go_on_to_the_same_numbers(workplace, tmp_path):
+def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
     """SIGKILL in the middle of learning; the next run must end as one that was never stopped."""
+    saving_at_once = """if True:
+        import sys
+        import transfer_source_to_target
+        from utils.storage import checkpoints
+        checkpoints.SAVE_EVERY = 0.0
+        transfer_source_to_target.main(sys.argv[1:])
+    """
+    source, target = feature_files
     command = [
-        sys.executable,
-        str(REPOSITORY / "transfer_source_to_target.py"),
-        *PAIR,
-        *("--ITERATIONS", "2500", "--BATCH_SIZE", "100", "--BOOTSTRAP", "0"),
-    ]
-    whole = tmp_path / "whole"
-    shutil.copytree(workplace, whole)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = ("transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")
+        sys.executable, "-c", saving_at_once, "--SRC", source, "--TRG", target,
+        *("--ITERATIONS", "600", "--BATCH_SIZE", "30", "--ANALYSIS", "published", "--CPUS", "1"),
+    ]  # fmt: skip
+    run = ("transfer", "features-source_to_features-target", "features_LearnedAll_seed0")
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
 
-    process = subprocess.Popen([*command, *places(workplace)], env=environment)
-    checkpoint = workplace / "results/transfer/MNIST_to_FMNIST" / run[-1] / "resume_transform.pt"
+    process = subprocess.Popen([*command, *places(killed)], cwd=REPOSITORY)
+    checkpoint = killed.joinpath("results", *run, "resume_transform.pt")
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -314,12 +317,11 @@ def test_killed_processes_go_on_to_the_same_numbers(workplace, tmp_path):
     assert checkpoint.exists()
     assert not (checkpoint.parent / "result.json").exists()
 
-    for folder in (workplace, whole):
-        subprocess.run(
-            [*command, *places(folder)], check=True, env=environment, stdout=subprocess.DEVNULL
-        )
-    assert without_seconds(result(workplace, *run)) == without_seconds(result(whole, *run))
+    for folder in (killed, whole):
+        subprocess.run([*command, *places(folder)], check=True, cwd=REPOSITORY, stdout=-1)
+    assert without_seconds(result(killed, *run)) == without_seconds(result(whole, *run))
     assert not checkpoint.exists()
+    assert not list(tmp_path.rglob("*.tmp"))  # what the killed one was writing
 
 
 # -------------------------------------------------------------------------------------------- bad input

@@ -191,6 +191,23 @@ def test_a_lazy_cost_is_the_dense_one():
     )
 
 
+@pytest.mark.parametrize("method", ["exact", "emd"])
+@pytest.mark.parametrize("offset", [1e3, 1e4, 1e5])
+def test_a_large_offset_does_not_lose_the_plan(offset, method):
+    """Of float32 points. The plan is judged by its cost in float64."""
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 200, 20, generator=generator)
+    x, z = x + offset, z + offset  # as float32 holds them
+    y, t = torch.randint(5, (2, 200), generator=generator)
+    labels = 3 * (1 - torch.eye(5))
+    true = torch.cdist(x.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    best = solve_transport(true, labels, y, t, "emd").cost
+    plan = solve_transport(EuclideanCost(x, z), labels, y, t, method)
+    total = true + labels.double()[y][:, t]
+    found = (plan.mass.double() * total[plan.rows, plan.columns]).sum().item()
+    assert found - best <= 1e-6 * best
+
+
 @pytest.mark.parametrize("means", [0.5, 4.0])
 def test_gaussians_with_equal_covariance_cost_the_distance_of_their_means(means):
     """W1 between N(μ, Σ) and N(ν, Σ) is ‖μ − ν‖; coupled samples come within their own noise."""

@@ -19,6 +19,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Protocol
 
+from tqdm import tqdm
+
 from utils.errors import InputError
 from utils.jobs import FAILED, Job, Outcome, run_job
 from utils.storage import REPOSITORY
@@ -154,6 +156,8 @@ def _prepare_worker() -> None:
     it, however it ends: another sweep may be allowed into the folder then.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # tqdm's own lock is a semaphore, which a worker that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

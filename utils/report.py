@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.features import Features
+from utils.linear_head import GAP
 from utils.storage import atomic_write
 from utils.task_transform import TaskTransform
 
@@ -75,6 +76,7 @@ def print_fine_tuning(record: Mapping, folder: Path, reused: bool = False) -> No
     if record.get("weight_decay") is None:
         rows.pop("weight_decay")
     _print_rows(record, rows)
+    _print_gap(record["optimality_gap"])
     print(f"result: {_short(folder / 'result.json')}")
 
 
@@ -129,6 +131,7 @@ def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
         strength = _strength(fine_tuned["config"]["head"])
         rows["fine_tuned_loss"] = f"head fine-tuned directly on the target (stage 2, {strength}; nats)"
     _print_rows({**found, **_fine_tuned_values(fine_tuned)}, rows)
+    _print_gap(found["source_head_optimality_gap"])
     if found["unreached_classes"]:
         classes = ", ".join(map(str, found["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
@@ -212,6 +215,12 @@ def _print_rows(found: Mapping, rows: Mapping[str, str]) -> None:
     for name, text in rows.items():
         interval = f"  {ends.get(name, ''):<{right}}" if right else ""
         print(f"  {name:<{width}}  {numbers[name]:>{left}}{interval}  {text}")
+
+
+def _print_gap(gap: float | None) -> None:
+    """Of a head that was to be the best under its τ."""
+    if gap is not None and gap > GAP:
+        print(f"the head's fit ended early: its loss may be {gap:.1g} nats above the least under its τ")
 
 
 def _fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:

@@ -74,7 +74,15 @@ class EuclideanCost:
         return self.x.dtype
 
     def dense(self) -> Tensor:
-        return torch.cdist(self.x, self.z)
+        return torch.cdist(*self.centred())
+
+    def centred(self) -> tuple[Tensor, Tensor]:
+        """The points less a common centre: squared distances are differences of squared norms, which
+        must not be much larger.
+        """
+        x, z = self.x.detach().double(), self.z.detach().double()
+        centre = (x.mean(0) + z.mean(0)) / 2
+        return (x - centre).to(self.dtype), (z - centre).to(self.dtype)
 
 
 class _LazyDistances:
@@ -83,7 +91,7 @@ class _LazyDistances:
     """
 
     def __init__(self, cost: EuclideanCost):
-        self.x, self.z = cost.x.detach(), cost.z.detach()
+        self.x, self.z = cost.centred()
         self.shape = cost.shape
         self.x_squared, self.z_squared = (part.square().sum(1).double() for part in (self.x, self.z))
 

@@ -72,6 +72,9 @@ def _leaves(value: object) -> Iterator[object]:
         yield value
 
 
+SAVE_EVERY = 5.0  # seconds
+
+
 @dataclass
 class ResumePoint:
     """Where a long computation leaves its state so that the next run goes on from there.
@@ -82,7 +85,7 @@ class ResumePoint:
 
     path: Path
     fingerprint: str
-    seconds: float = 5.0
+    seconds: float = field(default_factory=lambda: SAVE_EVERY)
     _last_save: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict | None:
