@@ -140,8 +140,9 @@ def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str 
     elif entry:
         problem = "is no data set of 28×28 grey images, which a LeNet needs: give a --model"
     else:
-        close = difflib.get_close_matches(name.lower(), [known.lower() for known in fitting], 1)
-        problem = "is not a data set" + (f" (did you mean {close[0]}?)" if close else "")
+        spelled = {known.lower(): known for known in fitting}
+        close = difflib.get_close_matches(name.lower(), spelled, 1)
+        problem = "is not a data set" + (f" (did you mean {spelled[close[0]]}?)" if close else "")
     choices = ", ".join([*fitting, f"{FOLDER_PREFIX}PATH", *([also] if also else [])])
     raise InputError(f"{name} {problem}; choose from {choices}")
 
@@ -339,18 +340,20 @@ def _idx_reader(name: str, class_names: tuple[str, ...]) -> Callable:
     by_torchvision = _torchvision_reader(name, class_names)
 
     def read(request: Request) -> Content:
-        damage = None
+        folder = request.data_dir / name / "raw"
         try:
-            if splits := read_idx_splits(request.data_dir / name / "raw"):
+            if splits := read_idx_splits(folder):
                 return Content(*splits, class_names)
         except InputError as error:
             if not request.download:  # which may mend it
                 raise RuntimeError(str(error)) from error
-            damage = error
-        try:
-            return by_torchvision(request)
-        except (OSError, RuntimeError) as error:
-            raise damage or error from error
+            with contextlib.suppress(OSError, RuntimeError, *DAMAGED):
+                by_torchvision(request)
+            splits = read_idx_splits(folder)  # torchvision looks at names alone
+            if splits is None:
+                raise
+            return Content(*splits, class_names)
+        return by_torchvision(request)
 
     return read
 

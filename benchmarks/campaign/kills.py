@@ -1,0 +1,220 @@
+"""Commands that are killed at a random moment, run twice at once, or short of space."""
+
+import functools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.campaign.tasks import (
+    EXTRACT,
+    FINETUNE,
+    FULL,
+    RANK,
+    RAY,
+    REPORT,
+    SWEEP,
+    TRAIN,
+    TRANSFER,
+    Command,
+    as_process,
+    left_in,
+    what_differs,
+)
+from utils.storage import REPOSITORY
+
+# How often each is tried, in the place of all kills.
+SHARES = {
+    TRAIN: 0.18, FINETUNE: 0.17, TRANSFER: 0.2, EXTRACT: 0.18, SWEEP: 0.08, RANK: 0.1, REPORT: 0.06,
+    RAY: 0.03,
+}  # fmt: skip
+LONGEST = 300  # seconds for a command of the campaign
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`problem`: what fell; empty where all held."""
+
+    part: str
+    what: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """How long a command takes after its start, and what it leaves."""
+
+    seconds: float
+    results: dict[str, object]
+
+
+def start(command: Command, data: Path, place: Path) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        as_process(command, data, place, REPOSITORY), cwd=place, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen) -> str:
+    """Its problem: another status than 0, or a traceback."""
+    try:
+        _, err = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return f"no end after {LONGEST} s"
+    if "Traceback" in err:
+        return "a traceback: " + err.strip().splitlines()[-1]
+    if process.returncode != 0:
+        return f"status {process.returncode}: {err.strip()[-200:]}"
+    return ""
+
+
+@functools.cache
+def undisturbed(command: Command, data: Path, place: Path) -> Undisturbed:
+    fresh(command, data, place)
+    begun = time.perf_counter()
+    if problem := end(start(command, data, place)):
+        raise RuntimeError(f"{command.name} itself fails: {problem}")
+    return Undisturbed(time.perf_counter() - begun, left_in(place))
+
+
+def fresh(command: Command, data: Path, place: Path) -> None:
+    """An empty place, or one in which the commands before have ended."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    for earlier in command.before:
+        if problem := end(start(earlier, data, place)):
+            raise RuntimeError(f"{earlier.name} itself fails: {problem}")
+
+
+# ------------------------------------------------------------------------------------------- kills
+def kills(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+    """SIGKILL to the whole group of processes; then the same command must end as if nothing had been."""
+    rng = random.Random(seed)
+    known = {command: undisturbed(command, data, work / "whole") for command in SHARES}
+    plan = [c for c, share in SHARES.items() for _ in range(max(1, round(share * count)))][:count]
+    rng.shuffle(plan)
+
+    def one(number: int, command: Command, fraction: float) -> Trial:
+        place = work / f"kill{number}"
+        fresh(command, data, place)
+        moment = fraction * known[command].seconds
+        process = start(command, data, place)
+        time.sleep(moment)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        problem = end(start(command, data, place)) or what_differs(place, known[command].results)
+        shutil.rmtree(place)
+        return Trial("kill", f"{command.name} after {moment:.1f} s", problem)
+
+    # The first third of a run is Python's start.
+    jobs = [(k, command, rng.uniform(0.3, 1.0)) for k, command in enumerate(plan)]
+    yield from _two_at_a_time(one, jobs, deadline)
+
+
+def _two_at_a_time(one: Callable[..., Trial], jobs: list[tuple], deadline: float) -> Iterator[Trial]:
+    def in_time(job: tuple) -> Trial | None:
+        return one(*job) if time.monotonic() < deadline else None
+
+    with ThreadPoolExecutor(2) as pool:
+        yield from filter(None, pool.map(in_time, jobs))
+
+
+# ------------------------------------------------------------------------------------ two at once
+def together(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+    """The same command twice at the same time: both end well, and what is left is what one leaves."""
+    commands = (TRAIN, FINETUNE, TRANSFER, EXTRACT)
+    for number in range(count):
+        if time.monotonic() > deadline:
+            return
+        command = commands[number % len(commands)]
+        known = undisturbed(command, data, work / "whole")
+        place = work / f"together{number}"
+        fresh(command, data, place)
+        both = [start(command, data, place) for _ in range(2)]
+        problem = "; ".join(filter(None, map(end, both))) or what_differs(place, known.results)
+        shutil.rmtree(place)
+        yield Trial("two at once", command.name, problem)
+
+
+# ------------------------------------------------------------------------------------- full disks
+def full_disks(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+    """A command on a disk with too little space ends with one line and status 2; with --OVERWRITE the
+    earlier result is still whole; with room the same command ends as it should.
+    """
+    rng = random.Random(seed)
+    for number in range(count):
+        if time.monotonic() > deadline:
+            return
+        command = (TRAIN, FINETUNE, TRANSFER, EXTRACT, RANK, FULL)[number % 6]
+        known = undisturbed(command, data, work / "whole")
+        again = number % 2 == 1  # over an earlier result
+        place = work / f"disk{number}"
+        shutil.rmtree(place, ignore_errors=True)
+        with disk(place) as resize:
+            room = rng.randrange(16, 400)
+            if again:
+                resize(2**16)
+                if problem := end(start(command, data, place)):
+                    raise RuntimeError(f"{command.name} itself fails: {problem}")
+                room += _used(place)
+            resize(room)
+            problem = _short_of_space(command, data, place, again, known)
+            resize(2**16)
+            problem = problem or end(start(command, data, place))
+            problem = problem or what_differs(place, known.results)
+        yield Trial("full disk", f"{command.name}, {room} KiB{', again' if again else ''}", problem)
+
+
+def _short_of_space(command: Command, data: Path, place: Path, again: bool, known: Undisturbed) -> str:
+    overwriting = Command(command.name, command.script, command.arguments + " --OVERWRITE")
+    process = start(overwriting if again else command, data, place)
+    _, err = process.communicate(timeout=LONGEST)
+    if process.returncode == 0:  # there was room
+        return ""
+    lines = err.strip().splitlines()
+    if process.returncode not in (1, 2) or "Traceback" in err:
+        return f"status {process.returncode}: {lines[-1] if lines else ''}"
+    if "No space left" not in err:
+        return f"it does not say that the disk is full: {lines[-1]}"
+    if again and command.script != "rank_models":
+        return what_differs(place, known.results)
+    return ""
+
+
+def _used(place: Path) -> int:
+    return (shutil.disk_usage(place).used + 1023) // 1024
+
+
+@contextmanager
+def disk(place: Path) -> Iterator[Callable[[int], None]]:
+    """A file system in memory at `place`; the function changes its size (KiB)."""
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+
+    def resize(kib: int) -> None:
+        options = f"remount,size={max(kib, _used(place))}k"
+        subprocess.run(["mount", "-o", options, str(place)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+        place.rmdir()
+
+
+def can_mount(work: Path) -> bool:
+    try:
+        with disk(work / "probe"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        (work / "probe").rmdir()
+        return False
