@@ -176,6 +176,8 @@ def _results(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[tuple
     for job in jobs:
         if job.stage == "transfer" and outcomes[job].state != FAILED:
             record = read_result(job.folder)
+            if record is None:  # it was damaged meanwhile
+                continue
             heads = [read_result(need.folder) for need in job.follows if outcomes[need].state != FAILED]
             fitting = [h for h in heads if h and is_fine_tuning_of(h, record["config"], record["data"])]
             results.append((record, fitting[0] if fitting else None))

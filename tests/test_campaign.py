@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.campaign.__main__ import main
-from benchmarks.campaign.damages import damages
+from benchmarks.campaign.damages import READ_BACK, damages
 from benchmarks.campaign.inputs import inputs
 from benchmarks.campaign.kills import kills
-from benchmarks.campaign.tasks import TRAIN, left_in, run_here, what_differs, write_tasks
+from benchmarks.campaign.tasks import FINETUNE, TRAIN, left_in, run_here, what_differs, write_tasks
 from utils.storage import read_json, write_json
 
 
@@ -26,8 +26,11 @@ def test_bad_inputs_end_with_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_damaged_files_are_made_again(tmp_path):
-    assert fallen(damages, tmp_path, 17) == []
+def test_damaged_files_are_made_again(tmp_path, monkeypatch):
+    kinds = {TRAIN: READ_BACK[TRAIN], FINETUNE: READ_BACK[FINETUNE]}
+    monkeypatch.setattr("benchmarks.campaign.damages.READ_BACK", kinds)
+    monkeypatch.setattr("benchmarks.campaign.damages.RESUMED", {})
+    assert fallen(damages, tmp_path, 14) == []
 
 
 @pytest.mark.slow

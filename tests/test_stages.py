@@ -307,15 +307,21 @@ def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
     run = ("transfer", "features-source_to_features-target", "features_LearnedAll_seed0")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
-    process = subprocess.Popen([*command, *places(killed)], cwd=REPOSITORY)
     checkpoint = killed.joinpath("results", *run, "resume_transform.pt")
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists()
-    assert not (checkpoint.parent / "result.json").exists()
+    for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        process = subprocess.Popen([*command, *places(killed)], cwd=REPOSITORY, stderr=-1, text=True)
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+                break
+            time.sleep(0.02)
+        process.send_signal(how)
+        _, told = process.communicate()
+        assert process.returncode == status, told
+        assert ("terminated: the same command goes on from there" in told) == (how == signal.SIGTERM)
+        assert checkpoint.exists()
+        assert not (checkpoint.parent / "result.json").exists()
 
     for folder in (killed, whole):
         subprocess.run([*command, *places(folder)], check=True, cwd=REPOSITORY, stdout=-1)
