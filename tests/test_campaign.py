@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.campaign.__main__ import main
 from benchmarks.campaign.damages import READ_BACK, damages
-from benchmarks.campaign.inputs import inputs
+from benchmarks.campaign.inputs import STAGES, inputs
 from benchmarks.campaign.kills import kills
 from benchmarks.campaign.tasks import FINETUNE, TRAIN, left_in, run_here, what_differs, write_tasks
 from utils.storage import read_json, write_json
@@ -52,6 +52,9 @@ def test_the_campaign_notices_what_fell(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("benchmarks.campaign.inputs.NO_VALUES", ("0.5",))  # which some flags take
     monkeypatch.setattr("benchmarks.campaign.inputs.bad_files", list)
+    stages = {name: given for name, given in STAGES.items() if name.startswith("finetune")}
+    monkeypatch.setattr("benchmarks.campaign.inputs.STAGES", stages)
+    monkeypatch.setattr("benchmarks.campaign.inputs.bad_combinations", list)
     with pytest.raises(SystemExit) as stop:
         main(["--PARTS", "inputs", "--RESULTS", str(tmp_path)])
     shown = capsys.readouterr()
