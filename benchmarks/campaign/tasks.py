@@ -140,9 +140,11 @@ def run_here(script: str, argv: Sequence[str]) -> Ended:
                 importlib.import_module(script).main(list(argv))
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
-        except BaseException:
+        except Exception:
             status = None
             traceback.print_exc(file=err)
+    if status in (130, 143):  # the campaign itself was asked to end
+        raise KeyboardInterrupt
     return Ended(status, out.getvalue(), err.getvalue())
 
 
