@@ -69,7 +69,14 @@ from utils.ranking import (
     published_agreement,
     score_table,
 )
-from utils.storage import environment, only_one, require_writable, write_json, write_text
+from utils.storage import (
+    environment,
+    only_one,
+    replace_files,
+    require_writable,
+    write_json,
+    write_text,
+)
 from utils.summary import csv_table, markdown_table
 from utils.truth import Truth, mean_rank_elsewhere, read_scores, read_truth
 
@@ -176,22 +183,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         decision = decide(predictions, found.views, options.RESAMPLES, options.SEED)
 
         # ------------------------------------------------------------------------ report and save
-        for stale in (*folder.glob("agreement_*.csv"), *folder.glob("ranking.p*")):
-            stale.unlink()
         line = headline(decision, found)
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
-        write_json(folder / "ranking.json", record)
-        write_text(folder / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n\n{markdown_table(*facts)}", end="")
-        draw_decision(task_label(options.TRG), record, folder / "decision")
-        for title, (names, of_group) in agreement.items():
-            shown = agreement_table({name: found.scores[name] for name in names}, of_group)
-            write_text(folder / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*shown))
-            print(f"\norder against {truth_name(options)}, {title}\n\n{markdown_table(*shown)}", end="")
-        if agreement:
-            draw_ranking(task_label(options.TRG), found.scores, found.truth, folder / "ranking")
+        with replace_files(folder) as new:
+            write_json(new / "ranking.json", record)
+            write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
+            draw_decision(task_label(options.TRG), record, new / "decision")
+            for title, (names, of_group) in agreement.items():
+                shown = agreement_table({name: found.scores[name] for name in names}, of_group)
+                write_text(new / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*shown))
+                print(
+                    f"\norder against {truth_name(options)}, {title}\n\n{markdown_table(*shown)}", end=""
+                )
+            if agreement:
+                draw_ranking(task_label(options.TRG), found.scores, found.truth, new / "ranking")
     if found.truth and not agreement:
         print("fewer than three candidates have no correlation: give more models or sources")
     if found.costs:

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -126,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             engine.close(at_once=not finished)
 
         # ------------------------------------------------------------------------ report and save
+        rows = summarise(_results(jobs, outcomes), len(options.SEED))
         failed = {
             job.name: outcome.reason for job, outcome in outcomes.items() if outcome.state == FAILED
         }
-        rows = summarise(_results(jobs, outcomes), len(options.SEED))
         print(markdown(rows), end="")
         counts = Counter(outcome.state for outcome in outcomes.values())
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
@@ -170,13 +170,14 @@ def _run(jobs: Sequence[Job], engine, retries: int) -> dict[Job, Outcome]:
         return run_jobs(jobs, engine, retries, ended, began)
 
 
-def _results(jobs: Sequence[Job], outcomes: Mapping[Job, Outcome]) -> list[tuple[dict, dict | None]]:
+def _results(jobs: Sequence[Job], outcomes: dict[Job, Outcome]) -> list[tuple[dict, dict | None]]:
     """(stage-3 record, stage-2 record of the same pair) of each cell that is there."""
     results = []
     for job in jobs:
         if job.stage == "transfer" and outcomes[job].state != FAILED:
             record = read_result(job.folder)
-            if record is None:  # it was damaged meanwhile
+            if record is None:
+                outcomes[job] = Outcome(FAILED, reason="its result was damaged meanwhile")
                 continue
             heads = [read_result(need.folder) for need in job.follows if outcomes[need].state != FAILED]
             fitting = [h for h in heads if h and is_fine_tuning_of(h, record["config"], record["data"])]

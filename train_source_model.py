@@ -22,6 +22,7 @@ from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
 from utils.extraction import decoded_split
+from utils.features import require_every_class
 from utils.lenet import LeNet
 from utils.options import (
     TRAINING_FLAGS,
@@ -110,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         decoded_split(split, GREY, decoding_workers(options), options.MAX_CORRUPT)
         for split in (dataset.train, dataset.test)
     )
+    for name, split in (("train", train), ("test", test)):
+        require_every_class(dataset, name, split.labels)
     torch.manual_seed(options.SEED)
     network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)
     resume = ResumePoint(path.with_suffix(".resume.pt"), digest(config, data, options.SEED))

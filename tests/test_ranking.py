@@ -227,7 +227,7 @@ def test_percent_becomes_fractions_and_targets_stand_apart(tmp_path):
         ("model,accuracy\nlenet,50\nclip,0.9\nmoco,0\n", "cannot be told apart"),
         ("model,accuracy\nlenet,500\n", "must lie in"),
         ("model,accuracy\nlenet,-0.1\n", "must lie in"),
-        ("model,accuracy\nlenet,high\n", "could not convert"),
+        ("model,accuracy\nlenet,high\n", "an accuracy is no finite number"),
         ("model,accuracy\nlenet\n", "row 1 below the names has no accuracy"),
         ("model,accuracy\n\nlenet,0.5\n,0.5\n", "row 2 below the names has no model"),
         ("model,accuracy\nlenet,nan\n", "no finite number"),

@@ -31,6 +31,7 @@ from utils.storage import (
     state_digest,
     write_json,
 )
+from utils.storage.files import PROCESS
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -129,11 +130,12 @@ def test_what_killed_processes_left_is_cleared(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
     host = platform.node().replace(".", "_")[:32]
-    kept = tmp_path / f".a.json.{host}-{os.getpid()}-0123abcd.tmp"
-    others = tmp_path / ".a.json.elsewhere-1-0123abcd.tmp"
-    (tmp_path / f".a.json.{host}-{dead.pid}-0123abcd.tmp").touch()
-    (tmp_path / f".new.{host}-{dead.pid}-0123abcd.tmp").mkdir()
-    (tmp_path / f".new.{host}-{dead.pid}-0123abcd.tmp" / "result.json").touch()
+    kept = tmp_path / f".a.json.{host}-{os.getpid()}-{PROCESS}01234567.tmp"
+    (tmp_path / f".a.json.{host}-{os.getpid()}-0123abcd01234567.tmp").touch()  # before a restart
+    others = tmp_path / ".a.json.elsewhere-1-0123abcd01234567.tmp"
+    (tmp_path / f".a.json.{host}-{dead.pid}-0123abcd01234567.tmp").touch()
+    (tmp_path / f".new.{host}-{dead.pid}-0123abcd01234567.tmp").mkdir()
+    (tmp_path / f".new.{host}-{dead.pid}-0123abcd01234567.tmp" / "result.json").touch()
     for path in (kept, others):
         path.touch()
     with replace_files(tmp_path):

@@ -33,7 +33,7 @@ from utils.pretrained import (
     timm_names,
     torchvision_resnet,
 )
-from utils.storage import digest, state_digest
+from utils.storage import digest, state_digest, warn_of_damage
 
 
 @dataclass(frozen=True)
@@ -222,5 +222,6 @@ def holds_network(checkpoint: Path, weights_digest: str) -> bool:
         return (
             checkpoint.exists() and state_digest(load_lenet(checkpoint).state_dict()) == weights_digest
         )
-    except InputError:
+    except InputError as error:
+        warn_of_damage(error, "the network is trained again")
         return False

@@ -382,11 +382,12 @@ def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float
     train, index = _chosen_images(data, options)
     about = [network.about, data.provenance, epochs, options.SEED, RECIPE]
     about += [] if index is None else [index]
-    path = options.CHECKPOINT_DIR / "fine_tuned" / f"{network.model}_{data.name}_{digest(*about)}.json"
+    key = f"{network.model}_{data.name}_{digest(*about)}"
+    path = options.CHECKPOINT_DIR / "fine_tuned" / f"{key}.json"
     stored = None if options.OVERWRITE else _read_measured(path)
     if stored is None:
         stored = _measure(network.backbone, data, train, options, epochs)
-        write_json(path, stored)
+        write_json(path, {"key": key, **stored})
     return stored["accuracy"], stored["seconds"]
 
 
@@ -405,7 +406,10 @@ def _read_measured(path: Path) -> dict[str, float] | None:
     if not path.exists():
         return None
     try:
-        return read_json(path)
+        stored = read_json(path)
+        if stored.get("key") != path.stem:
+            raise InputError(f"{path} is of another network")
+        return stored
     except InputError as error:
         warn_of_damage(error, "the network is fine-tuned again")
         return None

@@ -38,7 +38,7 @@ from utils.images import (
     split_of_folder,
     split_without_labels,
 )
-from utils.storage import digest, is_writable, only_one, require_writable
+from utils.storage import digest, is_writable, only_one, require_regular, require_writable
 
 EMBEDDED_DIR = Path(__file__).resolve().parent.parent / "data" / "embedded"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -251,8 +251,11 @@ def _read_full(entry: DatasetEntry, request: Request) -> Content:
     if not entry.downloads:
         return _read_present(entry, request)
     if not is_writable(data_dir):
-        with contextlib.suppress(OSError, RuntimeError):
+        try:
             return _read_present(entry, request)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error.__cause__, InputError):  # they are there, but damaged
+                raise error.__cause__ from None
         require_writable(data_dir, "--DATA_DIR")
     new = not data_dir.exists()
     try:
@@ -419,14 +422,51 @@ def _read_torchvisions_usps(request: Request) -> tuple[Split, Split]:
     return splits[0], splits[1]
 
 
+class _PlainType:
+    """Stands in for a pickled NumPy dtype: NumPy's own takes a state that may be anything."""
+
+    NAMES = ("b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
+
+    def __init__(self, name: str, *_):
+        if name not in self.NAMES:
+            raise pickle.UnpicklingError(f"it holds values of the type {name!r}")
+        self.name, self.order = name, "="
+
+    def __setstate__(self, state: tuple):
+        if state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("it holds values in no order of bytes")
+        self.order = state[1]
+
+    def values(self, content: bytes | str) -> np.ndarray:
+        content = content.encode("latin1") if isinstance(content, str) else content
+        return np.frombuffer(content, np.dtype(self.order + self.name))
+
+
+class _PlainArray:
+    """Stands in for a pickled NumPy array."""
+
+    def __init__(self, *_):
+        self.array = np.empty(0)
+
+    def __setstate__(self, state: tuple):
+        _, shape, plain_type, by_columns, content = state
+        self.array = plain_type.values(content).reshape(shape, order="F" if by_columns else "C")
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+
 class ArrayUnpickler(pickle.Unpickler):
-    """Admits what a pickled NumPy array is made of and refuses every other name."""
+    """Reads NumPy arrays, as _PlainArray, in lists; refuses every other name."""
 
     ADMITTED = {
-        (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)
+        (f"numpy.{core}.multiarray", name): stand_in
         for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    } | {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
+        for name, stand_in in (
+            ("_reconstruct", lambda *_: _PlainArray()),
+            ("scalar", lambda plain_type, content: plain_type.values(content)[0]),
+        )
+    } | {("numpy", "ndarray"): _PlainArray, ("numpy", "dtype"): _PlainType}
 
     def find_class(self, module: str, name: str):
         if (module, name) == ("_codecs", "encode"):  # how protocol 2 stores an array's bytes
@@ -438,22 +478,19 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
     """[[train images, labels], [test images, labels]], images (n, 1, 28, 28) in [0, 1] or 0..255."""
+    require_regular(path)
     try:
         with gzip.open(path) as file:
             content = ArrayUnpickler(file, encoding="latin1").load()
         splits = []
-        for images, labels in (content[0][:2], content[1][:2]):
-            images = np.asarray(images, dtype=np.float64).reshape(-1, 1, 28, 28)
-            labels = np.asarray(labels).reshape(-1)
+        for parts in (content[0][:2], content[1][:2]):
+            images, labels = (p.array if isinstance(p, _PlainArray) else np.asarray(p) for p in parts)
+            images, labels = images.astype(np.float64).reshape(-1, 1, 28, 28), labels.reshape(-1)
             _check_digits(images, labels)
             scale = 255 if images.max() <= 1 else 1
-            splits.append(
-                Split(
-                    torch.from_numpy((images * scale).round().clip(0, 255).astype(np.uint8)),
-                    torch.from_numpy(labels.astype(np.int64)),
-                )
-            )
-    except (OSError, TypeError, AttributeError, *DAMAGED) as error:
+            pixels = (images * scale).round().clip(0, 255).astype(np.uint8)
+            splits.append(Split(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))))
+    except (OSError, TypeError, AttributeError, ArithmeticError, MemoryError, *DAMAGED) as error:
         raise InputError(f"{path} is not the USPS pickle: {error}") from error
     return splits[0], splits[1]
 

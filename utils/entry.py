@@ -3,13 +3,14 @@
 import codecs
 import contextlib
 import functools
+import os
 import signal
 import sys
 import threading
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -40,7 +41,8 @@ def stage_entry(stage: str) -> Callable:
                 warnings.showwarning = _print_warning
                 _use_plain_letters_where_needed()
                 try:
-                    main(argv, **defaults)
+                    with _output_that_may_fail(who()):
+                        main(argv, **defaults)
                 except (InputError, OSError) as error:  # a folder in a file's place, a full disk
                     fail(error, error)
                 except (MemoryError, RuntimeError) as error:
@@ -60,7 +62,7 @@ def stage_entry(stage: str) -> Callable:
 
 
 def _is_lack_of_memory(error: Exception) -> bool:
-    texts = ("can't allocate memory", "out of memory")
+    texts = ("can't allocate memory", "out of memory", "out of shared memory", "unable to write to file")
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or any(text in str(error) for text in texts)
 
@@ -102,6 +104,44 @@ def _plain_letters(error: UnicodeError) -> tuple[str, int]:
         without_marks = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
         text += PLAIN.get(letter) or without_marks or "?"
     return text, error.end
+
+
+class _Output:
+    """Stands for stdout: a full disk or a closed pipe behind it costs no result."""
+
+    def __init__(self, stream: TextIO):
+        self.stream, self.problem = stream, None
+
+    def write(self, text: str) -> int:
+        self._attempt(self.stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self.stream.flush)
+
+    def _attempt(self, action: Callable, *arguments: str) -> None:
+        if self.problem is None:
+            try:
+                action(*arguments)
+            except OSError as error:
+                self.problem = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def _output_that_may_fail(who: str) -> Iterator[None]:
+    """What could not be written is said at the end, when the results are kept."""
+    output = _Output(sys.stdout)
+    with contextlib.redirect_stdout(output):
+        yield
+    output.flush()
+    if output.problem:
+        with contextlib.suppress(OSError, ValueError):  # else Python tries again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.stream.fileno())
+        if not isinstance(output.problem, BrokenPipeError):  # as `| head` means it
+            raise InputError(f"the output could not be written ({output.problem}); results are kept")
 
 
 codecs.register_error("plain letters", _plain_letters)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 class InputError(ValueError):
     """Input that cannot be used: its message is one line that names what is wrong and what to do.
 
-    Stage scripts print the message on stderr and exit with status 2 (`options.stage_entry`).
+    Stage scripts print the message on stderr and exit with status 2 (`entry.stage_entry`).
     """
 
 

@@ -6,6 +6,7 @@ extraction goes on at the first one that is missing; a damaged one is made again
 """
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -316,7 +317,14 @@ def decoded_split(split: Split, preprocess: Preprocess, workers: int = 0, max_co
     parts = list(_prepared(preprocess, split.images, batches, workers, False))
     _refuse_unreadable([name for part in parts for name in part.unreadable], max_corrupt)
     rows = torch.cat([part.rows for part in parts])
-    return Split(torch.cat([part.x for part in parts if len(part.rows)]), split.labels[rows])
+    frames = [part.x for part in parts if len(part.rows)]
+    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows])
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """It ends the workers, and alone says what happened."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _pins(backbone: Backbone) -> bool:
@@ -342,4 +350,5 @@ def _prepared(
         num_workers=min(workers, len(batches)),
         prefetch_factor=AHEAD if workers and batches else None,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_main_process,
     )

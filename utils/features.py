@@ -160,12 +160,13 @@ def features_of_split(
         workers=request.workers, max_corrupt=request.max_corrupt,
     )  # fmt: skip
     if is_labelled(features.y):
-        _require_every_class(dataset, split_name, features.y)
+        require_every_class(dataset, split_name, features.y)
     _require_finite(f"features of {dataset.name} through {backbone.name}", split_name, features.x)
     return features, unreadable
 
 
-def _require_every_class(dataset: Dataset, split_name: str, labels: Tensor) -> None:
+def require_every_class(dataset: Dataset, split_name: str, labels: Tensor) -> None:
+    """Raises InputError for a class of which no image could be read."""
     missing = torch.bincount(labels, minlength=dataset.num_classes) == 0
     if missing.any():
         names = [dataset.class_names[k] for k in missing.nonzero().flatten().tolist()]

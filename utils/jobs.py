@@ -162,6 +162,7 @@ class _Shared:
         folder = run_folder(options.RESULTS_DIR, stage, *names, options.PROCEDURE)
         argv = ("--SRC", self.source, *(("--TRG", target) if target else ()))
         argv += ("--SEED", str(self.seed), "--PROCEDURE", options.PROCEDURE, *self._places())
+        argv += self._given(("CPUS",))
         argv += self._decoding_flags() if stage == "train" else self._image_flags()
         if setting:
             argv += ("--SETTING", setting, "--ANALYSIS", options.ANALYSIS)

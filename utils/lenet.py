@@ -47,7 +47,10 @@ def random_lenet(seed: int) -> LeNet:
 
 def load_lenet(checkpoint: Path) -> LeNet:
     """The network that train_source_model.py left. Raises InputError that names the file."""
-    weights = load_checkpoint(checkpoint).get("network")
+    content = load_checkpoint(checkpoint)
+    weights, about = content.get("network"), content.get("result")
+    if isinstance(about, dict) and f"_{about.get('source')}_" not in checkpoint.name:
+        raise InputError(f"{checkpoint} holds the network of {about.get('source')}: it was renamed")
     if not isinstance(weights, dict) or getattr(weights.get("head.weight"), "ndim", None) != 2:
         raise InputError(f"{checkpoint} is not a network trained by train_source_model.py")
     network = LeNet(len(weights["head.weight"]))

@@ -240,7 +240,7 @@ HEAD_FIGURES = ("optimality_gap", "fit_seconds", "weight_decay", "held_out_loss"
 
 def _stored_head(path: Path) -> LinearHead:
     tensors, about = load_tensors(path)
-    if about["key"] != path.stem:
+    if about.get("key") != path.stem:
         raise InputError(f"{path} holds another head")
     figures = {name: about[name] for name in HEAD_FIGURES}
     return LinearHead(**tensors, **figures)

@@ -76,7 +76,7 @@ def print_fine_tuning(record: Mapping, folder: Path, reused: bool = False) -> No
     if record.get("weight_decay") is None:
         rows.pop("weight_decay")
     _print_rows(record, rows)
-    _print_gap(record["optimality_gap"])
+    _print_gap(record.get("optimality_gap"))
     print(f"result: {_short(folder / 'result.json')}")
 
 
@@ -131,7 +131,7 @@ def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
         strength = _strength(fine_tuned["config"]["head"])
         rows["fine_tuned_loss"] = f"head fine-tuned directly on the target (stage 2, {strength}; nats)"
     _print_rows({**found, **_fine_tuned_values(fine_tuned)}, rows)
-    _print_gap(found["source_head_optimality_gap"])
+    _print_gap(found.get("source_head_optimality_gap"))
     if found["unreached_classes"]:
         classes = ", ".join(map(str, found["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")

@@ -16,6 +16,7 @@ from scipy.stats import rankdata
 from utils.backbones import backbone_label
 from utils.errors import InputError
 from utils.features import task_label
+from utils.options import NUMBER
 from utils.storage import require_regular
 
 TARGET_COLUMNS = ("target", "dataset", "data set")
@@ -66,8 +67,8 @@ def read_truth(path: Path, for_order: bool = False) -> Truth:
     found = {}
     try:
         rows = _read_rows(path, ("model", "accuracy"))
-        accuracies = [float(row["accuracy"]) for row in rows]
-        if not all(map(math.isfinite, accuracies)):
+        accuracies = [_number(row["accuracy"]) for row in rows]
+        if None in accuracies:
             raise ValueError("an accuracy is no finite number")
         accuracies = accuracies if for_order else _as_fractions(accuracies)
         for row, accuracy in zip(rows, accuracies, strict=True):
@@ -124,10 +125,8 @@ def read_scores(path: Path) -> dict[str, Table]:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "nan")
-    except ValueError:
-        return None
+    text = (text or "").strip()
+    value = float(text) if NUMBER.fullmatch(text) else math.nan
     return value if math.isfinite(value) else None
 
 

@@ -30,8 +30,8 @@ from benchmarks.measure import Table
 from utils.entry import stage_entry
 
 PARTS = {
-    "inputs": (inputs, 3000), "damages": (damages, 300), "together": (together, 12),
-    "disks": (full_disks, 60), "kills": (kills, 200),
+    "inputs": (inputs, 3000), "damages": (damages, 300), "together": (together, 8),
+    "disks": (full_disks, 30), "kills": (kills, 200),
 }  # fmt: skip
 
 

@@ -185,7 +185,7 @@ def _short_of_space(command: Command, data: Path, place: Path, again: bool, know
         return f"status {process.returncode}: {lines[-1] if lines else ''}"
     if "No space left" not in err:
         return f"it does not say that the disk is full: {lines[-1]}"
-    if again and command.script != "rank_models":
+    if again:
         return what_differs(place, known.results)
     return ""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.storage import read_json, read_records
+from utils.storage import file_digest, read_json, read_records
 
 CLASSES = ("circles", "crosses", "waves")
 PATIENCE = 120  # seconds for a command that is run in this process
@@ -140,7 +140,7 @@ def run_here(script: str, argv: Sequence[str]) -> Ended:
                 importlib.import_module(script).main(list(argv))
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
-        except Exception:
+        except (Exception, TooLong):
             status = None
             traceback.print_exc(file=err)
     if status in (130, 143):  # the campaign itself was asked to end
@@ -148,10 +148,14 @@ def run_here(script: str, argv: Sequence[str]) -> Ended:
     return Ended(status, out.getvalue(), err.getvalue())
 
 
+class TooLong(BaseException):
+    """No script may take it for an error of its own."""
+
+
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
     def stop(*_):
-        raise TimeoutError(f"no end after {PATIENCE} s")
+        raise TooLong(f"no end after {PATIENCE} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(PATIENCE)
@@ -174,6 +178,9 @@ def left_in(place: Path) -> dict[str, object]:
         record = read_json(path)
         for name in ("seconds", "environment"):
             record.pop(name)
+        for name, checksum in record["files"].items():
+            if file_digest(path.parent / name) != checksum:
+                raise RuntimeError(f"{path} does not fit its {name}")
         found[str(path.relative_to(place))] = record
     for path in sorted((place / "results").rglob("ranking.json")):
         candidates = read_json(path)["candidates"]

@@ -16,6 +16,7 @@ from utils.storage.files import (
     REPOSITORY,
     atomic_write,
     digest,
+    file_digest,
     is_writable,
     only_one,
     read_json,

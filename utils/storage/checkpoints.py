@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from utils.errors import InputError
 from utils.storage.files import CHECKSUM, atomic_write, digest, require_regular, state_digest
@@ -130,12 +129,18 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """(tensors, what was said about them) as `save_tensors` wrote them. Raises InputError that names a
     file that is damaged or was changed.
     """
-    tensors = load_safetensors(path)
+    require_regular(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["about"])
-        intact = about.pop(CHECKSUM) == digest(about, state_digest(tensors))
+        content = path.read_bytes()
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + length])
     except Exception as error:
+        raise InputError(f"{path} is truncated or is not a safetensors file: {error}") from error
+    try:
+        about = json.loads(header["__metadata__"]["about"])
+        intact = about.pop(CHECKSUM) == digest(about, state_digest(tensors))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} has no checksum: it was written by an earlier version") from error
     if not intact:
         raise InputError(f"{path} is damaged: its checksum does not fit")

@@ -47,7 +47,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def replace_files(folder: Path) -> Iterator[Path]:
     """Yields an empty folder. If the block succeeds, the files written there take the place of those in
     `folder`, the JSON that tells of the others last, and PRODUCTS of before that have no successor go;
-    if it fails, nothing has changed.
+    if it fails, nothing has changed. A process killed during the exchange leaves JSON whose checksums
+    do not fit the files beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
@@ -56,13 +57,14 @@ def replace_files(folder: Path) -> Iterator[Path]:
     try:
         yield new
         files = sorted(new.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
-        for path in files:
-            os.replace(path, folder / path.name)
         names = {path.name for path in files}
-        for path in folder.iterdir():
-            if path.suffix in PRODUCTS and path.name not in names:
-                path.unlink()
-        _to_disk(folder)
+        with only_one(folder.with_name(f"{folder.name}.exchange")):
+            for path in files:
+                os.replace(path, folder / path.name)
+            for path in folder.iterdir():
+                if path.suffix in PRODUCTS and path.name not in names:
+                    path.unlink()
+            _to_disk(folder)
     except OSError as error:  # its user knows the folder, not the temporary one
         if error.filename:
             error.filename = str(error.filename).replace(str(new), str(folder))
@@ -71,15 +73,17 @@ def replace_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-PRODUCTS = {".safetensors", ".png", ".pdf"}  # of a run folder
-TEMPORARY = re.compile(r"\..+\.([^.]*)-(\d+)-[0-9a-f]{8}\.tmp")
+PRODUCTS = {".safetensors", ".png", ".pdf", ".csv"}  # of a run's or a ranking's folder
+# Whose it is: machine, process, and what tells two processes of one number apart.
+TEMPORARY = re.compile(r"\..+\.([^.]*)-(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}\.tmp")
+PROCESS = uuid.uuid4().hex[:8]
 A_DAY = 24 * 3600
 _CLEARED: set[Path] = set()
 
 
 def _temporary_beside(path: Path) -> Path:
     """Its name tells whose it is, so that it can be cleared when that process is gone."""
-    owner = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    owner = f"{_host()}-{os.getpid()}-{PROCESS}{uuid.uuid4().hex[:8]}"
     return path.with_name(f".{path.name}.{owner}.tmp")
 
 
@@ -105,9 +109,11 @@ def _clear_once(folder: Path) -> None:
         _CLEARED.add(folder)
 
 
-def _is_left_over(path: Path, host: str, pid: str) -> bool:
+def _is_left_over(path: Path, host: str, pid: str, process: str) -> bool:
     if host != _host():
         return time.time() - path.stat().st_mtime > A_DAY
+    if int(pid) == os.getpid():
+        return process != PROCESS
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:

@@ -76,9 +76,13 @@ def append_record(path: Path, record: Mapping) -> None:
         if size and os.pread(file.fileno(), 1, size - 1) != b"\n":  # a write that was cut off
             line = "\n" + line
         rest = line.encode()
-        while rest:  # a disk that is nearly full takes a part
-            rest = rest[file.write(rest) :]
-        os.fsync(file.fileno())
+        try:
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 def read_records(path: Path) -> tuple[list[dict], list[str]]:
@@ -130,7 +134,8 @@ def read_result(folder: Path) -> dict | None:
     """The result.json of a run folder, or None where there is none that is whole."""
     try:
         return _read_result(folder)
-    except InputError:
+    except InputError as error:
+        warn_of_damage(error, "it is left out")
         return None
 
 
@@ -158,6 +163,8 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
         record = _read_result(folder)
         if record is None or changed_settings(record, config, data):
             return None
+        if _folder_of(record).parts != folder.parts[-3:]:
+            raise InputError(f"{folder / RESULT} is of another run")
         for name, checksum in record["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
                 raise InputError(f"{folder / name} is missing, damaged or of another run")
@@ -167,17 +174,22 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
     return record
 
 
+def _folder_of(record: Mapping) -> Path:
+    names = (record[name] for name in RUN if name != "variant")
+    return run_folder(Path(), *names, record["config"]["procedure"], record.get("variant"))
+
+
 RESULT = "result.json"
 
 
 def write_result(folder: Path, results: Path, record: Mapping) -> None:
-    """One more line of results.jsonl, and the same content as result.json of `folder`, with the
-    checksums of the tensor files there: last, since a run that has it is not repeated.
+    """result.json of `folder`, with the checksums of the tensor files there, and the same content as one
+    more line of results.jsonl.
     """
     files = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     record = {**record, "files": files}
-    append_record(results / "results.jsonl", record)
     write_json(folder / RESULT, record)
+    append_record(results / "results.jsonl", record)
 
 
 def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
