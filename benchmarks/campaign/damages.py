@@ -124,7 +124,8 @@ def _after_repeating(
     """The result is wanted again, by the same command or by one that must compute."""
     argv = command.argv(data, place)
     damaged = path.read_bytes()
-    if "result.json" not in path.name and rng.random() < 0.5:  # the caches are read, not the result
+    of_a_result = {"results", "networks"} & {*path.relative_to(place).parts}
+    if not of_a_result and rng.random() < 0.5:  # the caches are read, not the result
         for result in (place / "results").rglob("result.json"):
             result.unlink()
         (place / "results" / "results.jsonl").unlink(missing_ok=True)
