@@ -18,7 +18,9 @@ from benchmarks import features as benchmark_features
 from benchmarks import transform as benchmark_transform
 from tests.random_tasks import random_features, random_transform
 from tests.tiny_data import write_class_folders
-from utils.features import Features
+from utils.backbones import load_backbone
+from utils.datasets import load_dataset
+from utils.features import Features, Task, TaskRequest, task_of_dataset
 from utils.task_transform import distribution_mismatch
 
 
@@ -59,9 +61,28 @@ def test_rankings_says_what_few_labels_cost(tmp_path):
         assert set(rows[name]) <= {"-1.00", "0.00", "1.00", "nan"}, name
 
 
+@pytest.fixture
+def few_lenet_features(trained, monkeypatch):
+    """Of each task the first images alone, and no network is trained."""
+    (network,) = (trained / "checkpoints" / "networks").iterdir()
+    backbone = load_backbone("lenet", torch.device("cpu"), weights=network)
+    request = TaskRequest(trained / "data", trained / "checkpoints" / "features", "embedded")
+
+    def tasks(pair: str, seed: int, folder) -> list[Task]:
+        found = []
+        for name in pair.split(","):
+            task = task_of_dataset(load_dataset(name, "embedded"), backbone, request)
+            few = [Features(part.x[:800], part.y[:800]) for part in (task.train, task.test)]
+            found.append(replace(task, train=few[0], test=few[1]))
+        return found
+
+    for module in (pseudo_labels, source_classes):
+        monkeypatch.setattr(module, "lenet_tasks", tasks)
+
+
 @pytest.mark.slow
-def test_pseudo_labels_compares_ways_of_clustering(tmp_path):
-    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
+def test_pseudo_labels_compares_ways_of_clustering(tmp_path, few_lenet_features):
+    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--BATCH_SIZE", "100"]
     pseudo_labels.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
     )
@@ -74,7 +95,7 @@ def test_pseudo_labels_compares_ways_of_clustering(tmp_path):
 
 
 @pytest.mark.slow
-def test_source_classes_compares_choices(tmp_path):
+def test_source_classes_compares_choices(tmp_path, few_lenet_features):
     short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--BATCH_SIZE", "100"]
     source_classes.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]

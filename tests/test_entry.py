@@ -77,3 +77,35 @@ def test_threads_are_those_that_were_asked_for():
         assert torch.get_num_threads() == 1
     finally:
         use_threads(before)
+
+
+class Full(io.StringIO):
+    """Stands for stdout on a full disk, or a pipe whose reader has gone."""
+
+    def __init__(self, error: OSError):
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error, status", [(OSError(28, "No space left on device"), 2), (BrokenPipeError(), None)]
+)
+def test_output_that_cannot_be_written_costs_no_result(error, status, monkeypatch, capsys):
+    done = []
+
+    @stage_entry("stage 9 (test)")
+    def main(argv=None):
+        print("a table")
+        done.append("saved")
+
+    monkeypatch.setattr("sys.stdout", Full(error))
+    if status is None:
+        main([])
+    else:
+        with pytest.raises(SystemExit) as stop:
+            main([])
+        assert stop.value.code == status and "results are kept" in capsys.readouterr().err
+    assert done == ["saved"]

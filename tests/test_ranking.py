@@ -231,6 +231,7 @@ def test_percent_becomes_fractions_and_targets_stand_apart(tmp_path):
         ("model,accuracy\nlenet\n", "row 1 below the names has no accuracy"),
         ("model,accuracy\n\nlenet,0.5\n,0.5\n", "row 2 below the names has no model"),
         ("model,accuracy\nlenet,nan\n", "no finite number"),
+        ("model,accuracy\nlenet,٠.٧\n", "no finite number"),
         ("model,accuracy\nlenet,0.1\nlenet,0.2\n", "lenet stands there twice"),
         ("model,target,accuracy\nlenet,x,0.1\nlenet,x,0.2\n", "lenet stands there twice for x"),
     ],

@@ -385,6 +385,24 @@ def test_a_stage_that_diverges_says_so_and_leaves_no_result(workplace, feature_f
     assert [path.parent.name for path in files(workplace) - before] == ["heads"] * 3
 
 
+def test_results_and_networks_of_other_runs_are_not_taken(workplace, capsys):
+    """Whole files, but copied to another's place."""
+    stage_2.main([*PAIR, *places(workplace)])
+    folder = workplace / "results" / "finetune" / "MNIST_to_FMNIST"
+    shutil.copytree(folder / "lenet_seed0", folder / "lenet_seed1")
+    (network,) = (workplace / "checkpoints" / "networks").iterdir()
+    shutil.copy(network, network.with_name(network.name.replace("seed0", "seed1")))
+    capsys.readouterr()
+    stage_2.main([*PAIR, "--SEED", "1", *places(workplace)])
+    assert "is of another run; it is made again" in capsys.readouterr().err
+    other = network.with_name(network.name.replace("MNIST", "FMNIST"))
+    shutil.copy(network, other)
+    line = fails(
+        stage_2, ["--SRC", "FMNIST", "--TRG", "MNIST", "--DATA", "embedded", *places(workplace)], capsys
+    )
+    assert f"{other.name} holds the network of MNIST: it was renamed" in line
+
+
 def test_stage_1_heals_a_damaged_network(workplace, capsys):
     (path,) = (workplace / "checkpoints" / "networks").iterdir()
     whole = path.read_bytes()

@@ -202,6 +202,7 @@ def test_a_record_that_was_cut_off_does_not_swallow_the_next(tmp_path):
     assert half == '{"half": ' and json.loads(whole)["whole"] == 1
 
 
+@pytest.mark.filterwarnings("ignore:.*it is left out")
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "", "{", "null"])
 def test_a_result_that_is_none_is_none(tmp_path, content):
     (tmp_path / "result.json").write_text(content)
