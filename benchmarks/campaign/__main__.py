@@ -9,7 +9,8 @@ the same command again must leave what an undisturbed run leaves. inputs: values
 what they should be; each must end with status 2 and one line that names what is wrong. damages: files
 that are read back, with changed bits, cut off, emptied, exchanged; what is damaged must be made again.
 disks: too little space, on a file system in memory; nothing may be lost, and with room the command must
-end as it should. together: the same command twice at the same time. Exit status 1 if anything fell.
+end as it should. readonly: folders that cannot be written to. together: the same command twice at the
+same time. Exit status 1 if anything fell.
 """
 
 import argparse
@@ -24,14 +25,14 @@ import torch
 
 from benchmarks.campaign.damages import damages
 from benchmarks.campaign.inputs import inputs
-from benchmarks.campaign.kills import can_mount, full_disks, kills, together
+from benchmarks.campaign.kills import can_mount, full_disks, kills, read_only, together
 from benchmarks.campaign.tasks import write_tasks
 from benchmarks.measure import Table
 from utils.entry import stage_entry
 
 PARTS = {
     "inputs": (inputs, 3000), "damages": (damages, 300), "together": (together, 8),
-    "disks": (full_disks, 30), "kills": (kills, 200),
+    "disks": (full_disks, 30), "readonly": (read_only, 12), "kills": (kills, 200),
 }  # fmt: skip
 
 
@@ -55,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
         write_tasks(work / "data")
         for part in options.PARTS:
             trials, usual = PARTS[part]
-            if part == "disks" and not can_mount(work):
-                print("disks: left out, no file system can be mounted here", file=sys.stderr)
+            if part in ("disks", "readonly") and not can_mount(work):
+                print(f"{part}: left out, no file system can be mounted here", file=sys.stderr)
                 continue
             begun, tried, held = time.monotonic(), 0, 0
             count = options.COUNT or usual

@@ -190,6 +190,37 @@ def _short_of_space(command: Command, data: Path, place: Path, again: bool, know
     return ""
 
 
+def read_only(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+    """Folders that cannot be written to, empty ones and such with results: one line says so, and when
+    they can be, the same command ends as it should.
+    """
+    commands = (TRAIN, FINETUNE, TRANSFER, EXTRACT, RANK, FULL)
+    for number in range(count):
+        if time.monotonic() > deadline:
+            return
+        command = commands[number % len(commands)]
+        known = undisturbed(command, data, work / "whole")
+        place = work / f"read-only{number}"
+        with disk(place) as resize:
+            if number >= len(commands):
+                end(start(command, data, place))
+            _remount(place, "ro")
+            process = start(command, data, place)
+            _, err = process.communicate(timeout=LONGEST)
+            said = [line for line in err.splitlines() if line.startswith("error: ")]
+            held = process.returncode == 2 and len(said) == 1 and "cannot be written" in said[0]
+            problem = "" if held else f"status {process.returncode}: {err.strip()[-200:]}"
+            _remount(place, "rw")
+            resize(2**16)
+            problem = problem or end(start(command, data, place))
+            problem = problem or what_differs(place, known.results)
+        yield Trial("read-only folder", command.name, problem)
+
+
+def _remount(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
+
 def _used(place: Path) -> int:
     return (shutil.disk_usage(place).used + 1023) // 1024
 
@@ -201,8 +232,7 @@ def disk(place: Path) -> Iterator[Callable[[int], None]]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
 
     def resize(kib: int) -> None:
-        options = f"remount,size={max(kib, _used(place))}k"
-        subprocess.run(["mount", "-o", options, str(place)], check=True)
+        _remount(place, f"size={max(kib, _used(place))}k")
 
     try:
         yield resize
