@@ -302,6 +302,26 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_error_while_workers_wait_ends_them(tmp_path):
+    """Else the process would wait for them for ever when it ends."""
+    full_disk = """if True:
+        import sys
+        import finetune_source_model_on_target_task as stage_2
+        from utils import extraction
+        def write(self, part):
+            raise OSError(28, "No space left on device")
+        extraction.SHARD, extraction.Shard.write = 8, write
+        stage_2.main(sys.argv[1:])
+    """
+    write_class_folders(tmp_path / "photos", ("a", "b"), 400)
+    argv = ["--SRC", f"folder:{tmp_path / 'photos'}", "--TRG", f"folder:{tmp_path / 'photos'}"]
+    argv += ["--MODEL", "efficientnet_lite0", "--IMAGE_SIZE", "32", "--WORKERS", "2", *places(tmp_path)]
+    command = [sys.executable, "-c", full_disk, *argv]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "No space left on device" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
 def test_an_error_of_several_processes_is_said_once(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     command = stage_2(tmp_path, "--WEIGHTS", str(tmp_path / "absent.pth"), runner=torchrun)

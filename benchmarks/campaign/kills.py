@@ -177,7 +177,11 @@ def full_disks(data: Path, work: Path, count: int, seed: int, deadline: float) -
 def _short_of_space(command: Command, data: Path, place: Path, again: bool, known: Undisturbed) -> str:
     overwriting = Command(command.name, command.script, command.arguments + " --OVERWRITE")
     process = start(overwriting if again else command, data, place)
-    _, err = process.communicate(timeout=LONGEST)
+    try:
+        _, err = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return f"no end after {LONGEST} s"
     if process.returncode == 0:  # there was room
         return ""
     lines = err.strip().splitlines()
