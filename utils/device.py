@@ -38,5 +38,5 @@ def choose_device(name: str, threads: int | None = None) -> torch.device:
 
 def describe_device(device: torch.device) -> str:
     if device.type == "cpu":
-        return f"cpu ({platform.machine()})"
+        return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
     return f"{device.type} ({torch.cuda.get_device_name(device)})"

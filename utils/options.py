@@ -244,7 +244,7 @@ def add_threads_flag(parser: StageParser) -> None:
     add_flag(
         parser, "--CPUS", type=number_of_threads, metavar="N",
         help="threads (default: one a core). The last digits depend on it: 1 gives the same ones on "
-        "every machine with the same kind of processor and the same versions",
+        "machines with the same vector instructions and versions",
     )  # fmt: skip
 
 
