@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import train_source_model
+from benchmarks.campaign.tasks import arrays, places
 from utils import datasets
 from utils.backbones import load_backbone
 from utils.datasets import load_dataset
@@ -28,16 +29,6 @@ def isolated(monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", Path("/nonexistent"))
-
-
-def places(folder: Path) -> list[str]:
-    """Flags that keep a run inside a folder; no data lies there."""
-    return [
-        *("--DATA_DIR", str(folder / "data")),
-        *("--CHECKPOINT_DIR", str(folder / "checkpoints")),
-        *("--RESULTS_DIR", str(folder / "results")),
-        *("--DEVICE", "cpu"),
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -67,12 +58,6 @@ def feature_files(tmp_path) -> tuple[str, str]:
     rng = np.random.default_rng(0)
     names = []
     for name, shift in (("source", 0.0), ("target", 1.0)):
-        arrays = {}
-        for split, count in (("train", 90), ("test", 45)):
-            labels = np.arange(count) % 3
-            centres = 4 * np.eye(5)[:3] + shift
-            arrays[f"x_{split}"] = centres[labels] + rng.normal(size=(count, 5))
-            arrays[f"y_{split}"] = labels
-        np.savez(tmp_path / f"{name}.npz", **arrays)
+        np.savez(tmp_path / f"{name}.npz", **arrays(rng, shift))
         names.append(f"features:{tmp_path / f'{name}.npz'}")
     return tuple(names)

@@ -33,7 +33,7 @@ from utils.pretrained import (
     timm_names,
     torchvision_resnet,
 )
-from utils.storage import digest, state_digest, warn_of_damage
+from utils.storage import digest, read_if_whole, state_digest
 
 
 @dataclass(frozen=True)
@@ -218,10 +218,5 @@ def _feature_dim(name: str, network: nn.Module, preprocess: Preprocess) -> int:
 
 def holds_network(checkpoint: Path, weights_digest: str) -> bool:
     """Whether the file is there, whole, and holds the LeNet of this digest."""
-    try:
-        return (
-            checkpoint.exists() and state_digest(load_lenet(checkpoint).state_dict()) == weights_digest
-        )
-    except InputError as error:
-        warn_of_damage(error, "the network is trained again")
-        return False
+    network = read_if_whole(checkpoint, load_lenet, "the network is trained again")
+    return network is not None and state_digest(network.state_dict()) == weights_digest

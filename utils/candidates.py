@@ -48,7 +48,7 @@ from utils.stage import (
     open_task,
     task_request,
 )
-from utils.storage import digest, read_json, warn_of_damage, write_json
+from utils.storage import digest, read_if_whole, read_json, write_json
 from utils.summary import QUANTITIES
 from utils.task_transform import index_by_class
 from utils.transferability import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
@@ -384,7 +384,9 @@ def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float
     about += [] if index is None else [index]
     key = f"{network.model}_{data.name}_{digest(*about)}"
     path = options.CHECKPOINT_DIR / "fine_tuned" / f"{key}.json"
-    stored = None if options.OVERWRITE else _read_measured(path)
+    stored = None
+    if not options.OVERWRITE:
+        stored = read_if_whole(path, _read_measured, "the network is fine-tuned again")
     if stored is None:
         stored = _measure(network.backbone, data, train, options, epochs)
         write_json(path, {"key": key, **stored})
@@ -402,14 +404,8 @@ def _measure(
     return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
 
 
-def _read_measured(path: Path) -> dict[str, float] | None:
-    if not path.exists():
-        return None
-    try:
-        stored = read_json(path)
-        if stored.get("key") != path.stem:
-            raise InputError(f"{path} is of another network")
-        return stored
-    except InputError as error:
-        warn_of_damage(error, "the network is fine-tuned again")
-        return None
+def _read_measured(path: Path) -> dict:
+    stored = read_json(path)
+    if stored.get("key") != path.stem:
+        raise InputError(f"{path} is of another network")
+    return stored

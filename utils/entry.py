@@ -41,7 +41,7 @@ def stage_entry(stage: str) -> Callable:
                 warnings.showwarning = _print_warning
                 _use_plain_letters_where_needed()
                 try:
-                    with _output_that_may_fail(who()):
+                    with _output_that_may_fail():
                         main(argv, **defaults)
                 except (InputError, OSError) as error:  # a folder in a file's place, a full disk
                     fail(error, error)
@@ -131,7 +131,7 @@ class _Output:
 
 
 @contextlib.contextmanager
-def _output_that_may_fail(who: str) -> Iterator[None]:
+def _output_that_may_fail() -> Iterator[None]:
     """What could not be written is said at the end, when the results are kept."""
     output = _Output(sys.stdout)
     with contextlib.redirect_stdout(output):

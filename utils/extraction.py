@@ -25,7 +25,7 @@ from utils.backbones import Backbone
 from utils.errors import InputError
 from utils.images import ImageFiles, Split, content_digest, image_name, rgb_image
 from utils.preprocess import Preprocess
-from utils.storage import load_tensors, only_one, save_tensors, warn_of_damage
+from utils.storage import load_tensors, only_one, read_if_whole, save_tensors
 
 SHARD = 1024  # images: what an interrupted extraction loses at most
 # Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
@@ -179,15 +179,12 @@ class Shard:
 
     def read(self) -> Part | None:
         """None where the file is absent or, with a warning, damaged."""
-        if not self.path.exists():
-            return None
-        try:
-            tensors, about = load_tensors(self.path)
-            if not self.identity.items() <= about.items():
-                raise InputError(f"{self.path} holds the features of other images")
-        except InputError as error:
-            warn_of_damage(error, "its images are extracted again")
-            return None
+        return read_if_whole(self.path, self._read, "its images are extracted again")
+
+    def _read(self, path: Path) -> Part:
+        tensors, about = load_tensors(path)
+        if not self.identity.items() <= about.items():
+            raise InputError(f"{path} holds the features of other images")
         return Part(tensors["x"], tensors["rows"], about["unreadable"])
 
 

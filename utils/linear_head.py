@@ -28,8 +28,8 @@ from utils.storage import (
     digest,
     load_tensors,
     only_one,
+    read_if_whole,
     save_tensors,
-    warn_of_damage,
 )
 
 METHODS = ("ridge", "lipschitz", "penalty")
@@ -220,11 +220,10 @@ def shared_linear_head(
     key = digest(features.x, features.y, *about)
     path = folder / f"{key}.safetensors"
     with only_one(path):
-        if path.exists() and (path in _FITTED_HERE or not overwrite):
-            try:
-                return _stored_head(path).to(device)
-            except InputError as error:
-                warn_of_damage(error, "the head is fitted again")
+        if path in _FITTED_HERE or not overwrite:
+            stored = read_if_whole(path, _stored_head, "the head is fitted again")
+            if stored:
+                return stored.to(device)
         head = _fit_and_store(path, features, num_classes, settings, seed, progress)
     _FITTED_HERE.add(path)
     return head

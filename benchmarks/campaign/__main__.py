@@ -14,6 +14,7 @@ same time. Exit status 1 if anything fell.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -61,11 +62,14 @@ def main(argv: list[str] | None = None) -> None:
                 continue
             begun, tried, held = time.monotonic(), 0, 0
             count = options.COUNT or usual
-            for trial in trials(work / "data", work / part, count, options.SEED, deadline):
-                tried += 1
-                held += not trial.problem
-                if trial.problem:
-                    print(f"fell: {trial.part}: {trial.what}: {trial.problem}", file=sys.stderr)
+            with contextlib.closing(trials(work / "data", work / part, count, options.SEED)) as running:
+                for trial in running:
+                    tried += 1
+                    held += not trial.problem
+                    if trial.problem:
+                        print(f"fell: {trial.part}: {trial.what}: {trial.problem}", file=sys.stderr)
+                    if time.monotonic() > deadline:
+                        break
             fallen += tried - held
             table.row(part, str(tried), str(held), f"{time.monotonic() - begun:.0f}")
     finally:

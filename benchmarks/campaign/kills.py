@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,26 +63,34 @@ def start(command: Command, data: Path, place: Path) -> subprocess.Popen:
     )  # fmt: skip
 
 
-def end(process: subprocess.Popen) -> str:
-    """Its problem: another status than 0, or a traceback."""
+def wait_for(process: subprocess.Popen) -> tuple[int | None, str]:
+    """(status, what it said on stderr); no status if it had to be killed after LONGEST."""
     try:
         _, err = process.communicate(timeout=LONGEST)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        return f"no end after {LONGEST} s"
+        return None, f"no end after {LONGEST} s"
+    return process.returncode, err
+
+
+def end(process: subprocess.Popen) -> str:
+    """Its problem: another status than 0, or a traceback."""
+    status, err = wait_for(process)
     if "Traceback" in err:
         return "a traceback: " + err.strip().splitlines()[-1]
-    if process.returncode != 0:
-        return f"status {process.returncode}: {err.strip()[-200:]}"
-    return ""
+    return "" if status == 0 else f"status {status}: {err.strip()[-200:]}"
+
+
+def must_end(command: Command, data: Path, place: Path) -> None:
+    if problem := end(start(command, data, place)):
+        raise RuntimeError(f"{command.name} itself fails: {problem}")
 
 
 @functools.cache
 def undisturbed(command: Command, data: Path, place: Path) -> Undisturbed:
     fresh(command, data, place)
     begun = time.perf_counter()
-    if problem := end(start(command, data, place)):
-        raise RuntimeError(f"{command.name} itself fails: {problem}")
+    must_end(command, data, place)
     return Undisturbed(time.perf_counter() - begun, left_in(place))
 
 
@@ -91,12 +99,20 @@ def fresh(command: Command, data: Path, place: Path) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     for earlier in command.before:
-        if problem := end(start(earlier, data, place)):
-            raise RuntimeError(f"{earlier.name} itself fails: {problem}")
+        must_end(earlier, data, place)
+
+
+def in_turn(
+    commands: Sequence[Command], data: Path, work: Path, count: int
+) -> Iterator[tuple[int, Command, Undisturbed, Path]]:
+    """`count` times: (number, one of the commands, what it leaves undisturbed, a place for it)."""
+    for number in range(count):
+        command = commands[number % len(commands)]
+        yield number, command, undisturbed(command, data, work / "whole"), work / str(number)
 
 
 # ------------------------------------------------------------------------------------------- kills
-def kills(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+def kills(data: Path, work: Path, count: int, seed: int) -> Iterator[Trial]:
     """SIGKILL to the whole group of processes; then the same command must end as if nothing had been."""
     rng = random.Random(seed)
     known = {command: undisturbed(command, data, work / "whole") for command in SHARES}
@@ -117,27 +133,18 @@ def kills(data: Path, work: Path, count: int, seed: int, deadline: float) -> Ite
 
     # The first third of a run is Python's start.
     jobs = [(k, command, rng.uniform(0.3, 1.0)) for k, command in enumerate(plan)]
-    yield from _two_at_a_time(one, jobs, deadline)
-
-
-def _two_at_a_time(one: Callable[..., Trial], jobs: list[tuple], deadline: float) -> Iterator[Trial]:
-    def in_time(job: tuple) -> Trial | None:
-        return one(*job) if time.monotonic() < deadline else None
-
     with ThreadPoolExecutor(2) as pool:
-        yield from filter(None, pool.map(in_time, jobs))
+        try:
+            yield from pool.map(lambda job: one(*job), jobs)
+        finally:  # also where no more are wanted
+            pool.shutdown(cancel_futures=True)
 
 
 # ------------------------------------------------------------------------------------ two at once
-def together(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+def together(data: Path, work: Path, count: int, seed: int) -> Iterator[Trial]:
     """The same command twice at the same time: both end well, and what is left is what one leaves."""
     commands = (TRAIN, FINETUNE, TRANSFER, EXTRACT)
-    for number in range(count):
-        if time.monotonic() > deadline:
-            return
-        command = commands[number % len(commands)]
-        known = undisturbed(command, data, work / "whole")
-        place = work / f"together{number}"
+    for _, command, known, place in in_turn(commands, data, work, count):
         fresh(command, data, place)
         both = [start(command, data, place) for _ in range(2)]
         problem = "; ".join(filter(None, map(end, both))) or what_differs(place, known.results)
@@ -146,29 +153,25 @@ def together(data: Path, work: Path, count: int, seed: int, deadline: float) -> 
 
 
 # ------------------------------------------------------------------------------------- full disks
-def full_disks(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+ON_DISKS = (TRAIN, FINETUNE, TRANSFER, EXTRACT, RANK, FULL)
+ROOM = 2**16  # KiB, enough for each of them
+
+
+def full_disks(data: Path, work: Path, count: int, seed: int) -> Iterator[Trial]:
     """A command on a disk with too little space ends with one line and status 2; with --OVERWRITE the
     earlier result is still whole; with room the same command ends as it should.
     """
     rng = random.Random(seed)
-    for number in range(count):
-        if time.monotonic() > deadline:
-            return
-        command = (TRAIN, FINETUNE, TRANSFER, EXTRACT, RANK, FULL)[number % 6]
-        known = undisturbed(command, data, work / "whole")
+    for number, command, known, place in in_turn(ON_DISKS, data, work, count):
         again = number % 2 == 1  # over an earlier result
-        place = work / f"disk{number}"
-        shutil.rmtree(place, ignore_errors=True)
         with disk(place) as resize:
             room = rng.randrange(16, 400)
             if again:
-                resize(2**16)
-                if problem := end(start(command, data, place)):
-                    raise RuntimeError(f"{command.name} itself fails: {problem}")
+                must_end(command, data, place)
                 room += _used(place)
             resize(room)
             problem = _short_of_space(command, data, place, again, known)
-            resize(2**16)
+            resize(ROOM)
             problem = problem or end(start(command, data, place))
             problem = problem or what_differs(place, known.results)
         yield Trial("full disk", f"{command.name}, {room} KiB{', again' if again else ''}", problem)
@@ -176,17 +179,12 @@ def full_disks(data: Path, work: Path, count: int, seed: int, deadline: float) -
 
 def _short_of_space(command: Command, data: Path, place: Path, again: bool, known: Undisturbed) -> str:
     overwriting = Command(command.name, command.script, command.arguments + " --OVERWRITE")
-    process = start(overwriting if again else command, data, place)
-    try:
-        _, err = process.communicate(timeout=LONGEST)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return f"no end after {LONGEST} s"
-    if process.returncode == 0:  # there was room
+    status, err = wait_for(start(overwriting if again else command, data, place))
+    if status == 0:  # there was room
         return ""
     lines = err.strip().splitlines()
-    if process.returncode not in (1, 2) or "Traceback" in err:
-        return f"status {process.returncode}: {lines[-1] if lines else ''}"
+    if status not in (1, 2) or "Traceback" in err:
+        return f"status {status}: {lines[-1] if lines else ''}"
     if "No space left" not in err:
         return f"it does not say that the disk is full: {lines[-1]}"
     if again:
@@ -194,28 +192,20 @@ def _short_of_space(command: Command, data: Path, place: Path, again: bool, know
     return ""
 
 
-def read_only(data: Path, work: Path, count: int, seed: int, deadline: float) -> Iterator[Trial]:
+def read_only(data: Path, work: Path, count: int, seed: int) -> Iterator[Trial]:
     """Folders that cannot be written to, empty ones and such with results: one line says so, and when
     they can be, the same command ends as it should.
     """
-    commands = (TRAIN, FINETUNE, TRANSFER, EXTRACT, RANK, FULL)
-    for number in range(count):
-        if time.monotonic() > deadline:
-            return
-        command = commands[number % len(commands)]
-        known = undisturbed(command, data, work / "whole")
-        place = work / f"read-only{number}"
-        with disk(place) as resize:
-            if number >= len(commands):
-                end(start(command, data, place))
+    for number, command, known, place in in_turn(ON_DISKS, data, work, count):
+        with disk(place):
+            if number >= len(ON_DISKS):
+                must_end(command, data, place)
             _remount(place, "ro")
-            process = start(command, data, place)
-            _, err = process.communicate(timeout=LONGEST)
+            status, err = wait_for(start(command, data, place))
             said = [line for line in err.splitlines() if line.startswith("error: ")]
-            held = process.returncode == 2 and len(said) == 1 and "cannot be written" in said[0]
-            problem = "" if held else f"status {process.returncode}: {err.strip()[-200:]}"
+            held = status == 2 and len(said) == 1 and "cannot be written" in said[0]
+            problem = "" if held else f"status {status}: {err.strip()[-200:]}"
             _remount(place, "rw")
-            resize(2**16)
             problem = problem or end(start(command, data, place))
             problem = problem or what_differs(place, known.results)
         yield Trial("read-only folder", command.name, problem)
@@ -231,9 +221,9 @@ def _used(place: Path) -> int:
 
 @contextmanager
 def disk(place: Path) -> Iterator[Callable[[int], None]]:
-    """A file system in memory at `place`; the function changes its size (KiB)."""
+    """A file system in memory at `place`, of size ROOM; the function changes it (KiB)."""
     place.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ROOM}k", "tmpfs", str(place)], check=True)
 
     def resize(kib: int) -> None:
         _remount(place, f"size={max(kib, _used(place))}k")

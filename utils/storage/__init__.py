@@ -7,9 +7,9 @@ from utils.storage.checkpoints import (
     load_safetensors,
     load_tensors,
     network_path,
+    read_if_whole,
     save_checkpoint,
     save_tensors,
-    warn_of_damage,
     write_checkpoint,
 )
 from utils.storage.files import (

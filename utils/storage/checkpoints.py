@@ -9,9 +9,10 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load, load_file, save
@@ -71,6 +72,7 @@ def _leaves(value: object) -> Iterator[object]:
         yield value
 
 
+T = TypeVar("T")
 SAVE_EVERY = 5.0  # seconds
 
 
@@ -89,11 +91,8 @@ class ResumePoint:
 
     def load(self) -> dict | None:
         """The saved state of this computation, or None where there is none that can be used."""
-        try:
-            saved = load_checkpoint(self.path) if self.path.exists() else {}
-        except InputError as error:
-            warn_of_damage(error, "what it was to resume begins anew")
-            return None
+        instead = "what it was to resume begins anew"
+        saved = read_if_whole(self.path, load_checkpoint, instead) or {}
         return saved.get("state") if saved.get("fingerprint") == self.fingerprint else None
 
     def due(self) -> bool:
@@ -110,6 +109,19 @@ class ResumePoint:
 
 def warn_of_damage(error: InputError, instead: str) -> None:
     warnings.warn(f"{error}; {instead}", stacklevel=2)
+
+
+def read_if_whole(path: Path, read: Callable[[Path], T], instead: str) -> T | None:
+    """What `read` makes of the file; None where it is absent or, with a warning that says what happens
+    `instead`, damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except InputError as error:
+        warn_of_damage(error, instead)
+        return None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from utils.device import describe_device
 from utils.errors import InputError
-from utils.storage.checkpoints import warn_of_damage
+from utils.storage.checkpoints import read_if_whole, warn_of_damage
 from utils.storage.files import (
     REPOSITORY,
     UNREADABLE_JSON,
@@ -132,18 +132,11 @@ def _identity(record: Mapping) -> tuple:
 
 def read_result(folder: Path) -> dict | None:
     """The result.json of a run folder, or None where there is none that is whole."""
-    try:
-        return _read_result(folder)
-    except InputError as error:
-        warn_of_damage(error, "it is left out")
-        return None
+    return read_if_whole(folder / RESULT, _read_record, "it is left out")
 
 
-def _read_result(folder: Path) -> dict | None:
-    """None where there is none. Raises InputError for one that is damaged."""
-    path = folder / RESULT
-    if not path.exists():
-        return None
+def _read_record(path: Path) -> dict:
+    """Raises InputError for one that is damaged."""
     record = read_json(path)
     try:
         _identity(record)
@@ -159,12 +152,15 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
     clear_leftovers(folder)
     if overwrite:
         return None
+    path = folder / RESULT
+    if not path.exists():
+        return None
     try:
-        record = _read_result(folder)
-        if record is None or changed_settings(record, config, data):
+        record = _read_record(path)
+        if changed_settings(record, config, data):
             return None
         if _folder_of(record).parts != folder.parts[-3:]:
-            raise InputError(f"{folder / RESULT} is of another run")
+            raise InputError(f"{path} is of another run")
         for name, checksum in record["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
                 raise InputError(f"{folder / name} is missing, damaged or of another run")
