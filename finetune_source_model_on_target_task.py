@@ -9,8 +9,10 @@
 A LeNet (the default model) comes from stage 1; other models come pre-trained; feature files need none.
 """
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from scales import procedures, settings_for
 from utils import distributed
@@ -20,39 +22,30 @@ from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
 from utils.features import standardise, task_label
 from utils.linear_head import evaluate_head, shared_linear_head
-from utils.options import (
-    HEAD_FLAGS,
-    add_model_flags,
-    add_setting_flags,
-    override,
-    stage_parser,
-)
+from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
-from utils.stage import check_options, find_target, open_network, open_task
-from utils.storage import (
-    environment,
-    replace_files,
-    reusable_result,
-    run_folder,
-    save_tensors,
-    write_result,
-)
+from utils.stage import check_options, find_target, open_network, open_task, require_same_features
+from utils.storage import Run, environment, replace_files, reusable_result, save_tensors, write_result
 
 
-def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
-    parser = stage_parser(__doc__, with_target=True)
+def parse_options(
+    argv: Sequence[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+    model: str | None = LENET,
+) -> argparse.Namespace:
+    """`model`: the default of --model; None: it is required."""
+    parser = stage_parser(__doc__, "finetune_source_model_on_target_task.py", with_target=True)
     add_model_flags(parser, model)
     settings = procedures(parser.peek("MODEL", argv))
     defaults = {name: scale.target_head for name, scale in settings.items()}
     add_setting_flags(parser, "target head [default of each procedure]", HEAD_FLAGS, defaults)
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, given)
 
 
-@stage_entry("stage 2 (finetune)")
-def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
+def run(options: argparse.Namespace) -> dict | None:
+    """The record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
-    options = parse_options(argv, model)
-    check_options(options)
+    options = check_options(options)
     scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
     head_settings = override(scale.target_head, HEAD_FLAGS, options)
     device = choose_device(options.DEVICE, options.CPUS)
@@ -60,12 +53,13 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # ----------------------------------------------------------------------- backbone, target features
     with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
-        data = find_target(options, network)
+        data = find_target(options)
+        require_same_features(options, network, data)
         if options.BATCH_SIZE:  # the published default may be larger than a small data set
             check_batch_size(head_settings.batch_size, data.num_classes, len(data.train))
         target = open_task(data, options, network)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
-        return
+        return None
 
     # ------------------------------------------------------------------------ a result that is there?
     config = {
@@ -75,13 +69,12 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "network": network.about,
     }
     data = {"target": target.provenance}
-    folder = run_folder(
-        options.RESULTS_DIR, "finetune", task_label(options.SRC), target.name, network.model, None,
-        options.SEED, options.PROCEDURE,
-    )  # fmt: skip
+    source = task_label(options.SRC)
+    this = Run("finetune", source, target.name, network.model, None, options.SEED, options.PROCEDURE)
+    folder = this.folder(options.RESULTS_DIR)
     if stored := reusable_result(folder, config, data, options.OVERWRITE):
         print_fine_tuning(stored, folder, reused=True)
-        return
+        return stored
 
     # ----------------------------------------------------------------------------------------- fit
     train, test = standardise(target, device, scale.deviation_floor)
@@ -89,30 +82,30 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         options.CHECKPOINT_DIR / "heads", train, target.num_classes, head_settings,
         seed=options.SEED, overwrite=options.OVERWRITE, progress="target head",
     )  # fmt: skip
-    seconds = {"head": head.fit_seconds}
 
     # ---------------------------------------------------------------------------- report and save
     quantities = evaluate_head(head, train, test)
     require_finite("the target head", quantities)
     record = {
-        "stage": "finetune",
-        "source": task_label(options.SRC),
-        "target": target.name,
-        "model": network.model,
-        "setting": None,
-        "seed": options.SEED,
-        "command": f"python3 finetune_source_model_on_target_task.py {options.command}",
+        **this.names,
+        "command": options.command,
         **quantities,
         "config": config,
         "data": data,
         "environment": environment(device),
-        "seconds": seconds,
+        "seconds": {"head": head.fit_seconds},
     }
-    about = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
+    of_head = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
     with replace_files(folder) as new:
-        save_tensors(new / "head.safetensors", {"weight": head.weight, "bias": head.bias}, about)
+        save_tensors(new / "head.safetensors", {"weight": head.weight, "bias": head.bias}, of_head)
         write_result(new, options.RESULTS_DIR, record)
     print_fine_tuning(record, folder)
+    return record
+
+
+@stage_entry("stage 2 (finetune)")
+def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
+    run(parse_options(argv, model=model))
 
 
 if __name__ == "__main__":

@@ -23,25 +23,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import train_source_model
 from scales import settings_for
 from utils import distributed
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, expand_pattern
-from utils.candidates import (
-    CONSENSUS_OF,
-    Candidate,
-    Entry,
-    Scored,
-    measure_full,
-    open_candidate,
-    score_candidate,
-)
-from utils.decision import Decision, Prediction, decide
 from utils.device import choose_device, use_threads
-from utils.engines import InProcess, run_jobs
 from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.features import check_task_name, is_feature_file, task_label
-from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, training_jobs
 from utils.options import (
     StageParser,
     add_flag,
@@ -54,21 +43,36 @@ from utils.options import (
     seed_number,
     whole,
 )
-from utils.overview import draw_decision, draw_ranking
 from utils.ranking import (
-    BY_ACCURACY,
-    BY_BOTH,
+    CONSENSUS_OF,
     ELSEWHERE,
     PREDICTED,
+    Candidate,
+    Decision,
+    Entry,
     Facts,
+    Prediction,
     Score,
+    Scored,
+    Truth,
     agreement_table,
     candidate_table,
     compare,
     consensus,
+    decide,
+    draw_decision,
+    draw_ranking,
+    mean_rank_elsewhere,
+    measure_full,
+    open_candidate,
     published_agreement,
+    read_scores,
+    read_truth,
+    score_candidate,
     score_table,
 )
+from utils.report import csv_table, markdown_table
+from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import (
     environment,
     only_one,
@@ -77,15 +81,22 @@ from utils.storage import (
     write_json,
     write_text,
 )
-from utils.summary import csv_table, markdown_table
-from utils.truth import Truth, mean_rank_elsewhere, read_scores, read_truth
+from utils.sweep import (
+    FAILED,
+    InProcess,
+    Job,
+    Outcome,
+    distinct_warnings,
+    run_jobs,
+    training_jobs,
+)
 
 TRUTHS = ("linear", "full")
 ALL, WITHOUT_CONTROLS = "all candidates", "without random controls"
 
 
 def parse_options(argv: Sequence[str] | None):
-    parser = StageParser(__doc__)
+    parser = StageParser(__doc__, "rank_models.py")
     group = parser.add_argument_group("what is ranked")
     add_flag(group, "--TRG", metavar="NAME", help="target data set")
     add_flag(
@@ -276,8 +287,7 @@ def list_entries(options: argparse.Namespace) -> dict[str, Entry]:
 
 def train_lenets(entries: Mapping[str, Entry], options: argparse.Namespace) -> dict[str, str]:
     """Runs stage 1 where a LeNet is a candidate; why those failed whose network is missing."""
-    jobs = training_jobs(options)
-    check_stage_flags(jobs)
+    jobs = training_jobs(options, train_source_model)
     outcomes = run_jobs(jobs, InProcess(None), 0, _say)
     for text in distinct_warnings(outcomes.values()):
         print(f"warning: {text}", file=sys.stderr)
@@ -396,7 +406,7 @@ def as_record(
     return {
         "target": task_label(options.TRG),
         "seed": options.SEED,
-        "command": f"python3 rank_models.py {options.command}",
+        "command": options.command,
         "shots": options.SHOTS,
         "samples": options.SAMPLES,
         "truth": str(options.TRUTH) if options.TRUTH else options.FINETUNE,

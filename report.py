@@ -18,22 +18,33 @@ from pathlib import Path
 from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.options import StageParser, add_flag
-from utils.overview import (
+from utils.ranking import (
+    Facts,
+    Score,
+    agreement_table,
+    candidate_table,
+    draw_decision,
+    draw_ranking,
+    score_table,
+)
+from utils.report import (
+    UNDEFINED,
     agreement_of_bounds,
     comparable_settings,
     draw_agreement,
-    draw_decision,
-    draw_ranking,
     draw_settings,
     draw_terms,
+    figure,
+    folded,
     group_runs,
     is_pseudo,
+    page,
+    paragraph,
     pseudo_table,
+    quantities_of,
+    table,
 )
-from utils.page import figure, folded, page, paragraph, table
-from utils.ranking import Facts, Score, agreement_table, candidate_table, score_table
 from utils.storage import REPOSITORY, read_json, read_records, require_writable, write_text
-from utils.summary import UNDEFINED, quantities_of
 
 STAGES = ("train", "finetune", "transfer")
 TERMS_CAPTION = """For each run: the certificate by its two terms, above the loss that it bounds and
@@ -55,7 +66,7 @@ there only shows it; --OVERWRITE computes it again. Losses of pseudo-labels are 
 
 
 def parse_options(argv: Sequence[str] | None):
-    parser = StageParser(__doc__)
+    parser = StageParser(__doc__, "report.py")
     add_flag(
         parser, "--RESULTS_DIR", type=Path, default=REPOSITORY / "results", metavar="DIR",
         help="where the results are (default: results/ of the repository)",

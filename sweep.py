@@ -18,11 +18,12 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+import finetune_source_model_on_target_task
+import train_source_model
+import transfer_source_to_target
 from utils.backbones import LENET, check_backbone_name
-from utils.engines import choose_engine, run_jobs
 from utils.entry import stage_entry
 from utils.features import absolute_name, check_task_name
-from utils.jobs import FAILED, Job, Outcome, check_stage_flags, distinct_warnings, plan_jobs
 from utils.options import (
     StageParser,
     add_analysis_flag,
@@ -37,15 +38,29 @@ from utils.options import (
     seed_number,
     whole,
 )
+from utils.report import is_fine_tuning_of, markdown, summarise, write_summary
 from utils.storage import only_one, read_result, require_writable
-from utils.summary import is_fine_tuning_of, markdown, summarise, write_summary
+from utils.sweep import (
+    FAILED,
+    Job,
+    Outcome,
+    choose_engine,
+    distinct_warnings,
+    plan_jobs,
+    run_jobs,
+)
 from utils.task_transform import SETTINGS
 
 ENGINES = ("local", "ray")
+STAGES = {
+    "train": train_source_model,
+    "finetune": finetune_source_model_on_target_task,
+    "transfer": transfer_source_to_target,
+}
 
 
 def parse_options(argv: Sequence[str] | None):
-    parser = StageParser(__doc__)
+    parser = StageParser(__doc__, "sweep.py")
     group = parser.add_argument_group("the cells")
     add_flag(group, "--SRC", nargs="+", required=True, metavar="NAME", help="source data sets")
     add_flag(group, "--TRG", nargs="+", required=True, metavar="NAME", help="target data sets")
@@ -107,8 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.SRC, options.TRG = (
             [absolute_name(name) for name in names] for names in (options.SRC, options.TRG)
         )
-    jobs = plan_jobs(options)
-    check_stage_flags(jobs)
+    jobs = plan_jobs(options, STAGES)
 
     # ----------------------------------------------------------------------------------------- run
     results = options.RESULTS_DIR

@@ -7,77 +7,65 @@
 The network is left in checkpoints/networks/, where stages 2 and 3 find it.
 """
 
-import time
-from collections.abc import Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 
 from small_scale.settings import PROCEDURES, settings_for
 from utils import distributed
-from utils.backbones import LENET, holds_network
-from utils.bootstrap import wilson_interval
+from utils.backbones import GREY, LENET, LeNet, evaluate_network, holds_network, train_network
 from utils.datasets import check_dataset_name, load_dataset
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
-from utils.extraction import decoded_split
-from utils.features import require_every_class
-from utils.lenet import LeNet
-from utils.options import (
-    TRAINING_FLAGS,
-    add_decoding_flags,
-    add_setting_flags,
-    override,
-    stage_parser,
-)
-from utils.preprocess import GREY
+from utils.features import decoded_split, require_every_class
+from utils.options import TRAINING_FLAGS, add_decoding_flags, add_setting_flags, override, stage_parser
 from utils.report import print_training
-from utils.source_network import network_origin
-from utils.stage import decoding_workers, warn_of_grey
+from utils.stage import decoding_workers, network_origin, require_places, timed, warn_of_grey
+from utils.statistics import wilson_interval
 from utils.storage import (
     ResumePoint,
+    Run,
     atomic_write,
     digest,
     environment,
     network_path,
     replace_files,
-    require_writable,
     reusable_result,
-    run_folder,
     state_digest,
     write_checkpoint,
     write_result,
 )
-from utils.training import evaluate_network, train_network
 
 
-def parse_options(argv: Sequence[str] | None):
-    parser = stage_parser(__doc__, with_target=False)
+def parse_options(
+    argv: Sequence[str] | None = None, given: Mapping[str, Any] | None = None
+) -> argparse.Namespace:
+    parser = stage_parser(__doc__, "train_source_model.py", with_target=False)
     defaults = {name: settings.training for name, settings in PROCEDURES.items()}
     add_decoding_flags(parser.add_argument_group("images of a folder"))
     add_setting_flags(parser, "training [default of each procedure]", TRAINING_FLAGS, defaults)
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, given)
 
 
-@stage_entry("stage 1 (train)")
-def main(argv: Sequence[str] | None = None) -> None:
+def run(options: argparse.Namespace) -> dict | None:
+    """The record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
-    options = parse_options(argv)
     if distributed.rank() > 0:  # one process trains
-        return
-    options.SRC = check_dataset_name(options.SRC, "source", grey_only=True)
-    warn_of_grey(options.SRC)
-    scale = settings_for(options.PROCEDURE, options.SRC)
-    training = override(scale.training, TRAINING_FLAGS, options)
+        return None
+    source = check_dataset_name(options.SRC, "source", grey_only=True)
+    warn_of_grey(source)
+    training = override(settings_for(options.PROCEDURE, source).training, TRAINING_FLAGS, options)
     if options.EPOCHS is not None:  # as many as were asked for
         training = replace(training, max_steps=None)
     device = choose_device(options.DEVICE, options.CPUS)
-    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
-        require_writable(getattr(options, flag), f"--{flag}")
+    require_places(options)
 
     # ---------------------------------------------------------------------------------------- data
-    dataset = load_dataset(options.SRC, options.DATA, options.DATA_DIR, "source", options.SEED)
+    dataset = load_dataset(source, options.DATA, options.DATA_DIR, "source", options.SEED)
     if options.BATCH_SIZE is None and len(dataset.train) < training.batch_size:
         # A small set of images of one's own is one batch.
         training = replace(training, batch_size=len(dataset.train))
@@ -89,22 +77,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = {"source": dataset.provenance}
     path = network_path(
         options.CHECKPOINT_DIR, LENET, dataset.name,
-        network_origin(options.SRC, dataset.provenance["origin"]), options.PROCEDURE, options.SEED,
+        network_origin(source, dataset.provenance["origin"]), options.PROCEDURE, options.SEED,
     )  # fmt: skip
-    folder = run_folder(
-        options.RESULTS_DIR,
-        "train",
-        dataset.name,
-        None,
-        LENET,
-        None,
-        options.SEED,
-        options.PROCEDURE,
-    )
+    this = Run("train", dataset.name, None, LENET, None, options.SEED, options.PROCEDURE)
+    folder = this.folder(options.RESULTS_DIR)
     stored = reusable_result(folder, config, data, options.OVERWRITE)
     if stored and holds_network(path, stored["weights_digest"]):
         print_training(stored, path, reused=True)
-        return
+        return stored
 
     # --------------------------------------------------------------------------------- model and fit
     train, test = (
@@ -116,9 +96,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.SEED)
     network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)
     resume = ResumePoint(path.with_suffix(".resume.pt"), digest(config, data, options.SEED))
-    start = time.perf_counter()
-    train_network(network, train, training, options.SEED, resume)
-    seconds = {"training": time.perf_counter() - start}
+    seconds: dict[str, float] = {}
+    with timed(seconds, "training"):
+        train_network(network, train, training, options.SEED, resume)
 
     # ---------------------------------------------------------------------------- report and save
     accuracy, loss = evaluate_network(network, test)
@@ -126,13 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_finite("training", {"test_loss": loss})
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     record = {
-        "stage": "train",
-        "source": dataset.name,
-        "target": None,
-        "model": LENET,
-        "setting": None,
-        "seed": options.SEED,
-        "command": f"python3 train_source_model.py {options.command}",
+        **this.names,
+        "command": options.command,
         "test_accuracy": accuracy,
         "test_loss": loss,
         "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
@@ -147,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_result(new, options.RESULTS_DIR, record)
     resume.clear()
     print_training(record, path)
+    return record
+
+
+@stage_entry("stage 1 (train)")
+def main(argv: Sequence[str] | None = None) -> None:
+    run(parse_options(argv))
 
 
 if __name__ == "__main__":

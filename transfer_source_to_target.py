@@ -14,9 +14,14 @@ The certificate takes seconds and is shown first; the published form (its transf
 published objective) follows. Stage 2 need not have run.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from scales import procedures, settings_for
 from utils import distributed
@@ -26,7 +31,20 @@ from utils.certificate import certify, impossible, learn_certificate
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import InputError, check_batch_size, require_finite
-from utils.features import Features, standardise, with_clusters
+from utils.features import (
+    ALL,
+    EQUAL,
+    FREE,
+    GIVEN,
+    PSEUDO,
+    Features,
+    Task,
+    choose_source_classes,
+    cluster,
+    label_agreement,
+    standardise,
+    with_clusters,
+)
 from utils.linear_head import HeadSettings, LinearHead, shared_linear_head
 from utils.options import (
     CERTIFICATE_FLAGS,
@@ -43,25 +61,18 @@ from utils.options import (
     stage_parser,
     whole,
 )
-from utils.pseudo_labels import (
-    EQUAL,
-    FREE,
-    GIVEN,
-    PSEUDO,
-    cluster,
-    label_agreement,
-)
 from utils.report import (
     draw_certificate,
     draw_published,
     draw_published_bound,
+    is_fine_tuning_of,
     print_certificate,
     print_heading,
     print_pseudo_labels,
     print_published,
     print_where,
 )
-from utils.source_classes import ALL, choose_source_classes
+from utils.settings import ScaleSettings
 from utils.stage import (
     check_options,
     count_classes,
@@ -69,32 +80,38 @@ from utils.stage import (
     find_target,
     open_network,
     open_task,
+    timed,
     variant_label,
 )
 from utils.storage import (
     ResumePoint,
+    Run,
     digest,
     environment,
     read_result,
     replace_files,
     reusable_result,
-    run_folder,
     save_tensors,
     write_result,
 )
-from utils.summary import is_fine_tuning_of
 from utils.task_transform import (
     SETTINGS,
+    TaskTransform,
     check_setting,
     final_objective,
     learn_task_transform,
 )
 
-VALIDATED = HeadSettings(method="ridge", tau=None)
+ROLES = ("source", "target")
 
 
-def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
-    parser = stage_parser(__doc__, with_target=True)
+def parse_options(
+    argv: Sequence[str] | None = None,
+    given: Mapping[str, Any] | None = None,
+    model: str | None = LENET,
+) -> argparse.Namespace:
+    """`model`: the default of --model; None: it is required."""
+    parser = stage_parser(__doc__, "transfer_source_to_target.py", with_target=True)
     add_model_flags(parser, model)
     group = parser.add_argument_group("what is learned")
     add_flag(
@@ -144,20 +161,14 @@ def parse_options(argv: Sequence[str] | None, model: str | None = LENET):
         ("certificate", CERTIFICATE_FLAGS, {name: scale.certificate for name, scale in settings}),
     ):
         add_setting_flags(parser, f"{title} [default of each procedure]", flags, defaults)
-    return parser.parse_args(argv)
+    return parser.parse_args(argv, given)
 
 
-@stage_entry("stage 3 (transfer)")
-def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
+def run(options: argparse.Namespace) -> dict | None:
+    """The record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
-    options = parse_options(argv, model)
-    check_options(options)
-    scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
-    head_settings = override(scale.source_head, SOURCE_HEAD_FLAGS, options)
-    transform_settings = replace(
-        override(scale.transform, TRANSFORM_FLAGS, options), setting=options.SETTING
-    )
-    certificate_settings = override(scale.certificate, CERTIFICATE_FLAGS, options)
+    options = check_options(options)
+    settings = chosen_settings(options)
     certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
     pseudo = options.TARGET_LABELS == PSEUDO
     if options.TARGET_CLASSES and not pseudo:
@@ -167,83 +178,35 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
     # ------------------------------------------------------------------ backbone, features of both tasks
     with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
-        target_data = find_target(options, network, options.TARGET_CLASSES)
-        source_data = find_source(options, network, target_data.num_classes)
+        target_data = find_target(options, options.TARGET_CLASSES)
+        source_data = find_source(options, network, target_data)
         num_classes = count_classes(options, source_data, target_data)
         check_setting(options.SETTING, *num_classes)
         if published and options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))
-            check_batch_size(transform_settings.batch_size, max(num_classes), smaller)
-        source = open_task(source_data, options, network)
-        target = open_task(target_data, options, network)
+            check_batch_size(settings.transform.batch_size, max(num_classes), smaller)
+        source, target = (open_task(data, options, network) for data in (source_data, target_data))
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
-        return
-    labelled, given = target.labelled, target.test.y
-    target_train, target_test = standardise(target, device, scale.deviation_floor)
-    seconds, start = {}, time.perf_counter()
-    if pseudo:  # from here on its own labels are used for nothing but the comparison with them
-        clusters = cluster(target_train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
-        target_train, target_test = clusters.relabel(target_train), clusters.relabel(target_test)
-        target = with_clusters(target, target_train.y, target_test.y)
-        seconds["clusters"] = time.perf_counter() - start
-    source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
+        return None
 
     # ------------------------------------------------------------------------ a result that is there?
-    config = {
-        "procedure": options.PROCEDURE,
-        "certificate": asdict(certificate_settings) if certified else None,
-        "head": asdict(head_settings) if published else None,
-        "transform": asdict(transform_settings) if published else None,
-        "tau_measure": scale.tau_measure if published else None,
-        "deviation_floor": scale.deviation_floor,
-        "bootstrap": options.BOOTSTRAP,
-        "network": network.about,
-    }
-    if pseudo:
-        config["pseudo_sizes"] = options.PSEUDO_SIZES
+    config = configuration(options, settings, network.about)
     data = {"source": source.provenance, "target": target.provenance}
-    seed, procedure = options.SEED, options.PROCEDURE
-    pair = (source.name, target.name, network.model)
-    run, variant = (*pair, options.SETTING, seed, procedure), variant_label(options)
-    folder = run_folder(options.RESULTS_DIR, "transfer", *run, variant)
-    labelled_folder = run_folder(
-        options.RESULTS_DIR, "transfer", *run, variant_label(options, target_labels=GIVEN)
-    )
-    fine_tuned = read_result(run_folder(options.RESULTS_DIR, "finetune", *pair, None, seed, procedure))
-    # A head that was fitted to labels says nothing of a run on clusters.
-    if fine_tuned and (pseudo or not is_fine_tuning_of(fine_tuned, config, data)):
-        fine_tuned = None
+    this = Run(
+        "transfer", source.name, target.name, network.model, options.SETTING, options.SEED,
+        options.PROCEDURE, variant_label(options),
+    )  # fmt: skip
+    folder = this.folder(options.RESULTS_DIR)
+    fine_tuned, labelled = neighbours(this, options, config, data)
     if stored := reusable_result(folder, config, data, options.OVERWRITE):
-        print_heading(stored, reused=True)
-        if certified:
-            print_certificate(stored, options.SHOW_CLASSES)
-        if published:
-            draw_published_bound(stored, fine_tuned, folder)
-            print_published(stored, fine_tuned)
-        print_where(stored, folder)
-        if pseudo:
-            print_pseudo_labels(stored, read_result(labelled_folder))
-        return
+        show_again(stored, fine_tuned, labelled, folder, options)
+        return stored
 
-    source_train, source_test = standardise(source, device, scale.deviation_floor)
-    train, test = (source_train, target_train), (source_test, target_test)
-    names = (source.class_names, target.class_names)
-
-    def head_of(split: Features, classes: int, settings: HeadSettings, what: str) -> LinearHead:
-        return shared_linear_head(
-            options.CHECKPOINT_DIR / "heads", split, classes, settings,
-            seed=seed, overwrite=options.OVERWRITE, progress=what,
-        )  # fmt: skip
-
+    # ----------------------------------------------------------------- standardised features, clusters
+    seconds: dict[str, float] = {}
     record = {
-        "stage": "transfer",
-        "source": source.name,
-        "target": target.name,
-        "model": network.model,
-        "setting": options.SETTING,
-        "variant": variant,
-        "seed": seed,
-        "command": f"python3 transfer_source_to_target.py {options.command}",
+        **this.names,
+        "command": options.command,
         "certificate": None,
         "no_certificate": impossible(*num_classes) if certified else None,
         "published": None,
@@ -254,81 +217,198 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
         "seconds": seconds,
     }
     if pseudo:
-        agreement = label_agreement(target_test.y.cpu(), given) if labelled else None
-        record["pseudo_labels"] = {"agreement": agreement}
+        with timed(seconds, "clusters"):
+            target, record["pseudo_labels"] = cluster_target(target, options, settings.deviation_floor)
+    source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
+    if options.SOURCE_CLASSES != ALL:
+        record["source_classes"] = list(source.class_names)
+    pair = Pair.of(source, target, device, settings.deviation_floor)
+
+    # ---------------------------------------------------------------------- learn, bound, show, save
     tensors = {}
     print_heading(record)
-
-    # ------------------------------------------------------------------------------- the certificate
     if certified and record["no_certificate"] is None:
-        heads = [
-            head_of(split, task.num_classes, VALIDATED, f"{role} head")
-            for split, task, role in (
-                (source_train, source, "source"), (target_train, target, "target"),
-            )
-        ]  # fmt: skip
-        seconds["heads"] = sum(head.fit_seconds for head in heads)
-        start = time.perf_counter()
-        learned = learn_certificate(
-            *train, *heads, certificate_settings, setting=options.SETTING, seed=seed
-        )
-        seconds["certificate"] = time.perf_counter() - start
-        start = time.perf_counter()
-        certificate = certify(
-            learned, heads[1], train, test, names, bootstrap=options.BOOTSTRAP, seed=seed
-        )
-        seconds["certificate_bound"] = time.perf_counter() - start
-        require_finite("the certificate", certificate.quantities())
-        record["certificate"] = {
-            **certificate.quantities(),
-            "weight_decay": {
-                "source": heads[0].weight_decay, "target": heads[1].weight_decay,
-                "U": learned.weight_decay,
-            },
-        }  # fmt: skip
-        tensors["certificate"] = learned.tensors()
+        record["certificate"], tensors["certificate"] = certificate_of(pair, options, settings, seconds)
     if certified:
         print_certificate(record, options.SHOW_CLASSES)
-
-    # ---------------------------------------------------------------------------- the published form
     if published:
-        head = head_of(source_train, source.num_classes, head_settings, "source head")
-        seconds["source_head"] = head.fit_seconds
-        resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, seed))
-        start = time.perf_counter()
-        transform = learn_task_transform(*train, head, transform_settings, seed=seed, resume=resume)
-        seconds["transform"] = time.perf_counter() - start
-        start = time.perf_counter()
-        bound = transfer_bound(
-            transform, head, *test,
-            tau_measure=scale.tau_measure, bootstrap=options.BOOTSTRAP, seed=seed,
-        )  # fmt: skip
-        seconds["bound"] = time.perf_counter() - start
-        require_finite("transfer", bound.quantities())
-        record["published"] = {
-            **bound.quantities(),
-            "source_head_optimality_gap": head.optimality_gap,
-            "iterations": transform.iterations,
-            "final_objective": final_objective(transform, transform_settings),
-        }
-        tensors["transform"] = {**transform.tensors(), "weight": head.weight, "bias": head.bias}
+        resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, options.SEED))
+        record["published"], tensors["transform"], transform = published_form_of(
+            pair, options, settings, seconds, resume
+        )
         print_published(record, fine_tuned)
-
-    # ---------------------------------------------------------------------------- report and save
-    about = {"source": options.SRC, "target": options.TRG}
     with replace_files(folder) as new:
         for name, content in tensors.items():
-            save_tensors(new / f"{name}.safetensors", content, about)
+            tasks = {"source": options.SRC, "target": options.TRG}
+            save_tensors(new / f"{name}.safetensors", content, tasks)
         if record["certificate"]:
             draw_certificate(record, new)
         if published:
-            draw_published(record, fine_tuned, transform, *test, names, new)
+            draw_published(record, fine_tuned, transform, *pair.test, pair.class_names, new)
         write_result(new, options.RESULTS_DIR, record)
     if published:
         resume.clear()
     print_where(record, folder)
     if pseudo:
-        print_pseudo_labels(record, read_result(labelled_folder))
+        print_pseudo_labels(record, labelled)
+    return record
+
+
+@stage_entry("stage 3 (transfer)")
+def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
+    run(parse_options(argv, model=model))
+
+
+# ------------------------------------------------------------------------------- what a run is made of
+def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
+    """The procedure's, with what the flags say in its place."""
+    scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
+    transform = override(scale.transform, TRANSFORM_FLAGS, options)
+    return replace(
+        scale,
+        source_head=override(scale.source_head, SOURCE_HEAD_FLAGS, options),
+        transform=replace(transform, setting=options.SETTING),
+        certificate=override(scale.certificate, CERTIFICATE_FLAGS, options),
+    )
+
+
+def configuration(options: argparse.Namespace, settings: ScaleSettings, network: Mapping | None) -> dict:
+    """All that determines the numbers beside the data and the seed."""
+    certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
+    config = {
+        "procedure": options.PROCEDURE,
+        "certificate": asdict(settings.certificate) if certified else None,
+        "head": asdict(settings.source_head) if published else None,
+        "transform": asdict(settings.transform) if published else None,
+        "tau_measure": settings.tau_measure if published else None,
+        "deviation_floor": settings.deviation_floor,
+        "bootstrap": options.BOOTSTRAP,
+        "network": network,
+    }
+    if options.TARGET_LABELS == PSEUDO:
+        config["pseudo_sizes"] = options.PSEUDO_SIZES
+    if options.SOURCE_CLASSES != ALL:
+        config["source_classes"] = options.SOURCE_CLASSES
+    return config
+
+
+def neighbours(
+    this: Run, options: argparse.Namespace, config: Mapping, data: Mapping
+) -> tuple[dict | None, dict | None]:
+    """Results that this one is shown beside: stage 2's of the same features, and, for a run on clusters,
+    that on the target's own labels.
+    """
+    if options.TARGET_LABELS == PSEUDO:  # a head that was fitted to labels says nothing of it
+        labelled = replace(this, variant=variant_label(options, target_labels=GIVEN))
+        return None, read_result(labelled.folder(options.RESULTS_DIR))
+    fine_tuned = replace(this, stage="finetune", setting=None, variant=None)
+    record = read_result(fine_tuned.folder(options.RESULTS_DIR))
+    return (record if record and is_fine_tuning_of(record, config, data) else None), None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Standardised features of (source, target), on the device, and the names of their classes."""
+
+    train: tuple[Features, Features]
+    test: tuple[Features, Features]
+    class_names: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @staticmethod
+    def of(source: Task, target: Task, device: torch.device, floor: float) -> "Pair":
+        splits = (standardise(task, device, floor) for task in (source, target))
+        train, test = zip(*splits, strict=True)
+        return Pair(train, test, (source.class_names, target.class_names))
+
+    def head(
+        self, which: int, settings: HeadSettings, options: argparse.Namespace, progress: str
+    ) -> LinearHead:
+        """Of the source (0) or the target (1); one that was fitted before is read."""
+        return shared_linear_head(
+            options.CHECKPOINT_DIR / "heads", self.train[which], len(self.class_names[which]), settings,
+            seed=options.SEED, overwrite=options.OVERWRITE, progress=progress,
+        )  # fmt: skip
+
+
+def cluster_target(target: Task, options: argparse.Namespace, floor: float) -> tuple[Task, dict]:
+    """The target with clusters for labels. Its own are used for nothing but the comparison with them."""
+    train, test = standardise(target, choose_device(options.DEVICE), floor)
+    clusters = cluster(train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
+    found = [clusters.relabel(split).y.cpu() for split in (train, test)]
+    agreement = label_agreement(found[1], target.test.y) if target.labelled else None
+    return with_clusters(target, *found), {"agreement": agreement}
+
+
+# ------------------------------------------------------------------------------------- its two parts
+def certificate_of(
+    pair: Pair, options: argparse.Namespace, settings: ScaleSettings, seconds: dict[str, float]
+) -> tuple[dict, dict[str, Tensor]]:
+    """(what the record says of the certificate, the learned tensors)."""
+    validated = HeadSettings(method="ridge", tau=None)
+    heads = [pair.head(which, validated, options, f"{role} head") for which, role in enumerate(ROLES)]
+    seconds["heads"] = sum(head.fit_seconds for head in heads)
+    with timed(seconds, "certificate"):
+        learned = learn_certificate(
+            *pair.train, *heads, settings.certificate, setting=options.SETTING, seed=options.SEED
+        )
+    with timed(seconds, "certificate_bound"):
+        certificate = certify(
+            learned, heads[1], pair.train, pair.test, pair.class_names,
+            bootstrap=options.BOOTSTRAP, seed=options.SEED,
+        )  # fmt: skip
+    quantities = certificate.quantities()
+    require_finite("the certificate", quantities)
+    weight_decay = {role: head.weight_decay for role, head in zip(ROLES, heads, strict=True)}
+    weight_decay["U"] = learned.weight_decay
+    return {**quantities, "weight_decay": weight_decay}, learned.tensors()
+
+
+def published_form_of(
+    pair: Pair,
+    options: argparse.Namespace,
+    settings: ScaleSettings,
+    seconds: dict[str, float],
+    resume: ResumePoint,
+) -> tuple[dict, dict[str, Tensor], TaskTransform]:
+    """(what the record says of the published form, its tensors, the transform with its history)."""
+    head = pair.head(0, settings.source_head, options, "source head")
+    seconds["source_head"] = head.fit_seconds
+    with timed(seconds, "transform"):
+        transform = learn_task_transform(
+            *pair.train, head, settings.transform, seed=options.SEED, resume=resume
+        )
+    with timed(seconds, "bound"):
+        bound = transfer_bound(
+            transform, head, *pair.test,
+            tau_measure=settings.tau_measure, bootstrap=options.BOOTSTRAP, seed=options.SEED,
+        )  # fmt: skip
+    quantities = bound.quantities()
+    require_finite("transfer", quantities)
+    quantities |= {
+        "source_head_optimality_gap": head.optimality_gap,
+        "iterations": transform.iterations,
+        "final_objective": final_objective(transform, settings.transform),
+    }
+    return quantities, {**transform.tensors(), "weight": head.weight, "bias": head.bias}, transform
+
+
+def show_again(
+    stored: Mapping,
+    fine_tuned: Mapping | None,
+    labelled: Mapping | None,
+    folder: Path,
+    options: argparse.Namespace,
+) -> None:
+    """What the run showed when it was computed."""
+    print_heading(stored, reused=True)
+    if options.ANALYSIS != "published":
+        print_certificate(stored, options.SHOW_CLASSES)
+    if options.ANALYSIS != "certificate":
+        draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
+        print_published(stored, fine_tuned)
+    print_where(stored, folder)
+    if stored["pseudo_labels"]:
+        print_pseudo_labels(stored, labelled)
 
 
 if __name__ == "__main__":

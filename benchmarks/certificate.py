@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import train_source_model
+import transfer_source_to_target
 from benchmarks.measure import Table
 from small_scale.settings import IMPROVED
 from utils.bound import certified_terms
@@ -37,7 +38,7 @@ from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features, Task, TaskRequest, is_feature_file, load_task, standardise
 from utils.linear_head import LinearHead, fit_linear_head
-from utils.source_network import load_source_network
+from utils.stage import open_network
 from utils.storage import REPOSITORY
 
 DEFAULT = IMPROVED.certificate
@@ -75,9 +76,9 @@ def prepare(pair: str, seed: int, folder: Path, model: str, image_size: int | No
     where = ["--DATA", "embedded", "--CHECKPOINT_DIR", str(folder), "--RESULTS_DIR", str(folder)]
     if model == "lenet" and not is_feature_file(source):
         train_source_model.main(["--SRC", source, "--SEED", str(seed), *where])
-    about = {"origin": "embedded", "procedure": "improved", "seed": seed, "device": device}
-    about |= {"image_size": image_size} if image_size else {}
-    network = load_source_network(source, model, checkpoints=folder, **about)
+    size = ["--IMAGE_SIZE", str(image_size)] if image_size else []
+    argv = ["--SRC", source, "--TRG", target, "--SEED", str(seed), "--MODEL", model, *size, *where]
+    network = open_network(transfer_source_to_target.parse_options(argv), device)
     tasks, splits = [], []
     for name, role in ((source, "source"), (target, "target")):
         origin = "auto" if name.startswith("folder:") else "embedded"

@@ -19,13 +19,11 @@ import torchvision
 from PIL import Image
 
 from benchmarks.measure import Table
-from utils.backbones import Backbone, load_backbone
-from utils.datasets import load_dataset
+from utils.backbones import GREY, Backbone, load_backbone
+from utils.datasets import ImageFiles, Split, load_dataset, rgb_image
 from utils.device import choose_device
 from utils.entry import stage_entry
-from utils.extraction import SHARD, batch_size, cached_features, extract_features
-from utils.images import ImageFiles, Split, rgb_image
-from utils.preprocess import GREY
+from utils.features import SHARD, batch_size, cached_features, extract_features
 
 CACHED = (70_000, 512)
 

@@ -31,19 +31,22 @@ import torch
 import rank_models
 from benchmarks.measure import Table
 from scales import settings_for
-from utils.candidates import (
+from utils.entry import stage_entry
+from utils.features import Features, Standardiser
+from utils.ranking import (
     CONSENSUS_OF,
     Candidate,
     Entry,
+    Prediction,
+    Score,
     choose_points,
+    consensus,
+    decide,
     open_candidate,
     score_candidate,
 )
-from utils.decision import Prediction, decide
-from utils.entry import stage_entry
-from utils.features import Features, Standardiser
-from utils.ranking import BY_BOTH, CORRELATIONS, Score, consensus, regret
-from utils.task_transform import index_by_class
+from utils.sampling import index_by_class
+from utils.statistics import BY_BOTH, CORRELATIONS, regret
 
 MODELS = [f"efficientnet_lite{k}@{size}" for size in (64, 96) for k in range(3)]
 SHOTS = (5, 10, 50, 0)

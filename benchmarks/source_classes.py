@@ -18,7 +18,7 @@ import torch
 from benchmarks.measure import Table
 from benchmarks.pseudo_labels import PAIRS, columns, lenet_tasks, mean, save, transfer
 from utils.entry import stage_entry
-from utils.source_classes import select_classes
+from utils.features import select_classes
 
 TARGET_CLASSES = 5
 CHOICES = ("random", "similar", "7", "all")

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from utils.datasets import EMBEDDED_DIR
-from utils.idx import read_idx_split
+from utils.datasets import EMBEDDED_DIR, read_idx_split
 
 FASHION_TRAIN, FASHION_TEST = 8000, 2000
 MNIST_TRAIN = 4000

@@ -10,9 +10,8 @@ import torch
 
 import train_source_model
 from benchmarks.campaign.tasks import arrays, places
-from utils import datasets
 from utils.backbones import load_backbone
-from utils.datasets import load_dataset
+from utils.datasets import grey, load_dataset
 from utils.features import TaskRequest, task_of_dataset
 
 requires_cuda = pytest.mark.skipif(
@@ -28,7 +27,7 @@ def isolated(monkeypatch):
         raise urllib.error.URLError("no network in tests")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", Path("/nonexistent"))
+    monkeypatch.setattr(grey, "DEBIAN_FASHION_MNIST", Path("/nonexistent"))
 
 
 @pytest.fixture(scope="session")

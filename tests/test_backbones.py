@@ -2,10 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from utils.backbones import load_backbone
+from utils.backbones import GREY, LeNet, grey_to_unit, load_backbone
 from utils.errors import InputError
-from utils.lenet import LeNet
-from utils.preprocess import GREY, grey_to_unit
 from utils.storage import save_checkpoint
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head, random_transform
-from utils.bootstrap import Resamples, least_share, wilson_interval
 from utils.bound import transfer_bound
 from utils.features import Features
 from utils.linear_head import LinearHead, lipschitz_constant
+from utils.statistics import Resamples, least_share, wilson_interval
 from utils.task_transform import TransformSettings, learn_task_transform
 
 

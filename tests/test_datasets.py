@@ -33,11 +33,12 @@ from utils.datasets import (
     Content,
     DatasetEntry,
     Request,
+    Split,
     check_dataset_name,
     load_dataset,
+    rgb_image,
 )
 from utils.errors import InputError
-from utils.images import Split, rgb_image
 
 RNG = np.random.default_rng(0)
 
@@ -84,7 +85,7 @@ def test_mnist_like_files(tmp_path, name, folder):
 
 def test_fashion_mnist_from_debians_package(tmp_path, monkeypatch):
     written = write_idx_folder(tmp_path / "debian", ("train", "t10k"), 10, compress=True)
-    monkeypatch.setattr("utils.datasets.DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr("utils.datasets.grey.DEBIAN_FASHION_MNIST", tmp_path / "debian")
     dataset = load_dataset("FMNIST", "auto", tmp_path / "data")
     assert dataset.provenance["origin"] == "full"
     np.testing.assert_array_equal(dataset.test.images[:, 0].numpy(), written["test"])
@@ -351,10 +352,10 @@ def test_image_files_through_torchvision(tmp_path, name, write, train, class_nam
 
 def test_imagenet_small_draws_the_targets_number_of_classes(tmp_path, monkeypatch):
     names = write_imagenet(tmp_path)
-    monkeypatch.setattr("utils.datasets.IMAGENET_SMALL_IMAGES", 12)
+    monkeypatch.setattr("utils.datasets.colour.IMAGENET_SMALL_IMAGES", 12)
 
     def load(seed, classes=4):
-        return load_dataset("imagenet_small", "full", tmp_path, "source", seed, classes)
+        return load_dataset("imagenet_small", "full", tmp_path, "source", seed, classes_to_draw=classes)
 
     first, again, other = load(0), load(0), load(1)
     assert first.num_classes == 4 and set(first.class_names) < set(names)
@@ -368,7 +369,7 @@ def test_imagenet_small_draws_the_targets_number_of_classes(tmp_path, monkeypatc
     whole = load_dataset("imagenet", "full", tmp_path, "source")
     assert (whole.num_classes, len(whole.train), len(whole.test)) == (12, 60, 24)
     with pytest.raises(InputError, match="imagenet_small is not a target data set"):
-        load_dataset("imagenet_small", "full", tmp_path, "target", num_classes=4)
+        load_dataset("imagenet_small", "full", tmp_path, "target", classes_to_draw=4)
 
 
 def test_a_damaged_archive_is_named_and_leaves_no_half(tmp_path):
@@ -400,7 +401,7 @@ def test_colour_data_that_is_missing_is_named_with_its_place(tmp_path):
         ("imagenet_small", "imagenet/train/ and imagenet/val/"),
     ):
         with pytest.raises(InputError, match=f"{name} is not in {tmp_path} and cannot.*put {place}"):
-            load_dataset(name, "auto", tmp_path, "source", num_classes=3)
+            load_dataset(name, "auto", tmp_path, "source", classes_to_draw=3)
     assert not visible(tmp_path)
 
 

@@ -12,16 +12,24 @@ from PIL import Image
 
 from tests.conftest import places
 from tests.tiny_data import write_class_folders
-from utils import distributed, extraction
-from utils.backbones import load_backbone
-from utils.datasets import load_dataset
+from utils import distributed
+from utils.backbones import LeNet, load_backbone
+from utils.datasets import ImageFiles, Split, load_dataset, rgb_image
 from utils.errors import InputError
-from utils.extraction import cached_features, extract_features
-from utils.features import Features, Standardiser, TaskRequest, load_task, task_of_dataset
-from utils.images import ImageFiles, Split, rgb_image
-from utils.lenet import LeNet
+from utils.features import (
+    Features,
+    Standardiser,
+    TaskRequest,
+    cached_features,
+    decoding,
+    extract_features,
+    extraction,
+    load_task,
+    task_of_dataset,
+)
+from utils.features import cache as feature_cache
 from utils.linear_head import evaluate_head, fit_linear_head
-from utils.storage import REPOSITORY, save_checkpoint
+from utils.storage import REPOSITORY, load_tensors, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -82,19 +90,20 @@ def test_grey_images_reach_a_colour_network_as_rgb(lite, grey):
 def counted(monkeypatch):
     """How many images pass the network."""
     seen = []
-    real = extraction._forward
+    real = feature_cache.forward
 
     def count(backbone, images, batches, workers):
         for part in real(backbone, images, batches, workers):
             seen.append(len(part.rows))
             yield part
 
-    monkeypatch.setattr(extraction, "_forward", count)
+    monkeypatch.setattr(feature_cache, "forward", count)
     return seen
 
 
 def test_the_cache_is_hit_and_missed(tmp_path, lenet, grey, counted, monkeypatch):
-    monkeypatch.setattr(extraction, "SHARD", 16)
+    monkeypatch.setattr(feature_cache, "SHARD", 16)
+    monkeypatch.setattr(extraction, "MOST_IMAGES", 16)  # the same batches in both
     cache = tmp_path / "features"
     first, _ = cached_features(lenet, grey, cache, "grey")
     assert sum(counted) == 50 and len(shard_files(cache)) == 4
@@ -130,7 +139,7 @@ def test_preprocessing_and_precision_belong_to_the_key(lite):
 @pytest.mark.filterwarnings("ignore:.*its images are extracted again")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "foreign", "empty"])
 def test_a_damaged_shard_is_made_again(tmp_path, lenet, grey, counted, monkeypatch, damage):
-    monkeypatch.setattr(extraction, "SHARD", 16)
+    monkeypatch.setattr(feature_cache, "SHARD", 16)
     cache = tmp_path / "features"
     first, _ = cached_features(lenet, grey, cache, "grey")
     counted.clear()
@@ -181,7 +190,7 @@ def test_an_image_that_could_not_be_read_is_tried_again(tmp_path, lite, birds, c
         raise PermissionError(13, "denied for a while")
 
     with monkeypatch.context() as patched:
-        patched.setattr(extraction, "rgb_image", denied)
+        patched.setattr(decoding, "rgb_image", denied)
         with pytest.raises(InputError, match="denied for a while"):
             cached_features(lite, birds.train, tmp_path / "features", "birds", max_corrupt=15)
         _, unreadable = cached_features(
@@ -230,8 +239,8 @@ SMALL_SHARDS = """
 import sys
 sys.path.insert(0, sys.argv.pop(1))
 import finetune_source_model_on_target_task
-from utils import extraction
-extraction.SHARD = 64
+from utils.features import cache
+cache.SHARD = 64
 finetune_source_model_on_target_task.main(sys.argv[1:])
 """
 
@@ -279,7 +288,7 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
     twice = shard_files(tmp_path / "two" / "checkpoints" / "features")
     assert [path.name for path in twice] == [path.name for path in after]
     for one, two in zip(after, twice, strict=True):
-        tensors = [extraction.load_tensors(path)[0] for path in (one, two)]
+        tensors = [load_tensors(path)[0] for path in (one, two)]
         # The forward pass may round differently on another number of threads.
         torch.testing.assert_close(tensors[0]["x"], tensors[1]["x"], atol=1e-5, rtol=1e-5)
     records = []
@@ -307,10 +316,10 @@ def test_an_error_while_workers_wait_ends_them(tmp_path):
     full_disk = """if True:
         import sys
         import finetune_source_model_on_target_task as stage_2
-        from utils import extraction
+        from utils.features import cache
         def write(self, part):
             raise OSError(28, "No space left on device")
-        extraction.SHARD, extraction.Shard.write = 8, write
+        cache.SHARD, cache.Shard.write = 8, write
         stage_2.main(sys.argv[1:])
     """
     write_class_folders(tmp_path / "photos", ("a", "b"), 400)

@@ -165,7 +165,7 @@ def test_published_settings_are_those_of_the_released_code():
 
 def test_help_shows_the_values_of_the_models_scale(capsys):
     for model, shown in (("lenet", "published 501]"), ("clip", "published 5001]")):
-        parser = stage_parser("A test.", with_target=True)
+        parser = stage_parser("A test.", "test.py", with_target=True)
         add_model_flags(parser, "lenet")
         settings = procedures(parser.peek("MODEL", ["--model", model]))
         defaults = {name: scale.target_head for name, scale in settings.items()}

@@ -11,22 +11,22 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head
-from utils import linear_head, ridge_head
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import (
     HeadSettings,
     LinearHead,
-    _class_shares,
-    _optimality_gap,
     evaluate_head,
     fit_linear_head,
     label_gradient_norms,
     lipschitz_constant,
     loss_gradient_norms,
+    ridge,
+    shared,
     shared_linear_head,
     summed_gradient_norms,
 )
+from utils.linear_head.lipschitz import _class_shares, _optimality_gap
 from utils.storage import ResumePoint
 
 
@@ -171,7 +171,7 @@ def test_constant_features_get_the_constant_head_which_is_optimal(classes):
 
 def test_chunks_of_samples_change_nothing(blobs, monkeypatch):
     whole = fit_linear_head(blobs, 4, 0.3)
-    monkeypatch.setattr(ridge_head, "CHUNK", 4 * 37)
+    monkeypatch.setattr(ridge, "CHUNK", 4 * 37)
     chunked = fit_linear_head(blobs, 4, 0.3)
     torch.testing.assert_close(chunked.weight, whole.weight, rtol=1e-2, atol=1e-3)
     assert chunked.optimality_gap <= 1e-3
@@ -272,13 +272,13 @@ def test_evaluation_of_a_constant_head(blobs):
 @pytest.mark.filterwarnings("ignore:.*fitted again")
 def test_a_head_is_fitted_once_for_the_same_features(tmp_path, blobs, monkeypatch):
     fits = []
-    real = linear_head.fit_linear_head
+    real = shared.fit_linear_head
 
     def counting(*args, **options):
         fits.append(args)
         return real(*args, **options)
 
-    monkeypatch.setattr(linear_head, "fit_linear_head", counting)
+    monkeypatch.setattr(shared, "fit_linear_head", counting)
     settings = HeadSettings(tau=0.5)
 
     def head(features=blobs, **options):
@@ -301,7 +301,7 @@ def test_a_head_is_fitted_once_for_the_same_features(tmp_path, blobs, monkeypatc
     assert ridge[0].held_out_loss == ridge[1].held_out_loss
     assert torch.equal(ridge[0].held_out_logits, ridge[1].held_out_logits)
     assert torch.equal(ridge[0].held_out, ridge[1].held_out)
-    monkeypatch.setattr(linear_head, "_FITTED_HERE", set())  # as in another process
+    monkeypatch.setattr(shared, "_FITTED_HERE", set())  # as in another process
     head(overwrite=True)
     head(overwrite=True)  # the next of a sweep's cells
     assert len(fits) == 8

@@ -16,7 +16,7 @@ from utils.options import (
 
 
 def parser():
-    made = stage_parser("A test.", with_target=True)
+    made = stage_parser("A test.", "test.py", with_target=True)
     defaults = {name: settings.target_head for name, settings in PROCEDURES.items()}
     add_setting_flags(made, "head", HEAD_FLAGS, defaults)
     return made
@@ -74,7 +74,7 @@ def test_help_shows_the_value_of_each_procedure(capsys):
 
 def test_a_flag_is_peeked_at_in_every_spelling():
     for words in (["--model", "clip"], ["--MODEL=clip"], ["MODEL", "clip"]):
-        parser = stage_parser("A test.", with_target=True)
+        parser = stage_parser("A test.", "test.py", with_target=True)
         add_model_flags(parser, "lenet")
         assert parser.peek("MODEL", words) == "clip"
 

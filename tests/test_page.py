@@ -13,8 +13,7 @@ import report
 import sweep
 import transfer_source_to_target as stage_3
 from tests.conftest import places
-from utils.overview import GROUPS_A_FIGURE, agreement_of_bounds, draw_terms, group_runs
-from utils.page import table
+from utils.report import GROUPS_A_FIGURE, agreement_of_bounds, draw_terms, group_runs, table
 from utils.storage import read_records
 
 SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1"

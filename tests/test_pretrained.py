@@ -10,9 +10,8 @@ from PIL import Image
 from torch import nn
 
 from tests.tiny_data import write_image
-from utils.backbones import check_backbone_name, load_backbone
+from utils.backbones import check_backbone_name, load_backbone, rename_efficientnet_lite
 from utils.errors import InputError
-from utils.pretrained import rename_efficientnet_lite
 
 CPU = torch.device("cpu")
 

@@ -9,12 +9,10 @@ from scipy.spatial.distance import cdist
 import transfer_source_to_target as stage_3
 from tests.conftest import places
 from tests.tiny_data import write_class_folders
-from utils import pseudo_labels
-from utils.datasets import load_dataset
+from utils.datasets import is_labelled, load_dataset
 from utils.errors import InputError
-from utils.features import Features
-from utils.images import is_labelled
-from utils.pseudo_labels import FREE, _directions, cluster, label_agreement
+from utils.features import FREE, Features, cluster, label_agreement, pseudo_labels
+from utils.features.pseudo_labels import _directions
 
 SHORT = [
     "--BATCH_SIZE", "30", "--ITERATIONS", "5", "--BOOTSTRAP", "0", "--CERTIFICATE_STEPS", "3",
@@ -83,7 +81,7 @@ def test_the_choice_of_source_classes_uses_no_label_of_the_target(tmp_path, feat
     stage_3.main(argv)
     lines = (tmp_path / "results" / "results.jsonl").read_text().splitlines()
     first, second = (json.loads(line) for line in lines)
-    assert first["data"]["source"]["classes"] == second["data"]["source"]["classes"] == ["0", "1", "2"]
+    assert first["source_classes"] == second["source_classes"] == ["0", "1", "2"]
     for part in PARTS:
         assert first[part]["target_loss"] == second[part]["target_loss"]
         assert first[part] == second[part]
@@ -132,7 +130,7 @@ def test_an_estimate_without_a_certificate_says_so(tmp_path, feature_files, caps
 
 def test_a_folder_of_images_without_labels(tmp_path):
     write_class_folders(tmp_path / "photos", ("may", "june"), 5)
-    data = load_dataset("folder:" + str(tmp_path / "photos"), num_classes=2)
+    data = load_dataset("folder:" + str(tmp_path / "photos"), unlabelled_classes=2)
     assert data.class_names == ("cluster 0", "cluster 1") and len(data.train) == 8 == 4 * len(data.test)
     assert not is_labelled(data.train.labels) and not is_labelled(data.test.labels)
     assert not set(data.train.images.names) & set(data.test.images.names)
@@ -159,7 +157,7 @@ def test_bad_input_is_one_line(tmp_path, feature_files, capsys, flags, complaint
 
 def test_registered_data_sets_have_labels():
     with pytest.raises(InputError, match="MNIST has labels: --TARGET_CLASSES is for targets without"):
-        load_dataset("MNIST", "embedded", num_classes=10)
+        load_dataset("MNIST", "embedded", unlabelled_classes=10)
 
 
 def test_agreement_names_clusters_as_well_as_can_be():

@@ -15,25 +15,29 @@ from scipy import stats
 
 import rank_models
 from tests.conftest import places
-from utils.candidates import Entry, choose_points, measure_full, open_candidate, score_candidate
 from utils.certificate import CertificateSettings
-from utils.decision import Prediction, decide, predict_accuracy
 from utils.errors import InputError
 from utils.features import Features
-from utils.fine_tuning import fine_tune
+from utils.linear_head import fit_validated_ridge
 from utils.ranking import (
-    BY_ACCURACY,
-    BY_BOTH,
     PREDICTED,
+    Entry,
+    Prediction,
     Score,
-    agreement,
+    choose_points,
     consensus,
-    jackknife_interval,
+    decide,
+    fine_tune,
+    mean_rank_elsewhere,
+    measure_full,
+    open_candidate,
+    predict_accuracy,
     published_agreement,
-    regret,
+    read_scores,
+    read_truth,
+    score_candidate,
 )
-from utils.ridge_head import fit_validated_ridge
-from utils.truth import mean_rank_elsewhere, read_scores, read_truth
+from utils.statistics import BY_ACCURACY, BY_BOTH, agreement, jackknife_interval, regret
 
 SHORT = ("--RESAMPLES", "200")
 
@@ -42,7 +46,7 @@ SHORT = ("--RESAMPLES", "200")
 def quick_certificates(monkeypatch):
     """A ranking learns five of them a candidate; how good they are, test_certificate.py asks."""
     quick = CertificateSettings(steps=20, matchings=1, trial_steps=5)
-    monkeypatch.setattr("utils.candidates.CertificateSettings", lambda: quick)
+    monkeypatch.setattr("utils.ranking.scoring.CertificateSettings", lambda: quick)
 
 
 # ------------------------------------------------------------------------------------------- intervals
@@ -358,7 +362,7 @@ def test_the_target_is_scored_once_for_all_sources(tmp_path, sources, monkeypatc
     one, other = (candidate_of(source, sources[2], tmp_path) for source in sources[:2])
     assert one.view == other.view and one.network != other.network
     first, alone = score_candidate(one, 0), score_candidate(other, 0).scores
-    monkeypatch.setattr("utils.candidates.fit_validated_ridge", None)
+    monkeypatch.setattr("utils.ranking.scoring.fit_validated_ridge", None)
     second = score_candidate(other, 0, first).scores
     assert {name: score.value for name, score in second.items()} == {
         name: score.value for name, score in alone.items()
@@ -554,7 +558,7 @@ def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypa
     # After 94 steps; by chance 0.1. What was trained on digits is ahead.
     assert accuracies["lenet"] > accuracies["random:lenet"] + 0.1 > 0.35
     assert len(list((tmp_path / "checkpoints" / "fine_tuned").iterdir())) == 2  # and used again
-    monkeypatch.setattr("utils.candidates.fine_tune", None)
+    monkeypatch.setattr("utils.ranking.scoring.fine_tune", None)
     for name, entry in rank_models.list_entries(rank_models.parse_options(argv)).items():
         assert measure_full(entry.options, 1)[0] == accuracies[name]
     sizes = {about["parameters"] for about in candidates.values()}

@@ -1,8 +1,10 @@
 """Every command of the README runs, on a small budget and in a temporary folder."""
 
+import ast
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ import sweep
 import train_source_model
 import transfer_source_to_target
 from tests.conftest import places
-from utils.jobs import check_stage_flags, plan_jobs
 from utils.storage import REPOSITORY
+from utils.sweep import plan_jobs
 
 README = (REPOSITORY / "README.md").read_text()
 STAGES = {
@@ -77,27 +79,74 @@ def test_the_commands_over_many_runs_are_understood(script):
     for _, _, *argv in commands:
         options = {"sweep.py": sweep, "rank_models.py": rank_models}[script].parse_options(argv)
         if script == "sweep.py":
-            planned = plan_jobs(options)
-            check_stage_flags(planned)
-            assert len(planned) >= 17
+            assert len(plan_jobs(options, sweep.STAGES)) >= 17
         else:
             assert len(rank_models.list_entries(options)) > 5
 
 
-def test_nothing_imports_upwards():
-    """The rooms of docs/design.md stand in the order in which they may know each other."""
+def floors() -> dict[str, list[str]]:
+    """Packages and single rooms of utils, each with its rooms, in the order of docs/design.md."""
     lines = (REPOSITORY / "docs" / "design.md").read_text().splitlines()
-    cells = [line.split("|")[1] for line in lines if line.startswith("| `")]
-    rooms = [name.strip("/") for cell in cells for name in re.findall(r"`(\w+(?:\.py|/))`", cell)]
-    rooms = [name.removesuffix(".py") for name in rooms]
-    utils = REPOSITORY / "utils"
-    files = {path: path.read_text() for path in utils.rglob("[a-z]*.py")}
-    assert sorted(rooms) == sorted(
-        {path.relative_to(utils).parts[0].removesuffix(".py") for path in files}
-    )
-    for path, text in files.items():
-        name = path.relative_to(utils).parts[0].removesuffix(".py")
-        known = set(re.findall(r"^ *from utils\.(\w+)[\w.]* import", text, re.MULTILINE))
-        for group in re.findall(r"^ *from utils import (.+)", text, re.MULTILINE):
-            known |= set(group.split(", "))
-        assert all(rooms.index(other) < rooms.index(name) for other in known - {name}), path
+    rows = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
+    return {re.findall(r"`(\w+)`", name)[0]: re.findall(r"`(\w+)`", rooms) for name, rooms in rows}
+
+
+def imported_rooms(path: Path) -> set[tuple[str, ...]]:
+    """What a file of utils imports of utils, at its top or when it runs: (package, room) or (room,)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            inside = [f"{node.module}.{name.name}" for name in node.names]
+            names = inside if node.module == "utils" else [node.module]
+        else:
+            continue
+        found |= {tuple(name.split(".")[1:]) for name in names if name.startswith("utils.")}
+    return found
+
+
+UTILS = REPOSITORY / "utils"
+
+
+def test_the_table_of_rooms_is_complete():
+    packages = {path.name for path in UTILS.iterdir() if (path / "__init__.py").exists()}
+    rooms = {path.stem for path in UTILS.glob("[a-z]*.py")}
+    assert sorted(floors()) == sorted(packages | rooms)
+    for package in packages:
+        of_package = [path.stem for path in (UTILS / package).glob("[a-z]*.py")]
+        assert sorted(floors()[package]) == sorted(of_package), package
+
+
+@pytest.mark.parametrize("path", sorted(UTILS.rglob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_nothing_imports_upwards(path):
+    order, (floor, *room) = list(floors()), path.relative_to(UTILS).with_suffix("").parts
+    for other, *other_room in imported_rooms(path):
+        if other != floor:
+            assert order.index(other) < order.index(floor), f"{path}: {other}"
+            assert not other_room, f"{path} enters {other} by its window {other_room}"
+        else:
+            rooms = floors()[floor]
+            assert other_room and rooms.index(other_room[0]) < rooms.index(room[0]), path
+
+
+def test_nothing_below_knows_the_scripts():
+    """Neither by import nor by a name that is imported at run time."""
+    scripts = {path.stem for path in REPOSITORY.glob("*.py")}
+    for path in UTILS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {name.name for name in node.names} | {getattr(node, "module", None)}
+                assert not names & scripts, path
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in scripts, f"{path}: {node.value}"
+
+
+@pytest.mark.parametrize("door", sorted(UTILS.glob("*/__init__.py")), ids=lambda door: door.parent.name)
+def test_a_door_only_opens(door):
+    """A package's __init__ re-exports names of its own rooms and does nothing else."""
+    about, *imports = ast.parse(door.read_text()).body
+    assert isinstance(about, ast.Expr)
+    for node in imports:
+        assert isinstance(node, ast.ImportFrom) and node.module.startswith(f"utils.{door.parent.name}.")
+        assert not [name.name for name in node.names if name.name.startswith("_")]

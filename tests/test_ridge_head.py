@@ -5,9 +5,8 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from tests.random_tasks import random_features
-from utils import ridge_head
 from utils.features import Features
-from utils.ridge_head import STEP, fit_ridge, fit_validated_ridge, stratified_folds
+from utils.linear_head import STEP, fit_ridge, fit_validated_ridge, ridge, stratified_folds
 
 
 @pytest.fixture
@@ -70,8 +69,8 @@ def test_the_chosen_weight_is_a_minimum_of_the_held_out_loss(blobs):
 
 def test_labels_without_meaning_are_not_foreseen(generator, monkeypatch):
     """More dimensions than samples, hardly a penalty: no fit may begin at a head that saw its fifth."""
-    monkeypatch.setattr(ridge_head, "FIRST_EXPONENT", -12)
-    monkeypatch.setattr(ridge_head, "EXPONENTS", range(-12, -11))
+    monkeypatch.setattr(ridge, "FIRST_EXPONENT", -12)
+    monkeypatch.setattr(ridge, "EXPONENTS", range(-12, -11))
     x, y = torch.randn(100, 400, generator=generator), torch.arange(100) % 4
     fitted = fit_validated_ridge(x, y, 4, "test")
     right = (fitted.held_out_logits.argmax(1) == y[fitted.held_out]).float().mean()
@@ -103,8 +102,8 @@ def test_it_is_within_a_point_of_the_best_strength(generator, count, dim, classe
 
 def test_many_samples_are_searched_in_part_and_held_out_in_part(blobs, monkeypatch):
     whole = fit_validated_ridge(blobs.x, blobs.y, 5, "test")
-    monkeypatch.setattr(ridge_head, "SEARCHED_ON", 300)
-    monkeypatch.setattr(ridge_head, "ENOUGH_HELD_OUT", 200)
+    monkeypatch.setattr(ridge, "SEARCHED_ON", 300)
+    monkeypatch.setattr(ridge, "ENOUGH_HELD_OUT", 200)
     part = fit_validated_ridge(blobs.x, blobs.y, 5, "test")
     assert 200 <= len(part.held_out) < 300 and len(part.held_out_logits) == len(part.held_out)
     assert 0.1 < part.weight_decay / whole.weight_decay < 10

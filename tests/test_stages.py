@@ -17,7 +17,7 @@ import finetune_source_model_on_target_task as stage_2
 import train_source_model as stage_1
 import transfer_source_to_target as stage_3
 from tests.conftest import places
-from utils.lenet import LeNet
+from utils.backbones import LeNet
 from utils.storage import REPOSITORY, save_checkpoint
 
 CERTIFIED = {

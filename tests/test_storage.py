@@ -12,6 +12,7 @@ import torch
 from utils.errors import InputError
 from utils.storage import (
     ResumePoint,
+    Run,
     append_record,
     atomic_write,
     changed_settings,
@@ -25,7 +26,6 @@ from utils.storage import (
     read_result,
     replace_files,
     require_writable,
-    run_folder,
     save_checkpoint,
     save_tensors,
     state_digest,
@@ -216,10 +216,10 @@ def test_changed_settings_are_named():
 
 
 def test_run_folders_follow_the_contract(tmp_path):
-    folder = run_folder(tmp_path, "transfer", "MNIST", "FMNIST", "lenet", "LearnedAll", 3, "improved")
-    assert folder == tmp_path / "transfer" / "MNIST_to_FMNIST" / "lenet_LearnedAll_seed3"
-    folder = run_folder(tmp_path, "train", "MNIST", None, "lenet", None, 3, "published")
-    assert folder == tmp_path / "train" / "MNIST" / "lenet_seed3_published"
+    run = Run("transfer", "MNIST", "FMNIST", "lenet", "LearnedAll", 3, "improved")
+    assert run.folder(tmp_path) == tmp_path / "transfer" / "MNIST_to_FMNIST" / "lenet_LearnedAll_seed3"
+    run = Run("train", "MNIST", None, "lenet", None, 3, "published")
+    assert run.folder(tmp_path) == tmp_path / "train" / "MNIST" / "lenet_seed3_published"
 
 
 def test_auto_prefers_the_network_trained_on_full_data(tmp_path):

@@ -10,21 +10,24 @@ import statistics
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import rank_models
 import sweep
+import train_source_model
 from tests.conftest import places
-from utils import engines, jobs, linear_head, storage
-from utils.engines import Processes, run_jobs
+from utils import storage
 from utils.errors import InputError
-from utils.jobs import COMPUTED, FAILED, REUSED, Job, Outcome
+from utils.linear_head import shared
+from utils.report import latex, markdown, summarise
 from utils.storage import REPOSITORY, only_one, read_records
-from utils.summary import latex, markdown, summarise
+from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engines, jobs, run_jobs
 
 SHORT = (
     "--TRANSFER_FLAGS",
@@ -40,7 +43,7 @@ def command(feature_files, tmp_path):
 
 
 def plan(*argv: str) -> list[Job]:
-    return jobs.plan_jobs(sweep.parse_options(argv))
+    return jobs.plan_jobs(sweep.parse_options(argv), sweep.STAGES)
 
 
 def records(folder) -> dict[str, dict]:
@@ -85,13 +88,13 @@ def test_flags_reach_the_models_that_know_them():
         "--SRC", "MNIST", "--TRG", "FMNIST", "--MODEL", "lenet", "resnet18", "robust_resnet18",
         "--IMAGE_SIZE", "96", "--EPS", "0.1",
     )  # fmt: skip
-    flags = {job.model: " ".join(job.argv) for job in planned if job.stage == "transfer"}
-    assert "--IMAGE_SIZE" not in flags["lenet"] and "--IMAGE_SIZE 96" in flags["resnet18"]
-    assert "--EPS" not in flags["resnet18"] and "--EPS 0.1" in flags["robust_resnet18_eps0.1"]
+    given = {job.model: job.options for job in planned if job.stage == "transfer"}
+    assert given["lenet"].IMAGE_SIZE is None and given["resnet18"].IMAGE_SIZE == 96
+    assert given["resnet18"].EPS is None and given["robust_resnet18_eps0.1"].EPS == 0.1
     assert [job.model for job in planned if job.stage == "train"] == ["lenet"]
-    assert all("--ANALYSIS both" in words for words in flags.values())
+    assert all(options.ANALYSIS == "both" for options in given.values())
     for job in plan("--SRC", "MNIST", "--TRG", "FMNIST", "--ANALYSIS", "certificate"):
-        assert (job.stage == "transfer") == ("--ANALYSIS certificate" in " ".join(job.argv))
+        assert (job.stage == "transfer") == ("--ANALYSIS certificate" in job.command)
 
 
 # ----------------------------------------------------------------------------------------- local engine
@@ -269,7 +272,7 @@ def test_a_summary_that_cannot_be_written_is_named_after_the_table(command, monk
     def full(path, text):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("utils.summary.write_text", full)
+    monkeypatch.setattr("utils.report.summary.write_text", full)
     with pytest.raises(SystemExit) as stop:
         sweep.main(command)
     shown = capsys.readouterr()
@@ -280,9 +283,9 @@ def test_a_summary_that_cannot_be_written_is_named_after_the_table(command, monk
 def test_overwrite_fits_a_shared_head_once(command, monkeypatch):
     sweep.main(command)
     fitted = []
-    fit = linear_head.fit_linear_head
-    monkeypatch.setattr(linear_head, "_FITTED_HERE", set())
-    monkeypatch.setattr(linear_head, "fit_linear_head", lambda *a, **k: fitted.append(a) or fit(*a, **k))
+    fit = shared.fit_linear_head
+    monkeypatch.setattr(shared, "_FITTED_HERE", set())
+    monkeypatch.setattr(shared, "fit_linear_head", lambda *a, **k: fitted.append(a) or fit(*a, **k))
     sweep.main([*command, "--OVERWRITE"])
     # Of each file the published form's, and that of validated strength, which serves stage 2 and the
     # certificate, and the file as source and as target.
@@ -338,7 +341,10 @@ class Scripted:
 
 
 def job(name: str, needs=(), follows=()) -> Job:
-    return Job("train", name, None, "lenet", None, 0, (), None, tuple(needs), tuple(follows))
+    return Job(
+        "train", name, None, "lenet", None, 0, print, Namespace(), "", Path(),
+        tuple(needs), tuple(follows),
+    )  # fmt: skip
 
 
 def test_needs_come_first_and_fail_with_what_they_need():
@@ -438,7 +444,8 @@ def _runs_jobs(pid: str) -> bool:
 def test_a_pool_that_broke_is_started_again(tmp_path):
     """A process that dies takes no other's job with it, and its place is filled."""
     engine = Processes(2, 1)
-    absent = Job("train", "x", None, "lenet", None, 0, ("--SRC", "x"), tmp_path)
+    options = train_source_model.parse_options(["--SRC", "x"])
+    absent = Job("train", "x", None, "lenet", None, 0, train_source_model.run, options, "", tmp_path)
     engine.running[0] = engine.pools[0].submit(time.sleep, 1)
     beside = engine.submit(absent)
     with pytest.raises(BrokenProcessPool):

@@ -11,15 +11,13 @@ from utils import task_transform
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import fit_linear_head
+from utils.sampling import class_counts, class_prior, draw_stratified
 from utils.storage import ResumePoint
 from utils.task_transform import (
     TERMS,
     TaskTransform,
     TransformSettings,
-    class_counts,
-    class_prior,
     distribution_mismatch,
-    draw_stratified,
     inverse_mismatch,
     label_distances_squared,
     label_mismatch,

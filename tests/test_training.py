@@ -4,10 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from utils.images import Split
-from utils.lenet import LeNet
+from utils.backbones import LeNet, TrainingSettings, evaluate_network, random_shift, train_network
+from utils.datasets import Split
 from utils.storage import ResumePoint
-from utils.training import TrainingSettings, evaluate_network, random_shift, train_network
 
 
 @pytest.fixture

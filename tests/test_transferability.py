@@ -12,8 +12,7 @@ from sklearn.metrics import mutual_info_score
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 
-from utils import transferability
-from utils.transferability import (
+from utils.ranking import (
     OF_FEATURES,
     Sample,
     gbc,
@@ -21,6 +20,7 @@ from utils.transferability import (
     k_nearest,
     leep,
     logme,
+    metrics,
     nce,
     transrate,
 )
@@ -107,7 +107,7 @@ def test_transrate_by_singular_values(n, d):
 
     def rate(part):
         s = np.linalg.svd(part, compute_uv=False)
-        return 0.5 * np.log1p(s**2 / (len(part) * transferability.CODING_ERROR)).sum()
+        return 0.5 * np.log1p(s**2 / (len(part) * metrics.CODING_ERROR)).sum()
 
     expected = rate(x) - sum(len(x[y == k]) / n * rate(x[y == k]) for k in range(3))
     assert transrate(Sample(x, y)) == pytest.approx(expected, rel=1e-9)
@@ -130,8 +130,8 @@ def share_of_votes(x, y) -> float:
 
 def test_k_nearest_is_leave_one_out(monkeypatch):
     x, y = gaussians(150, 4, distance=1.5)
-    monkeypatch.setattr(transferability, "NEIGHBOURS", 1)
-    monkeypatch.setattr(transferability, "CHUNK", 1000)  # several chunks
+    monkeypatch.setattr(metrics, "NEIGHBOURS", 1)
+    monkeypatch.setattr(metrics, "CHUNK", 1000)  # several chunks
     expected = (cross_val_predict(KNeighborsClassifier(1), x, y, cv=LeaveOneOut()) == y).mean()
     assert share_of_votes(x, y) == pytest.approx(expected)
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from utils.backbones import download, fit_weights, read_weights
 from utils.errors import InputError
-from utils.weights import download, fit_weights, read_weights
 
 
 class Small(nn.Module):

@@ -21,19 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.bootstrap import Resamples, interval, wilson_interval
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head import (
-    LinearHead,
-    lipschitz_constant,
-    loss_gradient_norms,
-    summed_gradient_norms,
-)
+from utils.linear_head import LinearHead, lipschitz_constant, loss_gradient_norms, summed_gradient_norms
+from utils.sampling import class_prior
+from utils.statistics import Resamples, interval, wilson_interval
 from utils.task_transform import (
     TaskTransform,
     check_task,
-    class_prior,
     inverse_mismatch,
     label_mismatch,
     log_class_probabilities,

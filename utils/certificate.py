@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.bootstrap import least_share
 from utils.bound import (
     CertifiedTerms,
     certified_terms,
@@ -40,13 +39,12 @@ from utils.bound import (
 )
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head import LinearHead
-from utils.ridge_head import stratified_folds
+from utils.linear_head import LinearHead, stratified_folds
+from utils.sampling import class_prior, index_by_class
+from utils.statistics import least_share
 from utils.task_transform import (
     LEARNED_ALL,
     NOTHING_LEARNED,
-    class_prior,
-    index_by_class,
     log_class_probabilities,
     random_permutation,
 )

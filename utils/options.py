@@ -102,7 +102,8 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
 class StageParser(argparse.ArgumentParser):
     """Reports an error in one line; takes each flag in upper and in lower case."""
 
-    def __init__(self, description: str):
+    def __init__(self, description: str, script: str):
+        self.script = script
         super().__init__(
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -112,21 +113,25 @@ class StageParser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(message)
 
-    def parse_args(self, args=None, namespace=None):
+    def parse_args(self, args=None, given: Mapping[str, Any] | None = None):
         """As argparse's, but a flag may lack its dashes, as in some of the published commands, and
-        unknown arguments are named together in one line.
+        unknown arguments are named together in one line. `given`: values that are known already, by the
+        names of their flags; they are not asked for.
         """
+        given = given or {}
+        for action in self._actions:
+            action.required = action.required and action.dest not in given
         words, bare = self.with_dashes(args)
         for flag in bare:
             print(f"remark: {flag} is taken as --{flag}", file=sys.stderr)
-        options, unknown = self.parse_known_args(words, namespace)
+        options, unknown = self.parse_known_args(words, argparse.Namespace(**given))
         if unknown:
             self.error(f"unknown arguments: {' '.join(unknown)} (see --help)")
         options.command = self.command(options)
         return options
 
     def command(self, options: argparse.Namespace) -> str:
-        """The flags that differ from their defaults and bear on the numbers, as words of a shell."""
+        """The script, with the flags that differ from their defaults and bear on the numbers."""
         words = []
         for action in self._actions:
             value = getattr(options, action.dest, action.default)
@@ -137,7 +142,7 @@ class StageParser(argparse.ArgumentParser):
                     words += [f"--{action.dest}", *map(str, value)]
                 else:  # flags of another script, given as one word
                     words.append(f"--{action.dest}={shlex.join(value)}")
-        return shlex.join(words)
+        return shlex.join(["python3", self.script, *words])
 
     def with_dashes(self, args: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """(words with a bare `TAU 0.02` as `--TAU 0.02` where a flag is expected, the bare flags)."""
@@ -167,9 +172,9 @@ def add_flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
     group.add_argument(name, name.lower(), dest=name.removeprefix("--"), **options)
 
 
-def stage_parser(description: str, with_target: bool) -> StageParser:
+def stage_parser(description: str, script: str, with_target: bool) -> StageParser:
     """A parser with the flags that every stage shares."""
-    parser = StageParser(description)
+    parser = StageParser(description, script)
     task = parser.add_argument_group("what is analysed")
     add_flag(task, "--SRC", required=True, metavar="NAME", help="source data set")
     if with_target:

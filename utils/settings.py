@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from utils.backbones import TrainingSettings
 from utils.certificate import CertificateSettings
 from utils.linear_head import HeadSettings
 from utils.task_transform import TransformSettings
-from utils.training import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,55 @@
 """How stages 2 and 3 begin: from parsed options to the source network and the tasks."""
 
 import argparse
+import contextlib
 import os
+import time
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
-from utils.backbones import ROBUST_PREFIX, check_backbone_name, is_grey_model
-from utils.datasets import Dataset, is_image_folder
+from utils.backbones import (
+    LENET,
+    ROBUST_PREFIX,
+    Backbone,
+    NetworkSpec,
+    check_backbone_name,
+    is_grey_model,
+    load_backbone,
+)
+from utils.datasets import Dataset, folder_path, is_image_folder
+from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.features import (
+    ALL,
+    PSEUDO,
+    PSEUDO_VARIANT,
+    SIMILAR,
     Task,
     TaskRequest,
     check_task_name,
     find_data,
     is_feature_file,
     needs_backbone,
+    number_of_classes,
+    task_label,
     task_of_dataset,
+    task_of_feature_file,
+    too_few_classes,
 )
-from utils.pseudo_labels import PSEUDO, PSEUDO_VARIANT
-from utils.source_classes import ALL, SIMILAR, number_of_classes, too_few_classes
-from utils.source_network import SourceNetwork, check_feature_dim, load_source_network
-from utils.storage import require_writable
+from utils.storage import REPOSITORY, digest, find_network, require_writable
 
 MOST_WORKERS = 8
 
 
-def check_options(options: argparse.Namespace) -> None:
-    """Puts the registered spelling in the place of names. Raises InputError for what cannot go together
-    or be written to.
+def check_options(options: argparse.Namespace) -> argparse.Namespace:
+    """A copy with the registered spelling in the place of names. Raises InputError for what cannot go
+    together or be written to.
     """
+    options = argparse.Namespace(**vars(options))
     options.MODEL = chosen_model(options)
     grey_only = is_grey_model(options.MODEL)
     if options.SRC is not None:
@@ -44,6 +64,12 @@ def check_options(options: argparse.Namespace) -> None:
             raise InputError(f"--{given[0]} has no effect on a features: source, which has no network")
         if not is_feature_file(options.TRG):
             raise needs_backbone(options.TRG)
+    require_places(options)
+    return options
+
+
+def require_places(options: argparse.Namespace) -> None:
+    """Raises InputError for a folder that cannot be written to."""
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
 
@@ -70,46 +96,114 @@ def chosen_model(options: argparse.Namespace) -> str:
     return name
 
 
+# ----------------------------------------------------------------------------------------- the network
+@dataclass(frozen=True)
+class SourceNetwork:
+    """The network of a run. Where features were made elsewhere, `backbone` is None and `features` is the
+    source that was read, if there is one. `model` names the network in paths and results; `origin` is
+    that of the source's data.
+    """
+
+    model: str
+    backbone: Backbone | None
+    origin: str
+    features: Task | None = None
+
+    @property
+    def about(self) -> dict | None:
+        """What determines its features."""
+        return self.backbone and self.backbone.about
+
+
+def network_spec(options: argparse.Namespace) -> NetworkSpec:
+    return NetworkSpec(
+        options.MODEL, options.CHECKPOINT_DIR, options.WEIGHTS, options.TRUST_CHECKPOINT, options.EPS,
+        options.IMAGE_SIZE, options.AUTOCAST, options.SEED,
+    )  # fmt: skip
+
+
 def open_network(options: argparse.Namespace, device: torch.device) -> SourceNetwork:
-    """Of the source; a target of features alone has no network either."""
-    alone = options.TRG if is_feature_file(options.TRG) else None
-    return load_source_network(
-        options.SRC or alone,
-        options.MODEL,
-        checkpoints=options.CHECKPOINT_DIR,
-        origin=options.DATA,
-        procedure=options.PROCEDURE,
-        seed=options.SEED,
-        device=device,
-        weights=options.WEIGHTS,
-        trust=options.TRUST_CHECKPOINT,
-        eps=options.EPS,
-        image_size=options.IMAGE_SIZE,
-        autocast=options.AUTOCAST,
-    )
+    """A pre-trained model, or the LeNet that stage 1 trained on the source. Raises InputError with the
+    command that trains a missing one.
+    """
+    spec, origin = network_spec(options), options.DATA
+    if is_feature_file(options.SRC or options.TRG):
+        read = task_of_feature_file(options.SRC) if options.SRC else None
+        return SourceNetwork("features", None, origin, read)
+    if spec.name == LENET:
+        path, origin = _trained_network(options)
+        spec = replace(spec, weights=path)
+    backbone = main_process_first(lambda: load_backbone(spec, device))
+    return SourceNetwork(backbone.name, backbone, origin)
 
 
-def find_target(
-    options: argparse.Namespace, network: SourceNetwork, unlabelled_classes: int | None = None
-) -> Dataset | Task:
+def _trained_network(options: argparse.Namespace) -> tuple[Path, str]:
+    """The file that stage 1 left, and the origin of the data it was trained on."""
+    source, origin, procedure, seed = options.SRC, options.DATA, options.PROCEDURE, options.SEED
+    if source is None:
+        raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
+    wanted = network_origin(source, origin)
+    found = find_network(options.CHECKPOINT_DIR, LENET, task_label(source), wanted, procedure, seed)
+    if found and wanted != origin:
+        return found[0], origin
+    if found is None:
+        command = f"python3 train_source_model.py --SRC {source}"
+        for flag, default in (
+            ("DATA", "auto"), ("PROCEDURE", "improved"), ("SEED", 0),
+            ("CHECKPOINT_DIR", REPOSITORY / "checkpoints"),
+        ):  # fmt: skip
+            value = getattr(options, flag)
+            command += f" --{flag} {value}" if value != default else ""
+        raise InputError(
+            f"no {procedure} {LENET} trained on {source} (seed {seed}, data {origin}) in "
+            f"{options.CHECKPOINT_DIR / 'networks'}: train it with `{command}`"
+        )
+    return found
+
+
+def network_origin(source: str, origin: str) -> str:
+    """Of the training data, as it stands in the name of a network's file. Folders may share a name: the
+    whole path tells them apart.
+    """
+    if not is_image_folder(source):
+        return origin
+    return f"folder-{digest(str(folder_path(source).resolve()))[:8]}"
+
+
+# ------------------------------------------------------------------------------------------- the tasks
+def find_target(options: argparse.Namespace, unlabelled_classes: int | None = None) -> Dataset | Task:
     """`unlabelled_classes`: of a target without labels."""
     request = task_request(options, options.DATA)
-    target = find_data(options.TRG, request, role="target", num_classes=unlabelled_classes)
-    if isinstance(target, Task):
-        check_feature_dim(options.SRC, network, target)
-    return target
+    return find_data(options.TRG, request, role="target", unlabelled_classes=unlabelled_classes)
 
 
-def find_source(options: argparse.Namespace, network: SourceNetwork, num_targets: int) -> Dataset | Task:
-    """A source of which classes are drawn offers as many as are asked for, or as the target has."""
+def find_source(
+    options: argparse.Namespace, network: SourceNetwork, target: Dataset | Task
+) -> Dataset | Task:
+    """A source of which classes are drawn offers as many as are asked for, or as the target has. Raises
+    InputError for features that do not come from the target's network.
+    """
     if options.SOURCE_CLASSES == SIMILAR and options.SRC == "imagenet_small":
         raise InputError(
             "--SOURCE_CLASSES similar chooses among all classes, and imagenet_small is drawn: give "
             "--SRC imagenet"
         )
-    count = number_of_classes(options.SOURCE_CLASSES, num_targets) or num_targets
+    count = number_of_classes(options.SOURCE_CLASSES, target.num_classes) or target.num_classes
     request = task_request(options, network.origin)
-    return find_data(options.SRC, request, role="source", num_classes=count)
+    require_same_features(options, network, target)
+    return network.features or find_data(options.SRC, request, role="source", classes_to_draw=count)
+
+
+def require_same_features(
+    options: argparse.Namespace, network: SourceNetwork, target: Dataset | Task
+) -> None:
+    """Raises InputError unless a target of features can come from the source's network."""
+    dim = (network.backbone or network.features).feature_dim
+    if isinstance(target, Task) and target.feature_dim != dim:
+        raise InputError(
+            f"{task_label(options.SRC)} has {dim} features and {target.name} {target.feature_dim}: both "
+            "must come from the same backbone"
+        )
 
 
 def count_classes(
@@ -162,3 +256,11 @@ def task_request(options: argparse.Namespace, origin: str | None = None) -> Task
     cache = options.CHECKPOINT_DIR / "features"
     origin = origin or options.DATA
     return TaskRequest(options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT)
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Adds how long its block takes."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

@@ -25,9 +25,9 @@ EAGER = """
 import importlib, sys
 sys.path.insert(0, sys.argv.pop(1))
 script = importlib.import_module(sys.argv.pop(1))
-from utils import extraction
+from utils.features import cache
 from utils.storage import checkpoints
-extraction.SHARD, checkpoints.SAVE_EVERY = 32, 0.0
+cache.SHARD, checkpoints.SAVE_EVERY = 32, 0.0
 script.main(sys.argv[1:])
 """
 

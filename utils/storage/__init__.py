@@ -28,12 +28,12 @@ from utils.storage.files import (
     write_text,
 )
 from utils.storage.results import (
+    Run,
     append_record,
     changed_settings,
     environment,
     read_records,
     read_result,
     reusable_result,
-    run_folder,
     write_result,
 )

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -47,25 +48,41 @@ RUN = ("stage", "source", "target", "model", "setting", "variant", "seed")
 
 
 # ------------------------------------------------------------------------- run folders and results
-def run_folder(
-    results: Path,
-    stage: str,
-    source: str,
-    target: str | None,
-    model: str,
-    setting: str | None,
-    seed: int,
-    procedure: str,
-    variant: str | None = None,
-) -> Path:
-    """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_seed{seed}; a variant stands behind the setting,
-    and `published` adds its name.
-
-    Stage 1 has neither target nor setting, stage 2 no setting: those parts fall away.
+@dataclass(frozen=True)
+class Run:
+    """What a run is called: source and target as they stand in paths. Stage 1 has neither target nor
+    setting, stage 2 no setting; `variant` says how a stage-3 run differs from the usual one.
     """
-    pair = source if target is None else f"{source}_to_{target}"
-    parts = [model, setting, variant, f"seed{seed}", "published" if procedure == "published" else None]
-    return results / stage / pair / "_".join(part for part in parts if part)
+
+    stage: str
+    source: str
+    target: str | None
+    model: str
+    setting: str | None
+    seed: int
+    procedure: str
+    variant: str | None = None
+
+    def folder(self, results: Path) -> Path:
+        """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_{variant}_seed{seed}, `_published` behind it
+        for that procedure. What a run does not have falls away.
+        """
+        pair = self.source if self.target is None else f"{self.source}_to_{self.target}"
+        procedure = "published" if self.procedure == "published" else None
+        parts = [self.model, self.setting, self.variant, f"seed{self.seed}", procedure]
+        return results / self.stage / pair / "_".join(part for part in parts if part)
+
+    @property
+    def names(self) -> dict:
+        """As they stand in its record."""
+        names = {name: getattr(self, name) for name in RUN if name != "variant"}
+        return names | ({"variant": self.variant} if self.stage == "transfer" else {})
+
+
+def run_of(record: Mapping) -> Run:
+    """The run that left a record. Raises LookupError for what is none."""
+    names = {name: record[name] for name in RUN if name != "variant"}
+    return Run(**names, procedure=record["config"]["procedure"], variant=record.get("variant"))
 
 
 def append_record(path: Path, record: Mapping) -> None:
@@ -109,7 +126,7 @@ def read_records(path: Path) -> tuple[list[dict], list[str]]:
     return list(records.values()), damaged
 
 
-def _identity(record: Mapping) -> tuple:
+def _identity(record: Mapping) -> Run:
     """What a run is named by. Raises LookupError, TypeError or AttributeError for what is no record of
     this version.
     """
@@ -126,8 +143,7 @@ def _identity(record: Mapping) -> tuple:
         for name in names:
             if not isinstance(part[name], float | None):
                 raise TypeError(f"{name} is no number")
-    names = (record.get(name) if name == "variant" else record[name] for name in RUN)
-    return (*names, record["config"]["procedure"])
+    return run_of(record)
 
 
 def read_result(folder: Path) -> dict | None:
@@ -159,7 +175,7 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
         record = _read_record(path)
         if changed_settings(record, config, data):
             return None
-        if _folder_of(record).parts != folder.parts[-3:]:
+        if run_of(record).folder(Path()).parts != folder.parts[-3:]:
             raise InputError(f"{path} is of another run")
         for name, checksum in record["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
@@ -168,11 +184,6 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
         warn_of_damage(error, "it is made again")
         return None
     return record
-
-
-def _folder_of(record: Mapping) -> Path:
-    names = (record[name] for name in RUN if name != "variant")
-    return run_folder(Path(), *names, record["config"]["procedure"], record.get("variant"))
 
 
 RESULT = "result.json"

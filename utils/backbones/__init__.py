@@ -1,0 +1,20 @@
+"""Backbones: a name becomes a frozen network with its own preprocessing; LeNet and its training."""
+
+from utils.backbones.lenet import LeNet
+from utils.backbones.libraries import imagenet_accuracy, rename_efficientnet_lite
+from utils.backbones.preprocess import GREY, Preprocess, grey_to_unit
+from utils.backbones.registry import (
+    LENET,
+    MOST_PIXELS,
+    ROBUST_PREFIX,
+    Backbone,
+    backbone_label,
+    check_backbone_name,
+    expand_pattern,
+    holds_network,
+    is_grey_model,
+    load_backbone,
+    split_pixels,
+)
+from utils.backbones.training import TrainingSettings, evaluate_network, random_shift, train_network
+from utils.backbones.weights import NetworkSpec, download, fit_weights, read_weights

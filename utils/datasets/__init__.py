@@ -1,0 +1,24 @@
+"""Data sets: a name becomes a `Dataset` of two splits of images with their labels."""
+
+from utils.datasets.content import Content, DatasetEntry, Request
+from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, path_of
+from utils.datasets.grey import EMBEDDED_DIR
+from utils.datasets.idx import read_idx_split
+from utils.datasets.images import (
+    NO_LABEL,
+    ImageFiles,
+    Split,
+    cluster_names,
+    content_digest,
+    image_name,
+    is_labelled,
+    rgb_image,
+)
+from utils.datasets.registry import (
+    DATASETS,
+    ORIGINS,
+    Dataset,
+    check_dataset_name,
+    dataset_label,
+    load_dataset,
+)

@@ -1,0 +1,219 @@
+"""The data sets: `load_dataset(name, …)` → `Dataset`; a registry, one entry a data set.
+
+A data set is had in full (torchvision's files, downloaded when absent; ImageNet's and the user's own
+folders) or, for two of them, as the small real sample committed in data/embedded. Small images stay
+uint8 tensors, others files; scaling and decoding them is the backbone's preprocessing.
+"""
+
+import difflib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils.datasets.colour import cifar_reader, files_reader, read_imagenet, read_imagenet_small
+from utils.datasets.content import Content, DatasetEntry, Request, read_full
+from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, read_image_folder
+from utils.datasets.grey import (
+    CLOTHES,
+    DIGITS,
+    EMBEDDED_DIR,
+    KUZUSHIJI,
+    embedded_reader,
+    idx_reader,
+    read_emnist,
+    read_fashion_mnist,
+)
+from utils.datasets.images import ImageFiles, Split, describe_split, is_labelled
+from utils.datasets.usps import read_usps
+from utils.errors import InputError
+from utils.storage import digest
+
+ORIGINS = ("auto", "full", "embedded")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set, training and test split, with where it came from for the record."""
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    class_names: tuple[str, ...]
+    provenance: dict
+
+
+# ---------------------------------------------------------------------------------- the one entrance
+def load_dataset(
+    name: str,
+    origin: str = "auto",
+    data_dir: Path = Path("data"),
+    role: str = "target",
+    seed: int = 0,
+    *,
+    classes_to_draw: int | None = None,
+    unlabelled_classes: int | None = None,
+) -> Dataset:
+    """Loads a data set by its registered name, or the user's own by `folder:PATH`.
+
+    `origin`: `full` (files in data_dir, else a download), `embedded` (the committed sample) or
+    `auto` (full where it can be had, otherwise embedded with a warning). `role` (`source` or
+    `target`) and `seed` decide the draws that belong to a role: EMNIST's classes, USPS's training
+    sample, the classes and images of imagenet_small, of which there are `classes_to_draw`. A folder
+    whose images have no labels has `unlabelled_classes`. Raises InputError when the data cannot be had
+    or a class has no samples.
+    """
+    if origin not in ORIGINS:
+        raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, not {origin!r}")
+    name = check_dataset_name(name, role)
+    request = Request(Path(data_dir), False, role, seed, classes_to_draw)
+    if is_image_folder(name):
+        content, origin = read_image_folder(folder_path(name), seed, unlabelled_classes), "folder"
+    elif unlabelled_classes:
+        raise InputError(
+            f"{name} has labels: --TARGET_CLASSES is for targets without, {FOLDER_PREFIX}PATH or "
+            "features:PATH.npz"
+        )
+    else:
+        content, origin = _load_content(DATASETS[name], origin, request)
+    train, test, class_names = content
+    if len(class_names) < 2:
+        raise InputError(f"{name} has one class: there is nothing to tell apart")
+    for split_name, split in (("training", train), ("test", test)):
+        if not is_labelled(split.labels):
+            continue
+        if split.labels.min() < 0:
+            raise InputError(
+                f"{name} ({origin}): the {split_name} labels hold {int(split.labels.min())}"
+            )
+        counts = torch.bincount(split.labels, minlength=len(class_names))
+        if counts.min() == 0 or len(counts) > len(class_names):
+            absent = (counts == 0).nonzero().flatten().tolist()
+            raise InputError(
+                f"{name} ({origin}): the {split_name} labels do not cover 0..{len(class_names) - 1}: "
+                f"none of {absent[:5]}, largest label {int(split.labels.max())}"
+            )
+    provenance = {
+        "origin": origin,
+        "train": len(train.labels),
+        "test": len(test.labels),
+        "sha256": digest(*describe_split(train), *describe_split(test)),
+        **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
+    }
+    if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
+        provenance["modified"] = digest(train.images.stamps, test.images.stamps)
+    return Dataset(dataset_label(name), train, test, len(class_names), class_names, provenance)
+
+
+def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:
+    """The registered spelling of `name`. Raises InputError with the choices for this role, and `also`
+    what else the caller takes; `grey_only`: among those that a LeNet can see.
+    """
+    if is_image_folder(name):
+        return name
+    entry = next((entry for entry in DATASETS.values() if entry.name.lower() == name.lower()), None)
+    fitting = [
+        known.name
+        for known in DATASETS.values()
+        if (role == "source" or known.as_target) and (known.grey or not grey_only)
+    ]
+    if entry and entry.name in fitting:
+        return entry.name
+    if entry and role == "target" and not entry.as_target:
+        problem = "is not a target data set"
+    elif entry:
+        problem = "is no data set of 28×28 grey images, which a LeNet needs: give a --model"
+    else:
+        spelled = {known.lower(): known for known in fitting}
+        close = difflib.get_close_matches(name.lower(), spelled, 1)
+        problem = "is not a data set" + (f" (did you mean {spelled[close[0]]}?)" if close else "")
+    choices = ", ".join([*fitting, f"{FOLDER_PREFIX}PATH", *([also] if also else [])])
+    raise InputError(f"{name} {problem}; choose from {choices}")
+
+
+def dataset_label(name: str) -> str:
+    """As it stands in paths and results: `folder:some/BIRDS` → folder-BIRDS."""
+    return f"folder-{folder_path(name).resolve().name}" if is_image_folder(name) else name
+
+
+def _load_content(entry: DatasetEntry, origin: str, request: Request) -> tuple[Content, str]:
+    problem = None
+    if origin != "embedded":
+        try:
+            return read_full(entry, request), "full"
+        except (OSError, RuntimeError) as error:
+            problem = str(error).strip().replace("\n", " ")
+    if origin != "full" and entry.embedded:
+        if origin == "auto":
+            warnings.warn(
+                f"{entry.name}: the full data set is neither in {request.data_dir} nor can it be "
+                "downloaded; using the embedded sample",
+                stacklevel=2,
+            )
+        return entry.embedded(), "embedded"
+    if origin == "embedded":
+        with_sample = [e.name for e in DATASETS.values() if e.embedded]
+        raise InputError(
+            f"{entry.name} has no embedded sample in {EMBEDDED_DIR} (only {', '.join(with_sample)} "
+            f"have one): use --DATA full and put {entry.where} into --DATA_DIR {request.data_dir}"
+        )
+    raise InputError(
+        f"{entry.name} is not in {request.data_dir} and cannot be downloaded: put {entry.where} there "
+        f"({problem[:200]})"
+    )
+
+
+IMAGENET_FOLDERS = (
+    "imagenet/train/ and imagenet/val/ with a folder for each class (image-net.org, after registering)"
+)
+IDX_FILES = "the four *-ubyte.gz files under {}/raw/"
+
+DATASETS = {
+    entry.name: entry
+    for entry in (
+        DatasetEntry(
+            "MNIST",
+            idx_reader("MNIST", DIGITS),
+            IDX_FILES.format("MNIST"),
+            grey=True,
+            embedded=embedded_reader("mnist5k.npz", DIGITS),
+        ),
+        DatasetEntry("KMNIST", idx_reader("KMNIST", KUZUSHIJI), IDX_FILES.format("KMNIST"), grey=True),
+        DatasetEntry(
+            "FMNIST",
+            read_fashion_mnist,
+            IDX_FILES.format("FashionMNIST") + " or install Debian's dataset-fashion-mnist",
+            grey=True,
+            embedded=embedded_reader("fmnist10k.npz", CLOTHES),
+        ),
+        DatasetEntry(
+            "USPS", read_usps, "usps_28x28.pkl (or torchvision's usps.bz2 and usps.t.bz2)", grey=True
+        ),
+        DatasetEntry("EMNIST", read_emnist, "gzip.zip under EMNIST/raw/", grey=True, as_target=False),
+        DatasetEntry("cifar10", cifar_reader("CIFAR10"), "cifar-10-batches-py/"),
+        DatasetEntry("cifar100", cifar_reader("CIFAR100"), "cifar-100-python/"),
+        DatasetEntry("cifar100_small", cifar_reader("CIFAR100", 25), "cifar-100-python/"),
+        DatasetEntry("cifar100_medium", cifar_reader("CIFAR100", 50), "cifar-100-python/"),
+        DatasetEntry(
+            "pets",
+            files_reader("OxfordIIITPet", ("trainval",), "test"),
+            "oxford-iiit-pet/ with the contents of images.tar.gz and annotations.tar.gz",
+        ),
+        DatasetEntry(
+            "dtd",
+            files_reader("DTD", ("train", "val"), "test"),
+            "dtd/ with the contents of dtd-r1.0.1.tar.gz",
+        ),
+        DatasetEntry(
+            "aircraft",
+            files_reader("FGVCAircraft", ("trainval",), "test"),
+            "fgvc-aircraft-2013b/, the contents of fgvc-aircraft-2013b.tar.gz",
+        ),
+        DatasetEntry("imagenet", read_imagenet, IMAGENET_FOLDERS, as_target=False, downloads=False),
+        DatasetEntry(
+            "imagenet_small", read_imagenet_small, IMAGENET_FOLDERS, as_target=False, downloads=False
+        ),
+    )
+}

@@ -1,0 +1,38 @@
+"""Features: images seen through a backbone, as the analysis takes them."""
+
+from utils.features.cache import SHARD, cached_features
+from utils.features.decoding import decoded_split, prepared_frames
+from utils.features.extraction import batch_size, extract_features, images_per_second
+from utils.features.files import MOST_CLASSES, is_feature_file, task_of_feature_file
+from utils.features.pseudo_labels import (
+    EQUAL,
+    FREE,
+    GIVEN,
+    PSEUDO,
+    PSEUDO_VARIANT,
+    cluster,
+    label_agreement,
+)
+from utils.features.source_classes import (
+    ALL,
+    SIMILAR,
+    choose_source_classes,
+    number_of_classes,
+    select_classes,
+    too_few_classes,
+)
+from utils.features.standardise import Standardiser, standardise
+from utils.features.tasks import (
+    TaskRequest,
+    absolute_name,
+    check_task_name,
+    features_of_split,
+    find_data,
+    load_task,
+    needs_backbone,
+    require_every_class,
+    task_label,
+    task_of_dataset,
+    with_clusters,
+)
+from utils.features.types import Features, Task

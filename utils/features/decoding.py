@@ -1,0 +1,134 @@
+"""Decoding: images become the uint8 frames that a network takes, in worker processes."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from utils.backbones import Backbone, Preprocess
+from utils.datasets import ImageFiles, Split, image_name, rgb_image
+from utils.errors import InputError
+
+MOST_IMAGES = 1024  # of one batch
+AHEAD = 4  # batches that each worker prepares
+
+
+def too_many_unreadable(names: Sequence[str], max_corrupt: int) -> InputError | None:
+    if len(names) <= max_corrupt:
+        return None
+    return InputError(
+        f"images that cannot be decoded: {', '.join(names[:3])}{' …' if len(names) > 3 else ''} "
+        f"({len(names)} so far); mend or delete them, or skip some with --MAX_CORRUPT N"
+    )
+
+
+def refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
+    if problem := too_many_unreadable(names, max_corrupt):
+        raise problem
+
+
+# -------------------------------------------------------------------------------------- the shards
+class Part(NamedTuple):
+    """Features x (m, d), or frames before the forward pass, of the images `rows` (m,) of a batch or
+    shard; `unreadable` names those that could not be decoded.
+    """
+
+    x: Tensor
+    rows: Tensor
+    unreadable: list[str]
+
+
+def decodes(images: Tensor | ImageFiles, index: int) -> bool:
+    try:
+        rgb_image(images, index)
+    except Exception:  # PIL's decoders raise half a dozen types
+        return False
+    return True
+
+
+def prepared_frames(
+    backbone: Backbone, split: Split, batches: Sequence[Tensor], workers: int, max_corrupt: int
+) -> Iterator[Part]:
+    """uint8 frames of each batch of indices. Raises InputError for more than `max_corrupt` images that
+    cannot be decoded.
+    """
+    unreadable: list[str] = []
+    for part in frames_of(backbone.preprocess, split.images, batches, workers, pins(backbone)):
+        unreadable += part.unreadable
+        refuse_unreadable(unreadable, max_corrupt)
+        yield part
+
+
+class _Frames(TorchDataset):
+    """Each image's frame, or the reason why it cannot be decoded: an exception would end the worker."""
+
+    def __init__(self, images: Tensor | ImageFiles, preprocess: Preprocess):
+        self.images, self.frame = images, preprocess.frame
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, self.frame(rgb_image(self.images, index))
+        except Exception as error:  # PIL's decoders raise half a dozen types
+            return index, f"{image_name(self.images, index)} ({error})"
+
+
+def _collate(samples: list[tuple[int, Tensor | str]]) -> Part:
+    good = [(index, frame) for index, frame in samples if isinstance(frame, Tensor)]
+    unreadable = [reason for _, reason in samples if isinstance(reason, str)]
+    frames = torch.stack([frame for _, frame in good]) if good else torch.empty(0)
+    return Part(frames, torch.tensor([index for index, _ in good], dtype=torch.int64), unreadable)
+
+
+def decoded_split(split: Split, preprocess: Preprocess, workers: int = 0, max_corrupt: int = 0) -> Split:
+    """All frames of a split in memory. Images that cannot be decoded are left out; more than
+    `max_corrupt` raise InputError.
+    """
+    if preprocess.takes_as_stored(split.images):
+        return split
+    batches = torch.arange(len(split)).split(MOST_IMAGES)
+    parts = list(frames_of(preprocess, split.images, batches, workers, False))
+    refuse_unreadable([name for part in parts for name in part.unreadable], max_corrupt)
+    rows = torch.cat([part.rows for part in parts])
+    frames = [part.x for part in parts if len(part.rows)]
+    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows])
+
+
+def _leave_signals_to_the_main_process(_: int) -> None:
+    """It ends the workers, by SIGTERM, and alone says what happened: they go without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+
+def pins(backbone: Backbone) -> bool:
+    """Whether batches are kept in memory that the device copies from by itself."""
+    return backbone.device.type == "cuda"
+
+
+def frames_of(
+    preprocess: Preprocess,
+    images: Tensor | ImageFiles,
+    batches: Sequence[Tensor],
+    workers: int,
+    pin_memory: bool,
+) -> Iterator[Part]:
+    """uint8 frames of each batch of indices."""
+    if preprocess.takes_as_stored(images):
+        yield from (Part(images[index], index, []) for index in batches)
+        return
+    yield from DataLoader(
+        _Frames(images, preprocess),
+        batch_sampler=[index.tolist() for index in batches],
+        collate_fn=_collate,
+        num_workers=min(workers, len(batches)),
+        prefetch_factor=AHEAD if workers and batches else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_main_process,
+    )

@@ -1,0 +1,66 @@
+"""Extraction: the forward pass of images through a frozen backbone."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from utils.backbones import Backbone
+from utils.datasets import ImageFiles, Split
+from utils.features.decoding import MOST_IMAGES, Part, frames_of, pins, refuse_unreadable
+from utils.features.types import Features
+
+# Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
+PIXELS = {"cpu": 2**19, "cuda": 2**24}
+
+
+SPEED_SECONDS = 1.0  # for which a network's speed is measured
+
+
+def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Features:
+    """One pass of every image through the frozen backbone, in memory. The result lies on the CPU.
+    Raises InputError that names an image that cannot be decoded.
+    """
+    batches = torch.arange(len(split.labels)).split(batch_size(backbone))
+    results = list(forward(backbone, split.images, batches, workers))
+    refuse_unreadable([name for batch in results for name in batch.unreadable], 0)
+    return Features(torch.cat([batch.x for batch in results]), split.labels)
+
+
+def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> float:
+    """How fast the backbone sees a split's images here, decoding included, after the first batch."""
+    batches = torch.arange(len(split.labels)).split(batch_size(backbone))
+    batches = batches if len(batches) > 1 else 2 * batches
+    results = forward(backbone, split.images, batches, workers)
+    next(results)  # it starts the workers
+    seen, start = 0, time.perf_counter()
+    for part in results:
+        seen += len(part.rows)
+        now = time.perf_counter()
+        if now - start > SPEED_SECONDS:
+            break
+    return seen / max(now - start, 1e-9)
+
+
+# ----------------------------------------------------------------------------------- the forward pass
+def batch_size(backbone: Backbone) -> int:
+    """A power of two, so that batches fill a shard."""
+    height, width = backbone.preprocess.size
+    fitting = max(1, PIXELS[backbone.device.type] // (height * width))
+    return min(MOST_IMAGES, 2 ** (fitting.bit_length() - 1))
+
+
+@torch.inference_mode()
+def forward(
+    backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
+) -> Iterator[Part]:
+    """The features of each batch of indices, in order; the next ones are prepared meanwhile."""
+    for frames in frames_of(backbone.preprocess, images, batches, workers, pins(backbone)):
+        on_device = frames.x.to(backbone.device, non_blocking=True)
+        x = (
+            backbone.features(on_device).cpu()
+            if len(frames.rows)
+            else torch.empty(0, backbone.feature_dim)
+        )
+        yield Part(x, frames.rows, frames.unreadable)

@@ -1,0 +1,119 @@
+"""Features that were made elsewhere: `features:PATH.npz`."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.datasets import NO_LABEL, cluster_names, path_of
+from utils.errors import InputError
+from utils.features.types import Features, Task, require_finite_features
+from utils.storage import digest, require_regular
+
+FEATURE_FILE_PREFIX = "features:"
+# What NumPy and zlib raise for a file that is damaged or no archive at all.
+UNREADABLE = (
+    OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, NotImplementedError,
+    MemoryError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
+FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def is_feature_file(name: str) -> bool:
+    return name.startswith(FEATURE_FILE_PREFIX)
+
+
+def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Task:
+    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; labels are integers 0..K−1. Of a
+    task that has none, but `unlabelled_classes` classes, x_train and x_test alone are read.
+    """
+    path = feature_path(name)
+    arrays = _read_arrays(path, FEATURE_FILE_KEYS[::2] if unlabelled_classes else FEATURE_FILE_KEYS)
+    train, test = (_checked_split(path, arrays, split) for split in ("train", "test"))
+    if train.x.shape[1] != test.x.shape[1]:
+        raise InputError(f"{path}: x_train has {train.x.shape[1]} features and x_test {test.x.shape[1]}")
+    num_classes = unlabelled_classes or _count_classes(path, train, test)
+    class_names = cluster_names(num_classes) if unlabelled_classes else map(str, range(num_classes))
+    provenance = {
+        "origin": "features",
+        "train": len(train),
+        "test": len(test),
+        "sha256": digest(train.x, train.y, test.x, test.y),
+        **({"unlabelled_classes": num_classes} if unlabelled_classes else {}),
+    }
+    for split_name, split in (("train", train), ("test", test)):
+        require_finite_features(str(path), split_name, split.x)
+    return Task(feature_file_label(name), train, test, num_classes, tuple(class_names), provenance)
+
+
+def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    require_regular(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in keys if key not in archive]
+            if missing:
+                hint = ""
+                if all(key.startswith("y_") for key in missing):
+                    hint = " (a target without labels needs --TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                raise InputError(f"{path}: the arrays {', '.join(missing)} are missing{hint}")
+            return {key: archive[key] for key in keys}
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise InputError(f"{path} is not a readable .npz of {', '.join(keys)}: {reason}") from error
+
+
+def _count_classes(path: Path, train: Features, test: Features) -> int:
+    """K where both splits hold every class 0..K−1; InputError otherwise."""
+    num_classes = int(train.y.max()) + 1
+    if num_classes < 2:
+        raise InputError(f"{path} has one class: there is nothing to tell apart")
+    for split_name, split in (("y_train", train), ("y_test", test)):
+        counts = torch.bincount(split.y, minlength=num_classes)
+        if len(counts) > num_classes or counts.min() == 0:
+            absent = (counts == 0).nonzero().flatten().tolist()
+            raise InputError(
+                f"{path}: {split_name} must hold every class 0..{num_classes - 1}: none of "
+                f"{absent[:5]}, largest label {int(split.y.max())}"
+            )
+    return num_classes
+
+
+def feature_path(name: str) -> Path:
+    return path_of(name, FEATURE_FILE_PREFIX)
+
+
+def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Features:
+    x = arrays[f"x_{split}"]
+    if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
+        raise InputError(f"{path}: x_{split} must be (n, d), not {x.shape}")
+    if not np.issubdtype(x.dtype, np.floating) and not np.issubdtype(x.dtype, np.integer):
+        raise InputError(f"{path}: x_{split} must be numbers, not {x.dtype}")
+    y = arrays.get(f"y_{split}")
+    labels = torch.full((len(x),), NO_LABEL) if y is None else _checked_labels(path, y, split, x.shape)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+        x = x.astype(np.float32)
+    return Features(torch.from_numpy(x), labels)
+
+
+def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int]) -> Tensor:
+    if y.shape != shape[:1]:
+        raise InputError(
+            f"{path}: x_{split} must be (n, d) and y_{split} (n,), not {shape} and {y.shape}"
+        )
+    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
+        raise InputError(f"{path}: y_{split} must be integers from 0 on, not {y.dtype}")
+    if y.max() >= MOST_CLASSES:
+        raise InputError(f"{path}: y_{split} holds the label {y.max()}: labels must be 0..K-1")
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def feature_file_label(name: str) -> str:
+    """As it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
+    return f"features-{feature_path(name).stem}"

@@ -1,0 +1,79 @@
+"""Which classes of the source a transfer starts from: the reference task.
+
+`all`; `random`, as many as the target has (the published choice); `similar`, as many, those whose class
+means lie nearest to the target's; a number N of random ones, more than the target has or fewer.
+"""
+
+import warnings
+from dataclasses import replace
+
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from utils.errors import InputError
+from utils.features.standardise import Standardiser
+from utils.features.types import Features, Task
+from utils.sampling import index_by_class
+
+ALL, RANDOM, SIMILAR = "all", "random", "similar"
+
+
+def number_of_classes(choice: str, num_targets: int) -> int | None:
+    """How many classes are chosen; None for all of them."""
+    if choice == ALL:
+        return None
+    return num_targets if choice in (RANDOM, SIMILAR) else int(choice)
+
+
+def choose_source_classes(source: Task, target: Task, choice: str, seed: int) -> Task:
+    """The source with the chosen classes alone, in their order, numbered anew."""
+    count = number_of_classes(choice, target.num_classes) or source.num_classes
+    if count < target.num_classes:
+        warnings.warn(
+            f"{count} source classes stand for at most {count} of the target's {target.num_classes}: "
+            "the bounds are undefined",
+            stacklevel=2,
+        )
+    if count > source.num_classes:
+        raise too_few_classes(choice, count, source.name, source.num_classes)
+    if count == source.num_classes:
+        return source
+    if choice == SIMILAR:
+        chosen = _most_similar(source, target)
+    else:
+        order = torch.randperm(source.num_classes, generator=torch.Generator().manual_seed(seed))
+        chosen = order[:count].sort().values
+    return select_classes(source, chosen)
+
+
+def too_few_classes(choice: str, asked: int, name: str, there: int) -> InputError:
+    return InputError(f"--SOURCE_CLASSES {choice}: {asked} classes asked for, and {name} has {there}")
+
+
+def _most_similar(source: Task, target: Task) -> torch.Tensor:
+    """The source classes of the assignment of target to source classes with the least sum of distances
+    between class means, in features scaled by the source.
+    """
+    scaler = Standardiser.fit(source.train.x, 0.01)
+    means = [_class_means(scaler(task.train.x), task) for task in (target, source)]
+    _, columns = linear_sum_assignment(torch.cdist(*means).numpy())
+    return torch.from_numpy(columns).sort().values
+
+
+def _class_means(x: torch.Tensor, task: Task) -> torch.Tensor:
+    """(K, d)."""
+    return torch.stack(
+        [x[members].mean(0) for members in index_by_class(task.train.y, task.num_classes)]
+    )
+
+
+def select_classes(task: Task, classes: torch.Tensor) -> Task:
+    """The task of these classes alone, numbered 0.. in the order given."""
+    number = torch.full((task.num_classes,), -1)
+    number[classes] = torch.arange(len(classes))
+    splits = []
+    for split in (task.train, task.test):
+        kept = number[split.y] >= 0
+        splits.append(Features(split.x[kept], number[split.y[kept]]))
+    names = tuple(task.class_names[k] for k in classes.tolist())
+    return replace(task, train=splits[0], test=splits[1], num_classes=len(names), class_names=names)

@@ -1,0 +1,22 @@
+"""Linear heads: fitted by validation, under a Lipschitz constraint or as the released code does."""
+
+from utils.linear_head.fit import fit_linear_head
+from utils.linear_head.head import (
+    HeadSettings,
+    LinearHead,
+    evaluate_head,
+    label_gradient_norms,
+    lipschitz_constant,
+    loss_gradient_norms,
+    summed_gradient_norms,
+)
+from utils.linear_head.lipschitz import GAP
+from utils.linear_head.ridge import (
+    FOLDS,
+    STEP,
+    ValidatedRidge,
+    fit_ridge,
+    fit_validated_ridge,
+    stratified_folds,
+)
+from utils.linear_head.shared import shared_linear_head

@@ -1,0 +1,130 @@
+"""Linear heads: what they are, how steep their loss is, and how well they do."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from utils.features import Features
+from utils.statistics import wilson_interval
+
+METHODS = ("ridge", "lipschitz", "penalty")
+PENALISED = ("sum", "separate")
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """weight (K, d), bias (K,): logits Wx + c of a softmax classifier.
+
+    `optimality_gap`: by how much its training loss may exceed the constrained optimum (nats); None
+    where no such bound is known. `fit_seconds`: what fitting it took, here or where it was fitted.
+    `weight_decay`, `held_out_loss`, `held_out` (m,) and `held_out_logits` (m, K), of training samples by
+    heads that did not see them, belong to a head of validated strength (`ridge_head.ValidatedRidge`).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    optimality_gap: float | None = None
+    fit_seconds: float = 0.0
+    weight_decay: float | None = None
+    held_out_loss: float | None = None
+    held_out: Tensor | None = None
+    held_out_logits: Tensor | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return self.weight.shape[0]
+
+    def logits(self, x: Tensor) -> Tensor:
+        """X (n, d) → (n, K)."""
+        return functional.linear(x, self.weight, self.bias)
+
+    def to(self, target: torch.device | torch.dtype) -> "LinearHead":
+        moved = {"weight": self.weight.to(target), "bias": self.bias.to(target)}
+        if isinstance(target, torch.device) and self.held_out is not None:
+            moved |= {name: getattr(self, name).to(target) for name in ("held_out", "held_out_logits")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """How a head is fitted: `method` `ridge` needs nothing, its strength is chosen by validation;
+    `lipschitz` needs τ alone; the rest belongs to `penalty`.
+
+    `penalised` `sum`: the norm of the true and a random label's gradient summed (released small-scale
+    code), by Adam with β1; `separate`: each norm by itself (large scale), by SGD with momentum and
+    weight decay. `steps`, where given, ends the fit inside an epoch.
+    """
+
+    method: str = "lipschitz"
+    tau: float | None = 0.2
+    epochs: int = 501
+    batch_size: int = 500
+    learning_rate: float = 1e-4
+    beta1: float = 0.5
+    penalty_weight: float = 1e5
+    penalised: str = "sum"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    steps: int | None = None
+
+
+# ------------------------------------------------------------------------------ Lipschitz constants
+def lipschitz_constant(weight: Tensor) -> float:
+    """L(W) of equation (1), in float64 from the differences themselves (no cancellation)."""
+    if weight.shape[0] < 2:
+        return 0.0
+    return torch.pdist(weight.detach().double().cpu()).max().item()
+
+
+def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
+    """‖Wᵀ(p − e_y)‖₂ for every row of x (n, d) and every label y: (n, K), float64.
+
+    Expanded as pᵀGp − 2 (Gp)_y + G_yy with G = WWᵀ (K, K), so no (n, K, d) array is made. The
+    rows of W are centred first, which changes no difference and removes most cancellation.
+    """
+    weight = head.weight.double()
+    weight = weight - weight.mean(0)
+    gram = weight @ weight.T
+    p = torch.softmax(head.logits(x).double(), dim=1)
+    gp = p @ gram
+    squared = (p * gp).sum(1, keepdim=True) - 2 * gp + gram.diagonal()
+    return squared.clamp_min(0).sqrt()
+
+
+def label_gradient_norms(head: LinearHead, x: Tensor, y: Tensor) -> Tensor:
+    """‖∇ℓ(x, y)‖₂ = ‖Wᵀ(p − e_y)‖₂ for each row: (n,), differentiable."""
+    direction = torch.softmax(head.logits(x), dim=1) - functional.one_hot(y, head.num_classes)
+    return torch.linalg.vector_norm(direction @ head.weight, dim=1)
+
+
+def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tensor) -> Tensor:
+    """‖∇ℓ(x, y) + ∇ℓ(x, y')‖₂ = ‖Wᵀ(2p − e_y − e_y')‖₂ for each row: (n,), differentiable.
+
+    The small-scale released code penalises and reports this sum (equation 3).
+    """
+    direction = 2 * torch.softmax(head.logits(x), dim=1)
+    direction = direction - functional.one_hot(y, head.num_classes)
+    direction = direction - functional.one_hot(y_other, head.num_classes)
+    return torch.linalg.vector_norm(direction @ head.weight, dim=1)
+
+
+@torch.no_grad()
+def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str, float]:
+    """Loss (nats) and accuracy on both splits, and how steep the loss is: `tau_measured`, the
+    largest ‖∇ℓ‖ over test samples and labels, and `tau_certified`, the constant of (1).
+    """
+    logits = {name: head.logits(split.x) for name, split in (("train", train), ("test", test))}
+    hits = int((logits["test"].argmax(1) == test.y).sum())
+    return {
+        "test_accuracy": hits / len(test),
+        "test_loss": functional.cross_entropy(logits["test"].double(), test.y).item(),
+        "train_loss": functional.cross_entropy(logits["train"].double(), train.y).item(),
+        "tau_measured": loss_gradient_norms(head, test.x).max().item(),
+        "tau_certified": lipschitz_constant(head.weight),
+        "optimality_gap": head.optimality_gap,
+        "weight_decay": head.weight_decay,
+        "held_out_loss": head.held_out_loss,
+        "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
+    }

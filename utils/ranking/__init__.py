@@ -1,0 +1,31 @@
+"""Which model to take: candidates, their scores, and how sure the choice is."""
+
+from utils.ranking.candidates import Candidate, Entry, choose_points, open_candidate
+from utils.ranking.decision import Decision, Prediction, decide, predict_accuracy
+from utils.ranking.figures import draw_decision, draw_ranking
+from utils.ranking.fine_tuning import fine_tune
+from utils.ranking.metrics import (
+    OF_FEATURES,
+    Sample,
+    gbc,
+    h_score,
+    k_nearest,
+    leep,
+    logme,
+    nce,
+    transrate,
+)
+from utils.ranking.scores import (
+    ELSEWHERE,
+    PREDICTED,
+    Facts,
+    Score,
+    agreement_table,
+    candidate_table,
+    compare,
+    consensus,
+    published_agreement,
+    score_table,
+)
+from utils.ranking.scoring import CONSENSUS_OF, Scored, measure_full, score_candidate
+from utils.ranking.truth import Truth, mean_rank_elsewhere, read_scores, read_truth

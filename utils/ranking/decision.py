@@ -1,0 +1,118 @@
+"""Which candidate to take: predicted accuracies of linear probes, and what the choice may cost.
+
+Each candidate's probe is judged on training images that it was not fitted to (ridge_head.py), the same
+images for all. Resampling them for all candidates at once says how often each is the best, and what is
+lost by taking another one.
+"""
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from utils.errors import InputError
+from utils.linear_head import FOLDS, ValidatedRidge, stratified_folds
+from utils.statistics import LEVEL
+
+CHUNK = 250  # resamples that are counted at a time
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The `accuracy` of a linear probe on new images, its `interval`, and whether the probe was `right`
+    (m,) on each image that was held out.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    right: np.ndarray
+
+
+def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) -> Prediction:
+    """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
+    new images as `new_images`: with p = (hits + 2)/(m + 4),
+
+        accuracy ± √(t² p(1 − p)/m + z² p(1 − p)/new_images).
+
+    t: Student's with four degrees of freedom, of five folds. They share most of their data, so that m
+    held-out images say less than m independent ones (Bates, Hastie and Tibshirani 2024). Raises
+    InputError where no class has two images.
+    """
+    order = fitted.held_out.argsort()
+    # A class's only image was seen by the head that judges it.
+    order = order[stratified_folds(labels)[fitted.held_out[order]] >= 0]
+    if not len(order):
+        raise InputError("no class has two training images: what a probe will reach cannot be foretold")
+    truth = labels[fitted.held_out[order]]
+    right = (fitted.held_out_logits[order].argmax(1) == truth).double().cpu().numpy()
+    accuracy, count = float(right.mean()), len(right)
+    p = (right.sum() + 2) / (count + 4)
+    tail = (1 + LEVEL) / 2
+    t, z = stats.t.ppf(tail, FOLDS - 1), stats.norm.ppf(tail)
+    reach = float(math.sqrt(p * (1 - p) * (t**2 / count + z**2 / new_images)))
+    return Prediction(accuracy, (max(0.0, accuracy - reach), min(1.0, accuracy + reach)), right)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`pick`: the candidate with the highest predicted accuracy, the first of those that share it.
+    `odds`: in which share of resamples of the held-out images each is the best. `regret`: by how much
+    the best is better than the pick, mean over resamples. `rivals`: those that are as good as the pick
+    in too many resamples to be ruled out.
+    """
+
+    pick: str
+    odds: dict[str, float]
+    regret: float
+    rivals: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """What a person can act on."""
+        if len(self.odds) == 1:
+            return f"{self.pick} is the only candidate: there is nothing to choose between"
+        text = (
+            f"take {self.pick}: best in {self.odds[self.pick]:.0%} of resamples, expected regret "
+            f"{100 * self.regret:.1f} points"
+        )
+        if self.rivals:
+            text += f"; a close call: the data cannot tell it from {', '.join(self.rivals)}"
+        return text
+
+
+def decide(
+    predictions: Mapping[str, Prediction],
+    views: Mapping[str, Hashable],
+    resamples: int,
+    seed: int,
+) -> Decision:
+    """Draws the held-out images with replacement `resamples` times. Candidates of one view,
+    the same features with several sources, are one: the first stands for all.
+    """
+    first: dict[Hashable, str] = {}
+    for name in predictions:
+        first.setdefault(views[name], name)
+    names = list(first.values())
+    right = np.stack([predictions[name].right for name in names], axis=1)
+    rng, count, drawn = np.random.default_rng(seed), len(right), []
+    for start in range(0, resamples, CHUNK):
+        size = min(CHUNK, resamples - start)
+        counts = rng.multinomial(count, np.full(count, 1 / count), size=size)
+        drawn.append(counts @ right / count)
+    accuracies = np.concatenate(drawn)
+    best = accuracies.max(1)
+    winners = accuracies >= best[:, None] - 1e-12
+    odds = (winners / winners.sum(1, keepdims=True)).mean(0)
+    means = right.mean(0)
+    pick = int(means.argmax())
+    as_good = (accuracies >= accuracies[:, [pick]] - 1e-12).mean(0)
+    order = np.argsort(-means, kind="stable")
+    return Decision(
+        names[pick],
+        {names[k]: float(odds[k]) for k in order},
+        float((best - accuracies[:, pick]).mean()),
+        tuple(names[k] for k in order if k != pick and as_good[k] > (1 - LEVEL) / 2),
+    )

@@ -1,0 +1,102 @@
+"""The figures of a ranking."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+from utils.ranking.scores import PREDICTED, Score
+from utils.report import MARKERS, save_both
+
+# -------------------------------------------------------------------------------------------- rankings
+PICKED, RIVAL, OTHER = "#228833", "#ccbb44", "#9db4cc"
+
+
+def draw_decision(target: str, record: Mapping, path: Path) -> None:
+    """A row a candidate: its predicted accuracy with the interval, how often it is the best of resampled
+    images, and the measured accuracy where it is known. The pick and its rivals have colours of their
+    own. `record`: what ranking.json holds.
+    """
+    decision, candidates = record["decision"], record["candidates"]
+    figure, axes = plt.subplots(figsize=(9, 1.7 + 0.34 * len(candidates)), layout="constrained")
+    kinds = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
+    axes.set_xlabel(f"accuracy on new images of {target}")
+    shown, measured = set(), None
+    for row, (name, about) in enumerate(candidates.items()):
+        score, odds = about["scores"][PREDICTED], decision["odds"].get(name)
+        color = OTHER
+        if name == decision["pick"]:
+            color = PICKED
+        elif name in decision["rivals"]:
+            color = RIVAL
+        shown.add(color)
+        axes.plot(score["interval"], [row, row], color=color, linewidth=6, solid_capstyle="butt")
+        axes.plot(score["value"], row, "o", color="white", markeredgecolor=color, markersize=6)
+        if about["accuracy"] is not None:
+            (measured,) = axes.plot(about["accuracy"], row, "D", color="black", markersize=4)
+        if odds is not None:
+            text = f"best in {odds:.0%}" if odds >= 0.005 else ""
+            axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.set_yticks(range(len(candidates)), list(candidates), fontsize=9)
+    axes.set_ylim(len(candidates) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    handles = [
+        plt.Line2D([], [], color=color, linewidth=6, label=text)
+        for color, text in kinds.items()
+        if color in shown
+    ]
+    if measured:
+        measured.set_label("measured accuracy")
+        handles.append(measured)
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    save_both(figure, path)
+
+
+def draw_ranking(
+    target: str, scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float], path: Path
+) -> None:
+    """A panel a score that three candidates have: each one's score, with its interval, against its
+    fine-tuned accuracy.
+    """
+    names = dict.fromkeys(name for of_one in scores.values() for name in of_one)
+    metrics = [name for name in names if sum(name in of_one for of_one in scores.values()) > 2]
+    rows = -(-len(metrics) // 4)
+    figure, grid = plt.subplots(
+        rows, 4, figsize=(12, 2.6 * rows + 1.2), sharey=True, layout="constrained", squeeze=False
+    )
+    looks = {candidate: _look(k) for k, candidate in enumerate(scores)}
+    for axes, metric in zip(grid.flat, metrics, strict=False):
+        having = {name: of_one[metric] for name, of_one in scores.items() if metric in of_one}
+        for candidate, score in having.items():
+            color, marker = looks[candidate]
+            axes.plot(score.value, truth[candidate], marker, color=color, markersize=5)
+            if score.interval:
+                axes.plot(score.interval, [truth[candidate]] * 2, color=color, linewidth=1)
+        lower = any(score.lower_is_better for score in having.values())
+        axes.set_title(metric, fontsize=10)
+        if lower:
+            axes.set_xlabel("lower is better", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(metrics) :]:
+        axes.set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("fine-tuned accuracy")
+    handles = [
+        plt.Line2D([], [], linestyle="", marker=marker, color=color, label=candidate)
+        for candidate, (color, marker) in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.suptitle(f"scores against fine-tuned accuracy on {target}")
+    save_both(figure, path)
+
+
+# Tol's bright palette, which colour-blind eyes tell apart.
+PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
+
+
+def _look(number: int) -> tuple[str, str]:
+    """(colour, marker) of a candidate: 70 different ones."""
+    return PALETTE[number % len(PALETTE)], MARKERS[number // len(PALETTE) % len(MARKERS)]

@@ -1,0 +1,67 @@
+"""Fine-tuning a backbone end to end: the accuracy that transferability scores try to foresee."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from utils.backbones import Backbone
+from utils.datasets import Split
+from utils.features import prepared_frames
+
+# AdamW, both rates falling to zero along a cosine.
+RECIPE = {"batch": 32, "head_rate": 1e-3, "backbone_rate": 1e-4, "weight_decay": 0.01}
+
+
+def fine_tune(
+    backbone: Backbone,
+    train: Split,
+    test: Split,
+    num_classes: int,
+    epochs: int,
+    seed: int,
+    *,
+    workers: int = 0,
+    max_corrupt: int = 0,
+) -> float:
+    """The test accuracy after `epochs` of training all weights and a new linear layer by AdamW. The
+    backbone itself is left as it is. Images are decoded anew in each epoch, in `workers` processes (0:
+    in this one); more than `max_corrupt` of a split that cannot be decoded raise InputError.
+    """
+    device = backbone.device
+    network = copy.deepcopy(backbone.network).requires_grad_(True).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layer = nn.Linear(backbone.feature_dim, num_classes).to(device)
+        groups = [
+            {"params": network.parameters(), "lr": RECIPE["backbone_rate"]},
+            {"params": layer.parameters(), "lr": RECIPE["head_rate"]},
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=RECIPE["weight_decay"])
+        steps = epochs * -(-len(train) // RECIPE["batch"])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
+            for _ in range(epochs):
+                batches = torch.randperm(len(train)).split(RECIPE["batch"])
+                for part in prepared_frames(backbone, train, batches, workers, max_corrupt):
+                    bar.update()
+                    if len(part.rows) < 2:  # batch normalisation needs two
+                        continue
+                    logits = layer(network(backbone.preprocess(part.x.to(device))))
+                    loss = functional.cross_entropy(logits, train.labels[part.rows].to(device))
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    schedule.step()
+    network.eval()
+    batches = torch.arange(len(test)).split(RECIPE["batch"])
+    correct = seen = 0
+    with torch.inference_mode():
+        for part in prepared_frames(backbone, test, batches, workers, max_corrupt):
+            if len(part.rows):
+                logits = layer(network(backbone.preprocess(part.x.to(device))))
+                correct += int((logits.argmax(1).cpu() == test.labels[part.rows]).sum())
+                seen += len(part.rows)
+    return correct / seen

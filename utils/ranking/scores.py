@@ -1,0 +1,178 @@
+"""How sure a score is, and how well scores order models: intervals, correlations, regret."""
+
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from utils.ranking.truth import Table, mean_rank_elsewhere
+from utils.report import UNDEFINED, format_value
+from utils.statistics import BY_BOTH, MEASURES, agreement, correlation
+
+PREDICTED, MODEL_SIZE = "predicted accuracy", "model size (log10)"
+
+
+@dataclass(frozen=True)
+class Score:
+    """As it is reported; `interval` at LEVEL, None where the score has none (a model's size)."""
+
+    value: float
+    interval: tuple[float, float] | None
+    seconds: float
+    lower_is_better: bool = False
+
+    @property
+    def rank(self) -> float:
+        """What orders models: the larger, the better."""
+        return -self.value if self.lower_is_better else self.value
+
+
+# ------------------------------------------------------------------------------------------ the tables
+def compare(
+    scores: Mapping[str, Mapping[str, Score]],
+    truth: Mapping[str, float],
+    seed: int,
+    networks: Mapping[str, Hashable],
+) -> dict:
+    """By metric: agreement with the accuracies, where at least three candidates have it. `networks` says
+    which network each candidate is.
+    """
+    names = dict.fromkeys(name for of_one in scores.values() for name in of_one)
+    accuracies = [truth[candidate] for candidate in scores]
+    groups = [networks[candidate] for candidate in scores]
+    found = {}
+    for name in names:
+        values = [of_one[name].rank if name in of_one else math.nan for of_one in scores.values()]
+        if sum(not math.isnan(value) for value in values) > 2:
+            found[name] = agreement(values, accuracies, 1000, seed, groups)
+    return found
+
+
+def consensus(scores: Mapping[str, Mapping[str, Score]], of: Sequence[str]) -> dict[str, Score]:
+    """Each candidate's mean rank (1 is the best) by the scores `of` that all candidates have."""
+    names = [name for name in of if all(name in of_one for of_one in scores.values())]
+    if not names:
+        return {}
+    ranks = [stats.rankdata([-of_one[name].rank for of_one in scores.values()]) for name in names]
+    means = np.mean(ranks, axis=0)
+    return {
+        candidate: Score(float(mean), None, 0.0, lower_is_better=True)
+        for candidate, mean in zip(scores, means, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a candidate's network, None where it is none: parameters, dimension of its features, and
+    images/s that it saw on this machine.
+    """
+
+    parameters: int | None
+    feature_dim: int
+    images_per_second: float | None
+
+
+def candidate_table(
+    scores: Mapping[str, Mapping[str, Score]],
+    truth: Mapping[str, float],
+    odds: Mapping[str, float],
+    facts: Mapping[str, Facts],
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) for a person: a row a candidate, in the order of `scores`."""
+    nulls = [name for name in _names(scores) if name.startswith(MODEL_SIZE)]
+    names = [name for name in _names(scores) if name != PREDICTED and name not in nulls]
+    head = ["model", *(["accuracy"] if truth else []), PREDICTED, "best in", *names]
+    head += ["parameters", "features", "images/s"]
+    rows = []
+    for candidate, of_one in scores.items():
+        about, share = facts[candidate], odds.get(candidate)
+        cells = [f"{truth[candidate]:.3f}"] if truth else []
+        cells += [_shown(of_one.get(PREDICTED)), UNDEFINED if share is None else f"{share:.0%}"]
+        cells += [f"{of_one[name].value:.3g}" if name in of_one else UNDEFINED for name in names]
+        size = UNDEFINED if about.parameters is None else f"{about.parameters / 1e6:.1f} M"
+        speed = UNDEFINED if about.images_per_second is None else f"{about.images_per_second:.0f}"
+        rows.append([candidate, *cells, size, str(about.feature_dim), speed])
+    return head, rows
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float]
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) of every score with its interval: a row a candidate, in the order of `scores`."""
+    names = _names(scores)
+    head = ["model", *(["accuracy"] if truth else []), *names]
+    rows = []
+    for candidate, of_one in scores.items():
+        cells = [_shown(of_one.get(name)) for name in names]
+        rows.append([candidate, *([f"{truth[candidate]:.3f}"] if truth else []), *cells])
+    return head, rows
+
+
+def _names(scores: Mapping[str, Mapping[str, Score]]) -> list[str]:
+    return list(dict.fromkeys(name for of_one in scores.values() for name in of_one))
+
+
+def _shown(score: Score | None) -> str:
+    if score is None:
+        return UNDEFINED
+    text = f"{score.value:.3f}"
+    return (
+        text if score.interval is None else f"{text} [{score.interval[0]:.3f}, {score.interval[1]:.3f}]"
+    )
+
+
+def agreement_table(
+    scores: Mapping[str, Mapping[str, Score]], found: Mapping[str, Mapping]
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): a row a metric, the best weighted Kendall first, with its mean seconds a model."""
+
+    def key(metric: str) -> float:
+        value = found[metric][BY_BOTH][0]
+        return math.inf if math.isnan(value) else -value
+
+    rows = []
+    for metric in sorted(found, key=key):
+        having = [of_one[metric] for of_one in scores.values() if metric in of_one]
+        seconds = sum(score.seconds for score in having) / len(having)
+        cells = [format_value(*found[metric][name]) for name in MEASURES]
+        rows.append([metric, str(len(having)), *cells, f"{seconds:.2f}"])
+    return ["score", "models", *MEASURES, "seconds"], rows
+
+
+# ------------------------------------------------------------------------- scores that others computed
+ELSEWHERE = "mean rank elsewhere"
+
+
+def published_agreement(
+    scores: Mapping[str, Table], accuracies: Table, measure: str
+) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): for each score and target a correlation with the accuracies of the models that have
+    both, and its mean over the targets. The order that looks at no data stands beside them.
+    """
+    targets = [target for target in accuracies if any(target in table for table in scores.values())]
+    elsewhere = {
+        target: {model: -rank for model, rank in mean_rank_elsewhere(accuracies, target).items()}
+        for target in targets
+    }
+    rows = []
+    for name, table in {**scores, ELSEWHERE: elsewhere}.items():
+        values = [_of_target(table.get(t, {}), accuracies[t], measure) for t in targets]
+        defined = [value for value in values if not math.isnan(value)]
+        mean = statistics.fmean(defined) if defined else math.nan
+        rows.append([name, *(_three_digits(value) for value in (mean, *values))])
+    return [measure, "mean", *(target or "target" for target in targets)], rows
+
+
+def _of_target(scores: Mapping[str, float], truth: Mapping[str, float], measure: str) -> float:
+    models = [model for model in truth if model in scores]
+    if len(models) < 3:
+        return math.nan
+    pairs = ([values[model] for model in models] for values in (scores, truth))
+    return correlation(measure, *map(np.asarray, pairs))
+
+
+def _three_digits(value: float) -> str:
+    return UNDEFINED if math.isnan(value) else f"{value:.3f}"

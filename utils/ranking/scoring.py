@@ -1,0 +1,236 @@
+"""Every score of a candidate, with its interval and its seconds."""
+
+import argparse
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from utils.backbones import Backbone, imagenet_accuracy
+from utils.certificate import CertificateSettings, certify, impossible, learn_certificate
+from utils.datasets import Dataset, Split
+from utils.device import choose_device
+from utils.errors import InputError
+from utils.features import Features, Standardiser
+from utils.linear_head import LinearHead, fit_linear_head, fit_validated_ridge, stratified_folds
+from utils.ranking.candidates import Candidate, _chosen_images
+from utils.ranking.decision import Prediction, predict_accuracy
+from utils.ranking.fine_tuning import RECIPE, fine_tune
+from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
+from utils.ranking.scores import MODEL_SIZE, PREDICTED, Score
+from utils.report import QUANTITIES
+from utils.stage import decoding_workers, find_target, open_network
+from utils.statistics import interval_of_mean, jackknife_interval, wilson_interval
+from utils.storage import digest, read_if_whole, read_json, write_json
+
+K_NEAREST = "k-NN"
+INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of features are computed
+CONSENSUS_OF = (PREDICTED, K_NEAREST, "LogME")
+# Of a certificate, each a loss.
+CERTIFIED = ("bound_certified", "certified_source_loss", "certified_transport", "target_loss")
+
+
+# ----------------------------------------------------------------------------------------- the scores
+@dataclass(frozen=True)
+class Scored:
+    """Every score of a candidate by name, and the prediction behind the first; `linear_accuracy`: of the
+    probe on the test split, where there is one, and the `seconds` that fitting it took.
+    """
+
+    scores: dict[str, Score]
+    prediction: Prediction
+    linear_accuracy: float | None
+    seconds: float
+
+
+def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = None) -> Scored:
+    """A score that these data leave undefined is left out, with a warning. `of_view`: what another
+    candidate of the same `view` was found to have; its scores of the target are this one's.
+    """
+    of_target = of_view or _score_target(candidate)
+    names = (PREDICTED, K_NEAREST, *OF_FEATURES)
+    scores = {name: of_target.scores[name] for name in names if name in of_target.scores}
+    if candidate.source:
+        scores |= _scores_of_source(candidate, seed)
+    if candidate.facts.parameters:
+        scores[MODEL_SIZE] = Score(math.log10(candidate.facts.parameters), None, 0.0)
+    if (known := imagenet_accuracy(candidate.entry.model)) is not None:
+        scores["ImageNet accuracy"] = Score(known, None, 0.0)
+    return replace(of_target, scores=scores)
+
+
+def _score_target(candidate: Candidate) -> Scored:
+    """The scores that need no source."""
+    start = time.perf_counter()
+    points, y = candidate.scaled, candidate.scaled.y
+    fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe")
+    prediction = predict_accuracy(fitted, y, candidate.new_images)
+    seconds = time.perf_counter() - start
+    scores = {PREDICTED: Score(prediction.accuracy, prediction.interval, seconds)}
+    accuracy = None
+    if candidate.test:
+        logits = torch.nn.functional.linear(candidate.test.x, fitted.weight, fitted.bias)
+        accuracy = (logits.argmax(1) == candidate.test.y).double().mean().item()
+
+    start = time.perf_counter()
+    votes = k_nearest(points.x, y)
+    share = wilson_interval(int(votes.sum()), len(votes))
+    scores[K_NEAREST] = Score(votes.double().mean().item(), share, time.perf_counter() - start)
+    sample = Sample(candidate.points.x.double().cpu().numpy(), y.cpu().numpy())
+    with threadpool_limits(1, user_api="blas"):  # a second core is for another part of the jackknife
+        scores |= _scores_of_features(candidate.name, sample, stratified_folds(y).cpu().numpy())
+    return Scored(scores, prediction, accuracy, seconds)
+
+
+def _scores_of_features(candidate: str, sample: Sample, folds: np.ndarray) -> dict[str, Score]:
+    """Directions in which features hardly vary cost most of the time of an interval: TransRate alone,
+    which counts them, has its own from all.
+    """
+    leading = sample.leading(INTERVAL_DIMENSIONS)
+    scores = {}
+    for name, metric in OF_FEATURES.items():
+        whole, parts = partial(metric, sample), sample if name == "TransRate" else leading
+
+        def without(out: np.ndarray, metric=metric, parts=parts) -> float:
+            return metric(parts.without(out))
+
+        scores |= _defined(candidate, name, whole, without, folds)
+    return scores
+
+
+def _defined(
+    candidate: str,
+    name: str,
+    whole: Callable[[], float],
+    without: Callable[[np.ndarray], float],
+    folds: np.ndarray,
+    before: float = 0.0,
+) -> dict[str, Score]:
+    """The score by its name with its interval; nothing, and a warning, where it is undefined. `before`:
+    seconds that it took already.
+    """
+    start = time.perf_counter()
+    try:
+        value = whole()
+        if not math.isfinite(value):
+            raise ValueError(f"it is {value}")
+        interval = jackknife_interval(value, without, folds)
+    except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+        warnings.warn(f"{name} of {candidate} is undefined ({error})", stacklevel=2)
+        return {}
+    return {name: Score(value, interval, before + time.perf_counter() - start)}
+
+
+def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
+    """LEEP and NCE of the source's linear head, which sees the target's points as it sees its own:
+    scaled as the source; and the certificate.
+    """
+    source, start = candidate.source, time.perf_counter()
+    scaler = Standardiser.fit(source.train.x, candidate.deviation_floor)
+    device = candidate.points.x.device
+    train, test = (scaler.scaled(split).to(device) for split in (source.train, source.test))
+    head = fit_linear_head(train, source.num_classes, None, "ridge", progress="source head")
+    seen = scaler(candidate.points.x.cpu()).to(device)
+    p = torch.softmax(head.logits(seen).double(), dim=1).cpu().numpy()
+    y, folds = candidate.points.y.cpu().numpy(), stratified_folds(candidate.points.y).cpu().numpy()
+    seconds = time.perf_counter() - start
+    scores = {}
+    for name, metric in OF_PROBABILITIES.items():
+
+        def without(out: np.ndarray, metric=metric) -> float:
+            return metric(p[~out], y[~out])
+
+        scores |= _defined(candidate.name, name, partial(metric, p, y), without, folds, seconds)
+    return {**_certificate_scores(candidate, (train, test), head, seed), **scores}
+
+
+def _certificate_scores(
+    candidate: Candidate, source: tuple[Features, Features], head: LinearHead, seed: int
+) -> dict[str, Score]:
+    """The certificate learned without each fifth of the points in turn and evaluated on that fifth: the
+    mean, and an interval from the spread of the fifths.
+    """
+    start, points = time.perf_counter(), candidate.points
+    reason = impossible(candidate.source.num_classes, candidate.num_classes)
+    folds = stratified_folds(points.y)
+    if reason is None and (folds < 0).all():
+        reason = "no certificate: no class has a point that could be held out"
+    if reason is not None:
+        warnings.warn(f"{candidate.name}: {reason}", stacklevel=2)
+        return {}
+    names = (candidate.source.class_names, tuple(map(str, range(candidate.num_classes))))
+    values: dict[str, list[float]] = {name: [] for name in CERTIFIED}
+    for k in range(int(folds.max()) + 1):
+        out = folds == k
+        scaler = Standardiser.fit(points.x[~out], candidate.deviation_floor)
+        train, held_out = (
+            scaler.scaled(Features(points.x[rows], points.y[rows])) for rows in (~out, out)
+        )
+        target_head = fit_linear_head(
+            train, candidate.num_classes, None, "ridge", progress="target head"
+        )
+        learned = learn_certificate(
+            source[0], train, head, target_head, CertificateSettings(), seed=seed
+        )
+        found = certify(
+            learned, target_head, (source[0], train), (source[1], held_out), names, seed=seed
+        )
+        for name in CERTIFIED:
+            values[name].append(getattr(found, name))
+    seconds = time.perf_counter() - start
+    return {
+        QUANTITIES[name]: Score(
+            statistics.fmean(of_folds), interval_of_mean(of_folds), seconds, lower_is_better=True
+        )
+        for name, of_folds in values.items()
+    }
+
+
+# ------------------------------------------------------------------------------------ full fine-tuning
+def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float]:
+    """(test accuracy, seconds) of fine-tuning all weights of an entry's network on its target, on the
+    same images as the scores see. They are kept beside the checkpoints: models with several sources are
+    fine-tuned once.
+    """
+    network = open_network(options, choose_device(options.DEVICE))
+    if network.backbone is None:
+        raise InputError("--FINETUNE full needs images and a network: features have neither")
+    data = find_target(options)
+    train, index = _chosen_images(data, options)
+    about = [network.about, data.provenance, epochs, options.SEED, RECIPE]
+    about += [] if index is None else [index]
+    key = f"{network.model}_{data.name}_{digest(*about)}"
+    path = options.CHECKPOINT_DIR / "fine_tuned" / f"{key}.json"
+    stored = None
+    if not options.OVERWRITE:
+        stored = read_if_whole(path, _read_measured, "the network is fine-tuned again")
+    if stored is None:
+        stored = _measure(network.backbone, data, train, options, epochs)
+        write_json(path, {"key": key, **stored})
+    return stored["accuracy"], stored["seconds"]
+
+
+def _measure(
+    backbone: Backbone, data: Dataset, train: Split, options: argparse.Namespace, epochs: int
+) -> dict[str, float]:
+    start = time.perf_counter()
+    accuracy = fine_tune(
+        backbone, train, data.test, data.num_classes, epochs, options.SEED,
+        workers=decoding_workers(options), max_corrupt=options.MAX_CORRUPT,
+    )  # fmt: skip
+    return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
+
+
+def _read_measured(path: Path) -> dict:
+    stored = read_json(path)
+    if stored.get("key") != path.stem:
+        raise InputError(f"{path} is of another network")
+    return stored

@@ -1,0 +1,45 @@
+"""What a person looks at: tables, figures and the page of all runs."""
+
+from utils.report.figures import (
+    MARKERS,
+    draw_certificate,
+    draw_published,
+    draw_published_bound,
+    save_both,
+)
+from utils.report.overview import (
+    GROUPS_A_FIGURE,
+    agreement_of_bounds,
+    comparable_settings,
+    draw_agreement,
+    draw_settings,
+    draw_terms,
+    group_runs,
+    is_pseudo,
+    pseudo_table,
+)
+from utils.report.page import figure, folded, page, paragraph, table
+from utils.report.summary import (
+    QUANTITIES,
+    UNDEFINED,
+    csv_table,
+    format_value,
+    is_fine_tuning_of,
+    latex,
+    markdown,
+    markdown_table,
+    quantities_of,
+    summarise,
+    write_summary,
+)
+from utils.report.tables import (
+    CERTIFICATE_ROWS,
+    PUBLISHED_ROWS,
+    print_certificate,
+    print_fine_tuning,
+    print_heading,
+    print_pseudo_labels,
+    print_published,
+    print_training,
+    print_where,
+)

@@ -1,0 +1,284 @@
+"""The figures of a run."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.features import Features
+from utils.storage import atomic_write
+from utils.task_transform import TaskTransform
+
+matplotlib.use("Agg")
+plt.rcParams["pdf.fonttype"] = 42  # fonts that journals take
+plt.rcParams["text.parse_math"] = False  # class names may hold dollar signs
+
+
+# ----------------------------------------------------------------------------------------- the figures
+COLOURS = {
+    "source": "#4477aa",
+    "label": "#ddaa33",
+    "distribution": "#bb5566",
+    "certified": "#aabbcc",
+    "actual": "#555555",
+    "fine_tuned": "#999999",
+}
+MARKERS = "osD^vPX*<>"
+MAP_COLOURS = "viridis"
+POINTS = 600  # of each cloud, shared evenly by its classes
+CLASSES_DRAWN = 15
+
+
+def draw_certificate(record: Mapping, folder: Path) -> None:
+    """certificate.png: on the left the losses, the certificate and ln K; on the right each target class,
+    its share of the certificate, the source class that stands for it and what it is taken for.
+    """
+    found = record["certificate"]
+    classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(12.5, 1.9 + 0.36 * max(7, len(classes))), layout="constrained",
+        width_ratios=(1.0, 1.55),
+    )  # fmt: skip
+    _draw_losses(left, found)
+    _draw_shares(right, record, classes)
+    figure.suptitle(
+        f"{_title(record)}\nmoved onto {record['target']}, the source classifier is right on "
+        f"{found['target_accuracy']:.1%} of the test images (linear fine-tuning: "
+        f"{found['fine_tuned_accuracy']:.1%})",
+        fontsize=11,
+    )
+    save_figure(figure, folder / "certificate.png")
+
+
+def _draw_losses(axes: plt.Axes, found: Mapping) -> None:
+    source, transport = found["certified_source_loss"], found["certified_transport"]
+    axes.bar(0, found["fine_tuned_loss"], 0.6, color=COLOURS["fine_tuned"])
+    axes.bar(1, found["target_loss"], 0.6, color=COLOURS["actual"])
+    axes.bar(2, source, 0.6, color=COLOURS["source"], label="loss on the source's points")
+    axes.bar(
+        2, transport, 0.6, bottom=source, color=COLOURS["distribution"],
+        label="added by the way to the target's",
+    )  # fmt: skip
+    heights = (found["fine_tuned_loss"], found["target_loss"], found["bound_certified"])
+    for place, height in enumerate(heights):
+        axes.annotate(f"{height:.2f}", (place, height), (0, 3), textcoords="offset points", ha="center")
+    constant = found["constant_prediction_loss"]
+    axes.axhline(
+        constant, color="black", linestyle=":", linewidth=1, label=f"guessing evenly {constant:.2f}"
+    )
+    names = ("linear\nfine-tuning", "moved source\nclassifier", "cannot exceed\n(certificate)")
+    axes.set_xticks(range(3), names)
+    axes.set_ylabel("loss on the target's test images (nats)")
+    axes.set_ylim(0, 1.3 * max(constant, *heights))
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+
+
+def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
+    most = max(one["share"] for one in classes) or 1.0
+    for row, one in enumerate(classes):
+        source = one["frequency"] * one["source_loss"]
+        axes.barh(row, source, 0.62, color=COLOURS["source"])
+        axes.barh(row, one["share"] - source, 0.62, left=source, color=COLOURS["distribution"])
+        taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"])
+        text = f"taken for {taken}" if taken else "never mistaken"
+        axes.text(one["share"] + 0.015 * most, row, text, va="center", fontsize=8.5)
+    names = [f"{one['target_class']}  ←  {', '.join(one['stood_for_by'])}" for one in classes]
+    axes.set_yticks(range(len(classes)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 2.1 * most)
+    axes.set_xlabel("part of the certificate (nats)")
+    axes.set_title(
+        f"where it comes from: {record['target']}'s classes ← {record['source']}'s that stand for them",
+        fontsize=9.5,
+    )
+
+
+def draw_published(
+    record: Mapping,
+    fine_tuned: Mapping | None,
+    transform: TaskTransform,
+    source_test: Features,
+    target_test: Features,
+    class_names: tuple[Sequence[str], Sequence[str]],
+    folder: Path,
+) -> None:
+    """bound.png, label_map.png, curves.png (where something was learned) and features.png."""
+    draw_published_bound(record, fine_tuned, folder)
+    draw_label_map(record, transform.B, class_names, folder)
+    if transform.history:
+        draw_curves(record, transform.history, folder)
+    draw_features(record, transform, source_test, target_test, class_names, folder)
+
+
+def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
+    """The published bound as stacked terms beside the published form's certificate and actual losses."""
+    found = record["published"]
+    third = found["distribution_mismatch"]
+    figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
+    terms = (
+        ("re-weighted source loss", found["weighted_source_loss"], COLOURS["source"]),
+        ("label mismatch", found["label_mismatch"], COLOURS["label"]),
+        ("distribution mismatch", third or 0.0, COLOURS["distribution"]),
+    )
+    bottom = 0.0
+    for name, height, colour in terms:
+        axes.bar(0, height, bottom=bottom, width=0.6, color=colour, label=f"{name} {height:.2f}")
+        bottom += height
+    bars = [("certificate of\nthis transform", found["bound_certified"], COLOURS["certified"])]
+    bars.append(("target loss of\nthis transform", found["target_loss"], COLOURS["actual"]))
+    if fine_tuned:
+        bars.append(("target loss,\nfine-tuned", fine_tuned["test_loss"], COLOURS["fine_tuned"]))
+    tops = [(0, bottom, third is not None)]
+    for position, (_, height, colour) in enumerate(bars, start=1):
+        axes.bar(position, height or 0.0, width=0.6, color=colour)
+        tops.append((position, height or 0.0, height is not None))
+    for position, height, defined in tops:
+        text = f"{height:.2f}" if defined else "undefined"
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}  # the dotted line stays behind
+        axes.annotate(
+            text, (position, height), (0, 4), textcoords="offset points", ha="center", bbox=paper
+        )
+    constant = found["constant_prediction_loss"]
+    axes.axhline(
+        constant, color="black", linestyle=":", linewidth=1, label=f"constant prediction {constant:.2f}"
+    )
+    axes.set_xticks(range(len(tops)), ["published\nbound", *(name for name, _, _ in bars)])
+    axes.set_ylabel("loss (nats)")
+    axes.set_ylim(0, 1.12 * max(constant, *(height for _, height, _ in tops)))
+    axes.set_title(f"published form · {_title(record)}")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    save_figure(figure, folder / "bound.png")
+
+
+def draw_label_map(
+    record: Mapping, B: Tensor, class_names: tuple[Sequence[str], Sequence[str]], folder: Path
+) -> None:
+    """B as a heat map: column s says how source class s is spread over the target classes."""
+    sources, targets = class_names
+    values = B.detach().cpu().numpy()
+    many = max(len(sources), len(targets)) > 20
+    side = 3.2 + 0.34 * max(len(sources), len(targets)) if not many else 9.0
+    figure, axes = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+    image = axes.imshow(values, vmin=0, vmax=1, cmap=MAP_COLOURS, aspect="auto")
+    for axis, names, label in (
+        (axes.xaxis, sources, f"source class ({record['source']})"),
+        (axes.yaxis, targets, f"target class ({record['target']})"),
+    ):
+        step = max(1, math.ceil(len(names) / 50))
+        axis.set_ticks(range(0, len(names), step), names[::step])
+        axis.set_label_text(label)
+    crowded = len(sources) > 12 or max(map(len, sources)) > 3
+    axes.tick_params("x", rotation=90 if crowded else 0)
+    if not many:
+        for t, s in zip(*np.nonzero(values >= 0.05), strict=True):
+            colour = "black" if values[t, s] > 0.6 else "white"
+            axes.text(s, t, f"{values[t, s]:.2f}", ha="center", va="center", color=colour, fontsize=7)
+    figure.colorbar(image, label="B (probability)")
+    axes.set_title(f"label map B\n{_title(record)}")
+    save_figure(figure, folder / "label_map.png")
+
+
+def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) -> None:
+    """Each term of the objective, unweighted, at every iteration: one panel a term."""
+    figure, grid = plt.subplots(2, 3, figsize=(10, 5.4), sharex=True, layout="constrained")
+    for axes, (name, values) in zip(grid.flat, history.items(), strict=True):
+        values = values.numpy()
+        axes.plot(values, linewidth=1, color=COLOURS["source"])
+        axes.set_title(name.replace("_", " "), fontsize=10)
+        if (values > 0).all() and values.max() > 100 * values.min():
+            axes.set_yscale("log")
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("iteration")
+    figure.suptitle(f"terms of the objective · {_title(record)}")
+    save_figure(figure, folder / "curves.png")
+
+
+def draw_features(
+    record: Mapping,
+    transform: TaskTransform,
+    source_test: Features,
+    target_test: Features,
+    class_names: tuple[Sequence[str], Sequence[str]],
+    folder: Path,
+) -> None:
+    """Source, transformed source and target on the two main axes of the target's features.
+
+    A source class has the colour of the target class that it is mapped to.
+    """
+    source, target = (_some_of_each_class(split) for split in (source_test, target_test))
+    centre = target.x.mean(0)
+    axes_2d = torch.linalg.svd((target.x - centre).double(), full_matrices=False).Vh[:2].T
+    axes_2d = torch.nn.functional.pad(axes_2d, (0, 2 - axes_2d.shape[1]))  # one feature: one axis
+    # The sign of a principal axis is arbitrary: fix it, so that the same run draws the same figure.
+    axes_2d = axes_2d * axes_2d.sum(0).sign()
+    mapped = transform.target_class()
+    clouds = (
+        (f"source ({record['source']})", source.x, mapped[source.y]),
+        ("transformed source", transform.features(source.x), mapped[source.y]),
+        (f"target ({record['target']})", target.x, target.y),
+    )
+    figure, panels = plt.subplots(
+        1, 3, figsize=(11, 4.6), sharex=True, sharey=True, layout="constrained"
+    )
+    colours = plt.get_cmap("tab10" if len(class_names[1]) <= 10 else "tab20")
+    for axes, (title, points, labels) in zip(panels, clouds, strict=True):
+        flat = ((points - centre).double() @ axes_2d).cpu().numpy()
+        axes.scatter(*flat.T, color=colours(labels.cpu().numpy() % colours.N), s=7)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("1st principal axis of the target")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("2nd principal axis of the target")
+    figure.suptitle(_title(record))
+    if len(class_names[1]) <= colours.N:
+        _class_legend(figure, colours, mapped, class_names)
+    save_figure(figure, folder / "features.png")
+
+
+def _class_legend(
+    figure: plt.Figure,
+    colours: matplotlib.colors.Colormap,
+    mapped: Tensor,
+    class_names: tuple[Sequence[str], Sequence[str]],
+) -> None:
+    """One entry a target class: its name and the source classes that are mapped to it."""
+    sources, targets = class_names
+    handles = []
+    for k, name in enumerate(targets):
+        from_classes = ", ".join(sources[s] for s in (mapped == k).nonzero().flatten().tolist())
+        label = f"{name} ← {from_classes or 'none'}"
+        handles.append(plt.Line2D([], [], linestyle="", marker="o", color=colours(k), label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+
+
+def _some_of_each_class(split: Features) -> Features:
+    num_classes = int(split.y.max()) + 1
+    each = max(1, POINTS // num_classes)
+    index = [(split.y == k).nonzero().flatten()[:each] for k in range(num_classes)]
+    chosen = torch.cat(index)
+    return Features(split.x[chosen], split.y[chosen])
+
+
+def _title(record: Mapping) -> str:
+    about = (record["model"], record["setting"], record.get("variant"), record["config"]["procedure"])
+    return " · ".join((f"{record['source']} → {record['target']}", *filter(None, about)))
+
+
+def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
+    """In the format of its suffix; a PDF holds no date: the same run draws the same file."""
+    about = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150, format=path.suffix[1:], **about)
+    if close:
+        plt.close(figure)
+
+
+def save_both(figure: plt.Figure, path: Path) -> None:
+    """As PDF and as PNG."""
+    save_figure(figure, path.with_suffix(".pdf"), close=False)
+    save_figure(figure, path.with_suffix(".png"))

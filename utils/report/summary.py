@@ -1,0 +1,176 @@
+"""A sweep's table: mean and spread over seeds of what its cells report, for papers and for tools."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from utils.storage import write_text
+
+CELL = ("source", "target", "model", "setting")
+# Of the certificate, of stage 2 or the certificate's own fine-tuned head, and of the published form.
+QUANTITIES = {
+    "fine_tuned_accuracy": "fine-tuned accuracy",
+    "fine_tuned_loss": "fine-tuned loss",
+    "target_accuracy": "accuracy of h",
+    "target_loss": "loss of h",
+    "bound_certified": "certificate",
+    "certified_source_loss": "certificate's source loss",
+    "certified_transport": "certificate's transport",
+    "published_target_accuracy": "accuracy, published form",
+    "published_target_loss": "loss, published form",
+    "weighted_source_loss": "source loss",
+    "label_mismatch": "label mismatch",
+    "distribution_mismatch": "distribution mismatch",
+    "bound_published": "published bound",
+}
+PUBLISHED_NAMES = {
+    "published_target_accuracy": "target_accuracy",
+    "published_target_loss": "target_loss",
+    **{
+        name: name
+        for name in (
+            "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
+        )
+    },
+}  # fmt: skip
+SHOWN = (
+    "fine_tuned_accuracy", "target_accuracy", "target_loss", "bound_certified", "bound_published",
+)  # fmt: skip
+UNDEFINED = "—"
+LATEX = str.maketrans(
+    {special: f"\\{special}" for special in "&%#_${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"±": r"$\pm$", UNDEFINED: "--"}
+)
+
+
+def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, float | None]:
+    """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed; None where a
+    part was not computed.
+    """
+    certificate, published = record["certificate"] or {}, record["published"] or {}
+    values = {
+        name: published.get(PUBLISHED_NAMES[name]) if name in PUBLISHED_NAMES else certificate.get(name)
+        for name in QUANTITIES
+    }
+    # A head that was fitted to labels says nothing of a run on clusters.
+    if fine_tuned is not None and not record.get("pseudo_labels"):
+        values["fine_tuned_accuracy"] = fine_tuned["test_accuracy"]
+        values["fine_tuned_loss"] = fine_tuned["test_loss"]
+    return values
+
+
+def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
+    """Whether a stage-2 record is of the network and the target's data of a stage-3 run with this
+    configuration and data.
+    """
+    same_network = head["config"]["network"] == config["network"]
+    return same_network and head["data"]["target"] == data["target"]
+
+
+def summarise(records: Sequence[tuple[Mapping, Mapping | None]], seeds: int | None = None) -> list[dict]:
+    """One row a cell without its seed, from (stage-3 record, stage-2 record) pairs: for each quantity
+    its mean and its standard deviation over the seeds (n − 1; None for one seed). A quantity that is
+    undefined for a seed is None. `seeds`: how many were asked for, of which some may have failed.
+    """
+    groups: dict[tuple, list[dict]] = {}
+    for record, fine_tuned in records:
+        cell = tuple(record[name] for name in CELL)
+        groups.setdefault(cell, []).append(quantities_of(record, fine_tuned))
+    rows = []
+    for cell, members in groups.items():
+        row = {**dict(zip(CELL, cell, strict=True)), "seeds": len(members)}
+        row["seeds_asked"] = seeds or len(members)
+        for name in QUANTITIES:
+            values = [member[name] for member in members]
+            defined = all(value is not None for value in values)
+            row[name] = statistics.fmean(values) if defined else None
+            several = defined and len(values) > 1
+            row[f"{name}_spread"] = statistics.stdev(values) if several else None
+        rows.append(row)
+    return rows
+
+
+def write_summary(rows: Sequence[Mapping], failed: Mapping[str, str], folder: Path) -> None:
+    """summary.csv, .jsonl, .md and .tex, and failed.txt, a line a failed cell (absent if none)."""
+    lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    texts = {"csv": _csv(rows), "jsonl": "".join(lines), "md": markdown(rows), "tex": latex(rows)}
+    if failed:
+        text = "".join(f"{name}: {reason}\n" for name, reason in failed.items())
+        write_text(folder / "failed.txt", text)
+    else:
+        (folder / "failed.txt").unlink(missing_ok=True)
+    for suffix, text in texts.items():
+        write_text(folder / f"summary.{suffix}", text)
+
+
+def markdown(rows: Sequence[Mapping]) -> str:
+    head, *body = _table(rows)
+    return markdown_table(head, body, left=len(CELL))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Its first `left` columns aligned to the left, the others to the right."""
+    escaped = ([cell.replace("|", "\\|") for cell in line] for line in (head, *rows))
+    lines = ["| " + " | ".join(line) + " |" for line in escaped]
+    lines.insert(1, "|" + "---|" * left + "---:|" * (len(head) - left))
+    return "\n".join(lines) + "\n"
+
+
+def csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def latex(rows: Sequence[Mapping]) -> str:
+    """A tabular with the rules of the package booktabs."""
+    head, *body = (" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in _table(rows))
+    columns = "l" * len(CELL) + "r" * (1 + len(SHOWN))
+    start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
+    return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
+
+
+def _table(rows: Sequence[Mapping]) -> list[list[str]]:
+    table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SHOWN)]]
+    for row in rows:
+        cells = [_number(row[name], row[f"{name}_spread"]) for name in SHOWN]
+        few = row["seeds"] < row["seeds_asked"]
+        seeds = f"{row['seeds']} of {row['seeds_asked']}" if few else str(row["seeds"])
+        table.append([*(str(row[name]) for name in CELL), seeds, *cells])
+    return table
+
+
+def _number(mean: float | None, spread: float | None) -> str:
+    if mean is None:
+        return UNDEFINED
+    return f"{mean:.3f}" if spread is None or math.isnan(spread) else f"{mean:.3f} ± {spread:.3f}"
+
+
+def _csv(rows: Sequence[Mapping]) -> str:
+    spread = [name for pair in QUANTITIES for name in (pair, f"{pair}_spread")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*CELL, "seeds", "seeds_asked", *spread], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
+    if fine_tuned is None:
+        return {}
+    return {
+        "fine_tuned_loss": fine_tuned["test_loss"],
+        "fine_tuned_accuracy": fine_tuned["test_accuracy"],
+    }
+
+
+def format_value(value: float, limits: Sequence[float] | None) -> str:
+    """With its interval; NaN as undefined."""
+    if math.isnan(value):
+        return UNDEFINED
+    return f"{value:.2f}" + (f" [{limits[0]:.2f}, {limits[1]:.2f}]" if limits else "")

@@ -1,0 +1,216 @@
+"""What a run prints: its quantities, each with what it means."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from utils.linear_head import GAP
+from utils.report.summary import fine_tuned_values
+
+CERTIFICATE_ROWS = {
+    "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
+    "fine_tuned_loss": "its loss (nats)",
+    "target_accuracy": "h, the source classifier moved onto the target, on its test split",
+    "accuracy_at_least": "95 % sure: at least this share of new such images is classified rightly",
+    "target_loss": "h's loss (nats)",
+    "bound_certified": "what h's loss cannot exceed on these splits, the sum of the next two",
+    "certified_source_loss": "h's loss on the source points that stand for the target's classes",
+    "certified_transport": "what the way to the target's points adds, in the loss's own metric",
+    "constant_prediction_loss": "ln K: what calling every class equally likely costs",
+    "bound_certified_train": "bound_certified on as many training points: the gap is over-fitting",
+    "target_loss_train": "h's loss on these",
+}
+PUBLISHED_ROWS = {
+    "fine_tuned_loss": "head fine-tuned directly on the target (stage 2, nats)",
+    "fine_tuned_accuracy": "its accuracy",
+    "target_loss": "transformed classifier on the target test split (nats)",
+    "target_accuracy": "its accuracy",
+    "weighted_source_loss": "term 1: source loss re-weighted by the transformed prior D",
+    "label_mismatch": "term 2: conditional entropy of the label map B",
+    "wasserstein_distance": "W, transformed source to target, averaged over classes",
+    "tau_measured": "steepest loss found on the target test split",
+    "distribution_mismatch": "term 3: tau_measured * wasserstein_distance",
+    "bound_published": "term 1 + term 2 + term 3; no certificate (docs/method.md)",
+    "bound_transformed": "transformed source loss + term 3; no certificate",
+    "bound_certified": "what target_loss cannot exceed on these splits",
+    "constant_prediction_loss": "ln K",
+    "transformed_source_loss": "on the transformed source test split, soft labels",
+    "transformed_source_accuracy": "accuracy there against B's argmax",
+    "tau_certified": "Lipschitz constant of the transformed classifier's loss in the target features",
+}
+
+
+# ----------------------------------------------------------------------------------------- the console
+def print_training(record: Mapping, checkpoint: Path, reused: bool = False) -> None:
+    _print_title(f"source network {record['model']} on {record['source']}", record, reused)
+    _print_rows(
+        record, {"test_accuracy": "on the source test split", "test_loss": "cross-entropy there (nats)"}
+    )
+    print(f"network: {_short(checkpoint)}")
+
+
+def print_fine_tuning(record: Mapping, folder: Path, reused: bool = False) -> None:
+    _print_title(f"target head {record['source']} → {record['target']}", record, reused)
+    rows = {
+        "test_accuracy": "head on the target test split",
+        "test_loss": "cross-entropy there (nats)",
+        "train_loss": "cross-entropy on the target training split",
+        "weight_decay": "strength of the logistic regression, chosen by validation",
+        "tau_measured": "steepest loss found on the test split",
+        "tau_certified": "Lipschitz constant of the head's loss",
+    }
+    if record.get("weight_decay") is None:
+        rows.pop("weight_decay")
+    _print_rows(record, rows)
+    _print_gap(record.get("optimality_gap"))
+    print(f"result: {_short(folder / 'result.json')}")
+
+
+def print_heading(record: Mapping, reused: bool = False) -> None:
+    """What a stage-3 run is of."""
+    title = f"transfer {record['source']} → {record['target']}, {record['setting']}"
+    _print_title(title, record, reused)
+
+
+def print_certificate(record: Mapping, shown_classes: int) -> None:
+    """The certificate, and for `shown_classes` target classes (0: all) where it comes from."""
+    found = record["certificate"]
+    if found is None:
+        print(record["no_certificate"])
+        return
+    _print_rows(found, CERTIFICATE_ROWS)
+    if found["start"] is not None and not found["improved"]:
+        print(
+            "learning found nothing better than its start, A = I and b = 0, which is what these are of"
+        )
+    classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)
+    shown = classes[: shown_classes or None]
+    print(f"\nwhere the {found['bound_certified']:.2f} nats come from, by class of {record['target']}:")
+    rows = [("class", "share", "h's loss", f"stood for by ({record['source']})", "most taken for")]
+    for one in shown:
+        share = one["share"] / found["bound_certified"] if found["bound_certified"] else 0.0
+        taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"]) or "no other"
+        rows.append(
+            (
+                one["target_class"], f"{share:.0%}", f"{one['target_loss']:.2f}",
+                ", ".join(one["stood_for_by"]), taken,
+            )
+        )  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, share, loss, by, taken in rows:
+        cells = (f"{name:<{widths[0]}}", f"{share:>{widths[1]}}", f"{loss:>{widths[2]}}")
+        print("  ".join(("", *cells, f"{by:<{widths[3]}}", taken)).rstrip())
+    if len(shown) < len(classes):
+        print(f"  and {len(classes) - len(shown)} classes of smaller share (--SHOW_CLASSES 0 for all)")
+    print()
+
+
+def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
+    """The published form's quantities; `fine_tuned`: stage 2's record."""
+    found = record["published"]
+    print(f"published form, {_strength(record['config']['head'])}:")
+    rows = dict(PUBLISHED_ROWS)
+    if fine_tuned is None:
+        rows.pop("fine_tuned_loss")
+        rows.pop("fine_tuned_accuracy")
+    else:
+        strength = _strength(fine_tuned["config"]["head"])
+        rows["fine_tuned_loss"] = f"head fine-tuned directly on the target (stage 2, {strength}; nats)"
+    _print_rows({**found, **fine_tuned_values(fine_tuned)}, rows)
+    _print_gap(found.get("source_head_optimality_gap"))
+    if found["unreached_classes"]:
+        classes = ", ".join(map(str, found["unreached_classes"]))
+        print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
+
+
+def print_where(record: Mapping, folder: Path) -> None:
+    if any((record[part] or {}).get("intervals") for part in ("certificate", "published")):
+        print("[ ]: 95 % intervals over test samples (accuracies: Wilson's; others: bootstrap)")
+    print(f"result: {_short(folder / 'result.json')}")
+    figures = ["certificate"] if record["certificate"] else []
+    if record["published"]:
+        figures += ["bound", "label_map", "curves", "features"]
+    if figures:
+        others = f" (beside it: {', '.join(figures[1:])})" if len(figures) > 1 else ""
+        print(f"figure: {_short(folder / figures[0])}.png{others}")
+
+
+def _strength(head: Mapping) -> str:
+    return "validated strength" if head["tau"] is None else f"τ = {head['tau']:g}"
+
+
+def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
+    """How far an estimate without labels is from the run with the target's own, where there is one."""
+    agreement = record["pseudo_labels"]["agreement"]
+    print("pseudo-labels: losses and accuracies of the target are against clusters, not labels")
+    if agreement is None:
+        print("pseudo-labels: the target has no labels, so how far they are off cannot be told")
+        return
+    print(f"pseudo-labels: as the target's own on {agreement:.1%} of its test samples, best naming")
+    if labelled is None or _comparable(labelled) != _comparable(record):
+        print("with the target's labels: not run with these settings and data (--TARGET_LABELS given)")
+        return
+    rows = []
+    for part, names in (("certificate", CERTIFICATE_ROWS), ("published", PUBLISHED_ROWS)):
+        if record[part] and labelled[part]:
+            rows += _differences(record[part], labelled[part], names, f"{part}: ")
+    if not rows:
+        print("with the target's labels: nothing was computed that could be compared")
+        return
+    columns = ("pseudo", "labelled", "difference")
+    width = max(len(name) for name, _ in rows)
+    print(f"  {'':<{width}}  " + "  ".join(f"{column:>10}" for column in columns))
+    for name, values in rows:
+        cells = ("—" if value is None else f"{value:.4f}" for value in values)
+        print(f"  {name:<{width}}  " + "  ".join(f"{cell:>10}" for cell in cells))
+
+
+def _differences(
+    one: Mapping, other: Mapping, names: Iterable[str], prefix: str
+) -> list[tuple[str, tuple[float | None, ...]]]:
+    rows = []
+    for name in names:
+        if name in one and name in other:
+            a, b = one[name], other[name]
+            gap = None if a is None or b is None else a - b
+            rows.append((prefix + name, (a, b, gap)))
+    return rows
+
+
+def _comparable(record: Mapping) -> tuple[dict, Mapping, list | None]:
+    """What two estimates must share beside the labels: settings and data."""
+    aside = ("pseudo_sizes", "bootstrap")
+    config = {name: value for name, value in record["config"].items() if name not in aside}
+    return config, record["data"], record.get("source_classes")
+
+
+def _print_title(title: str, record: Mapping, reused: bool) -> None:
+    data = ", ".join(f"{role} {about['origin']}" for role, about in record["data"].items())
+    state = " · the result was there (--OVERWRITE computes it again)" if reused else ""
+    procedure = record["config"]["procedure"]
+    print(f"{title} · {procedure} · seed {record['seed']} · data: {data}{state}")
+
+
+def _print_rows(found: Mapping, rows: Mapping[str, str]) -> None:
+    """A line a quantity: its name, its value, its interval where it has one, and what it is."""
+    intervals = found.get("intervals") or {}
+    width = max(map(len, rows))
+    values = {name: found.get(name) for name in rows}
+    numbers = {name: "—" if value is None else f"{value:.4f}" for name, value in values.items()}
+    ends = {name: f"[{low:.3f}, {high:.3f}]" for name, (low, high) in intervals.items() if name in rows}
+    left, right = max(map(len, numbers.values())), max(map(len, ends.values()), default=0)
+    for name, text in rows.items():
+        interval = f"  {ends.get(name, ''):<{right}}" if right else ""
+        print(f"  {name:<{width}}  {numbers[name]:>{left}}{interval}  {text}")
+
+
+def _print_gap(gap: float | None) -> None:
+    """Of a head that was to be the best under its τ."""
+    if gap is not None and gap > GAP:
+        print(f"the head's fit ended early: its loss may be {gap:.1g} nats above the least under its τ")
+
+
+def _short(path: Path) -> str:
+    """Relative to the working folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)

@@ -1,0 +1,153 @@
+"""Intervals for quantities that are means of one term a sample: a bootstrap's, and Wilson's for shares.
+
+A resample draws as many samples with replacement as there are, inside each class, so that the class
+frequencies stay what they are. The interval is the percentile one. For a share close to 0 or 1 it is too
+narrow (of samples that are all right every resample is): accuracies take Wilson's.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.stats import binomtest
+from torch import Tensor
+
+FEWEST_FOR_INTERVALS = 6  # of fewer models a bootstrap holds too few different samples
+# Two weighted Kendall correlations are in use: SciPy's own, which weighs candidates by their ranks in
+# both orders (SFDA and the papers after it), and by their ranks in accuracy alone (Model Spider).
+BY_BOTH, BY_ACCURACY = "weighted Kendall", "weighted Kendall by accuracy"
+CORRELATIONS = {
+    "Pearson": lambda scores, truth: stats.pearsonr(scores, truth).statistic,
+    "Kendall": lambda scores, truth: stats.kendalltau(scores, truth).statistic,
+    BY_BOTH: lambda scores, truth: stats.weightedtau(scores, truth).statistic,
+    BY_ACCURACY: lambda scores, truth: stats.weightedtau(truth, scores, rank=None).statistic,
+}
+MEASURES = (*CORRELATIONS, "regret")
+
+
+def jackknife_interval(
+    whole: float, metric: Callable[[np.ndarray], float], folds: np.ndarray
+) -> tuple[float, float] | None:
+    """The interval of a score whose value on all samples is `whole`. `metric`: its value without those
+    that a mask (n,) says; `folds` (n,): the part 0.. that each sample belongs to, −1 for none. None
+    where there are fewer than two parts.
+
+    The jackknife that leaves out one of J parts: (J − 1)/J times the values' sum of squares estimates
+    the variance, and Student's t with J − 1 degrees of freedom its reach. Exact for means of normal
+    values.
+    """
+    parts = [k for k in range(int(folds.max()) + 1) if (folds == k).any()]
+    if len(parts) < 2:
+        return None
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        values = list(pool.map(lambda k: metric(folds == k), parts))
+    deviation = math.sqrt(statistics.pvariance(values) * (len(parts) - 1))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(parts) - 1)) * deviation
+    return whole - reach, whole + reach
+
+
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
+    """Of the mean of a few values by their spread, with Student's t; None for one value."""
+    if len(values) < 2:
+        return None
+    deviation = statistics.stdev(values) / math.sqrt(len(values))
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * deviation
+    return statistics.fmean(values) - reach, statistics.fmean(values) + reach
+
+
+def regret(scores: np.ndarray, truth: np.ndarray) -> float:
+    """By how much the best model is better than the one with the highest score: the mean over those that
+    share it, NaN where all do. A model that has no score (NaN) cannot be picked, but may be the best.
+    """
+    having = ~np.isnan(scores)
+    if len(np.unique(scores[having])) < 2:
+        return math.nan
+    picked = truth[having & (scores == scores[having].max())].mean()
+    return max(0.0, float(truth.max() - picked))  # rounding of a mean
+
+
+def agreement(
+    scores: Sequence[float],
+    truth: Sequence[float],
+    resamples: int,
+    seed: int,
+    networks: Sequence[Hashable] = (),
+    measures: Sequence[str] = MEASURES,
+) -> dict[str, tuple[float, tuple[float, float] | None]]:
+    """Each of the `measures`, over the models that have a score (the others: NaN), with its bootstrap
+    interval over the models (FEWEST_FOR_INTERVALS or more). NaN where all scores are equal; resamples
+    in which a measure is undefined do not count. `networks`: models of one network, which fine-tuning
+    cannot tell apart, are drawn together.
+    """
+    scores, truth = np.asarray(scores, float), np.asarray(truth, float)
+    networks = list(networks) or list(range(len(scores)))
+    members = [np.flatnonzero([n == one for n in networks]) for one in dict.fromkeys(networks)]
+    rng = np.random.default_rng(seed)
+    picks = (rng.integers(len(members), size=len(members)) for _ in range(resamples))
+    draws = [np.concatenate([members[k] for k in pick]) for pick in picks]
+    having = ~np.isnan(scores)
+    enough = sum(having[group].any() for group in members) >= FEWEST_FOR_INTERVALS
+    found = {}
+    for name in measures:
+        value = correlation(name, scores, truth)
+        values = [correlation(name, scores[draw], truth[draw]) for draw in draws if enough]
+        values = [v for v in values if not math.isnan(v)]
+        limits = None
+        if values and not math.isnan(value):
+            limits = tuple(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist())
+        found[name] = (value, limits)
+    return found
+
+
+def correlation(measure: str, scores: np.ndarray, truth: np.ndarray) -> float:
+    if measure == "regret":
+        return regret(scores, truth)
+    having = ~np.isnan(scores)
+    scores, truth = scores[having], truth[having]
+    if len(np.unique(scores)) < 2 or len(np.unique(truth)) < 2:
+        return math.nan
+    return float(CORRELATIONS[measure](scores, truth))
+
+
+LEVEL = 0.95
+
+
+class Resamples:
+    """How often each of the n samples is drawn in each resample: counts (R, n) float64."""
+
+    def __init__(self, labels: Tensor, count: int, generator: torch.Generator):
+        counts = torch.zeros((count, len(labels)), dtype=torch.float64)
+        for label in labels.unique():
+            members = (labels == label).nonzero().flatten().cpu()
+            drawn = torch.randint(len(members), (count, len(members)), generator=generator)
+            counts.scatter_add_(1, members[drawn], torch.ones_like(drawn, dtype=torch.float64))
+        self.counts = counts.to(labels.device)
+
+    def means(self, values: Tensor) -> Tensor:
+        """Mean of `values` (n,) over each resample: (R,)."""
+        return self.counts @ values.double() / len(values)
+
+
+def interval(resampled: Tensor) -> tuple[float, float]:
+    """The central LEVEL of the resampled values."""
+    tail = (1 - LEVEL) / 2
+    low, high = torch.quantile(resampled, torch.tensor([tail, 1 - tail]).to(resampled)).tolist()
+    return low, high
+
+
+def wilson_interval(hits: int, count: int) -> tuple[float, float]:
+    """Of the chance behind `hits` of `count` independent samples (Wilson 1927), at LEVEL."""
+    found = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def least_share(hits: int, count: int) -> float:
+    """What the chance behind `hits` of `count` samples is at least, with confidence LEVEL: the exact
+    bound of Clopper and Pearson, to one side.
+    """
+    test = binomtest(hits, count, alternative="greater")
+    return float(test.proportion_ci(LEVEL, method="exact").low)
