@@ -11,6 +11,7 @@ result, and a ranking that cannot be read, is named and left out.
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -29,20 +30,21 @@ from utils.ranking import (
 )
 from utils.report import (
     UNDEFINED,
+    Block,
+    Figure,
+    Folded,
+    Paragraph,
+    Table,
     agreement_of_bounds,
     comparable_settings,
     draw_agreement,
     draw_settings,
     draw_terms,
-    figure,
-    folded,
     group_runs,
     is_pseudo,
     page,
-    paragraph,
     pseudo_table,
     quantities_of,
-    table,
 )
 from utils.storage import REPOSITORY, read_json, read_records, require_writable, write_text
 
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sections.append(("Every run", table_of_runs(records)))
         sections.append(("Where the numbers come from", provenance(records)))
     if damaged:
-        sections.insert(0, ("Left out", paragraph("; ".join(damaged), "warning")))
+        sections.insert(0, ("Left out", [Paragraph("; ".join(damaged), warning=True)]))
     for problem in damaged:
         print(f"warning: {problem}; it is left out", file=sys.stderr)
 
@@ -118,72 +120,78 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 # ---------------------------------------------------------------------------------------- the sections
-def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[tuple[str, str]]:
+Section = tuple[str, list[Block]]
+
+
+def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Section]:
     labelled = [group for group in groups if not is_pseudo(group)]
-    sections = []
+    sections: list[Section] = []
     if labelled:
-        drawn = "".join(figure(path, TERMS_CAPTION) for path in draw_terms(labelled, folder))
+        drawn = [Figure(path, TERMS_CAPTION) for path in draw_terms(labelled, folder)]
         sections.append(("Bounds and losses", drawn))
     if sum(len(group["seeds"]) for group in labelled) > 2:
         draw_agreement(labelled, folder)
-        content = figure(folder / "agreement.png", AGREEMENT_CAPTION)
-        content += paragraph(AGREEMENT_NOTE) + table(*agreement_of_bounds(labelled), left=2)
-        sections.append(("Does the bound tell the loss?", content))
+        figure = Figure(folder / "agreement.png", AGREEMENT_CAPTION)
+        table = Table(*agreement_of_bounds(labelled), left=2)
+        sections.append(("Does the bound tell the loss?", [figure, Paragraph(AGREEMENT_NOTE), table]))
     if comparable := comparable_settings(labelled):
         draw_settings(comparable, folder)
         caption = "What is gained by learning more of the transform."
-        sections.append(("Settings compared", figure(folder / "settings.png", caption)))
+        sections.append(("Settings compared", [Figure(folder / "settings.png", caption)]))
     if len(labelled) < len(groups):
-        sections.append(
-            ("Targets without labels", paragraph(PSEUDO_NOTE) + table(*pseudo_table(groups), left=3))
-        )
+        table = Table(*pseudo_table(groups), left=3)
+        sections.append(("Targets without labels", [Paragraph(PSEUDO_NOTE), table]))
     return sections
 
 
-def section_of_ranking(path: Path, folder: Path) -> tuple[str, str]:
+def section_of_ranking(path: Path, folder: Path) -> Section:
     ranking = read_json(path)
     candidates = ranking["candidates"]
     scores = {
-        name: {metric: Score(**score) for metric, score in about["scores"].items()}
-        for name, about in candidates.items()
+        name: {metric: Score(**score) for metric, score in entry["scores"].items()}
+        for name, entry in candidates.items()
     }
     truth = {
-        name: about["accuracy"] for name, about in candidates.items() if about["accuracy"] is not None
+        name: entry["accuracy"] for name, entry in candidates.items() if entry["accuracy"] is not None
     }
     decision, name = ranking["decision"], path.parent.name
     draw_decision(ranking["target"], ranking, folder / f"decision_{name}")
-    content = paragraph(decision["line"][0].upper() + decision["line"][1:] + ".")
-    content += figure(folder / f"decision_{name}.png", DECISION_CAPTION)
     facts = {
-        name: Facts(*(about[field.name] for field in fields(Facts)))
-        for name, about in candidates.items()
+        candidate: Facts(*(entry[field.name] for field in fields(Facts)))
+        for candidate, entry in candidates.items()
     }
-    content += table(*candidate_table(scores, truth, decision["odds"], facts))
     images = f"{ranking['shots']} training images of each class" if ranking["shots"] else (
         f"the target's training images, at most about {ranking['samples']}"
     )  # fmt: skip
-    content += paragraph(
-        f"Seed {ranking['seed']}; scores see {images}. Accuracies: {ranking['truth'] or 'none'}."
-    )
+    blocks: list[Block] = [
+        Paragraph(decision["line"][0].upper() + decision["line"][1:] + "."),
+        Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
+        Table(*candidate_table(scores, truth, decision["odds"], facts)),
+        Paragraph(
+            f"Seed {ranking['seed']}; scores see {images}. Accuracies: {ranking['truth'] or 'none'}."
+        ),
+    ]
     if ranking["agreement"]:
         draw_ranking(ranking["target"], scores, truth, folder / f"ranking_{name}")
         caption = "Each score, with its 95 % interval, against fine-tuned accuracy."
-        content += figure(folder / f"ranking_{name}.png", caption)
-        content += paragraph(RANKING_NOTE)
-    for title, of_group in ranking["agreement"].items():
-        content += paragraph(f"Order against accuracy, {title}:")
-        of_names = {name: scores[name] for name in of_group["candidates"]}
-        content += table(*agreement_table(of_names, read_agreement(of_group["scores"])))
-    content += paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
-    content += table(*score_table(scores, truth))
-    about = [f"{name} {value}" for name, value in ranking["environment"].items()]
+        blocks += [Figure(folder / f"ranking_{name}.png", caption), Paragraph(RANKING_NOTE)]
+    for title, group in ranking["agreement"].items():
+        members = {name: scores[name] for name in group["candidates"]}
+        blocks.append(Paragraph(f"Order against accuracy, {title}:"))
+        blocks.append(Table(*agreement_table(members, read_agreement(group["scores"]))))
+    blocks.append(Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better."))
+    blocks.append(Table(*score_table(scores, truth)))
     data = [
-        f"{name}: {d['origin']}, sha256 {d.get('sha256', UNDEFINED)}"
-        for name, d in ranking["data"].items()
+        f"{name}: {source['origin']}, sha256 {source.get('sha256', UNDEFINED)}"
+        for name, source in ranking["data"].items()
     ]
-    return f"Models ranked for {ranking['target']}", content + folded(
-        "Command, data, versions", [ranking["command"], *data, ", ".join(about)]
-    )
+    lines = [ranking["command"], *data, described(ranking["environment"])]
+    blocks.append(Folded("Command, data, versions", lines))
+    return f"Models ranked for {ranking['target']}", blocks
+
+
+def described(environment: Mapping) -> str:
+    return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
 def read_agreement(of_group: Mapping) -> dict[str, dict]:
@@ -197,7 +205,7 @@ def read_agreement(of_group: Mapping) -> dict[str, dict]:
     }
 
 
-def table_of_runs(records: Sequence[Mapping]) -> str:
+def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
     head = [
         "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
         "certificate", "published bound", "command that makes the row again",
@@ -223,10 +231,10 @@ def table_of_runs(records: Sequence[Mapping]) -> str:
         origins = "/".join(dict.fromkeys(about["origin"] for about in record["data"].values()))
         what += [record["config"]["procedure"], origins, record["seed"]]
         rows.append([*what, *cells, record.get("command", UNDEFINED)])
-    return paragraph(RUNS_NOTE) + table(head, rows, left=7, code=1)
+    return [Paragraph(RUNS_NOTE), Table(head, rows, left=7, code=1)]
 
 
-def provenance(records: Sequence[Mapping]) -> str:
+def provenance(records: Sequence[Mapping]) -> list[Block]:
     """Data sets with their checksums, weights, and the environments that the runs were made in."""
     data, weights = {}, set()
     for record in records:
@@ -238,19 +246,15 @@ def provenance(records: Sequence[Mapping]) -> str:
         weights.add((record["model"], record["source"], network.get("weights", UNDEFINED)))
     rows = [[*key, *sizes] for key, sizes in sorted(data.items(), key=str)]
     head = ["data", "origin", "sha256 (first 16 digits)", "training samples", "test samples"]
-    content = table(head, rows, left=3)
-    environments: dict[str, int] = {}
-    for record in records:
-        about = ", ".join(f"{name} {value}" for name, value in record["environment"].items())
-        environments[about] = environments.get(about, 0) + 1
+    environments = Counter(described(record["environment"]) for record in records)
     seeds = sorted({record["seed"] for record in records})
     used = [f"{model}, {source}: {digest}" for model, source, digest in sorted(weights)]
-    return (
-        content
-        + paragraph(f"Seeds: {', '.join(map(str, seeds))}.")
-        + folded("Networks: digests of their weights", used)
-        + folded("Versions and machines", [f"{n} runs: {about}" for about, n in environments.items()])
-    )
+    return [
+        Table(head, rows, left=3),
+        Paragraph(f"Seeds: {', '.join(map(str, seeds))}."),
+        Folded("Networks: digests of their weights", used),
+        Folded("Versions and machines", [f"{n} runs: {text}" for text, n in environments.items()]),
+    ]
 
 
 if __name__ == "__main__":

@@ -13,7 +13,15 @@ import report
 import sweep
 import transfer_source_to_target as stage_3
 from tests.conftest import places
-from utils.report import GROUPS_A_FIGURE, agreement_of_bounds, draw_terms, group_runs, table
+from utils.report import (
+    GROUPS_A_FIGURE,
+    Paragraph,
+    Table,
+    agreement_of_bounds,
+    draw_terms,
+    group_runs,
+    page,
+)
 from utils.storage import read_records
 
 SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1"
@@ -193,7 +201,8 @@ def test_the_command_of_a_row_makes_it_again(swept, tmp_path):
 
 def test_names_cannot_break_the_page():
     cells = [["<b>", "&"], ["</td><script>", '"']]
-    assert Page(table(cells[0], cells[1:])).rows == cells
+    shown = Page(page("<i>", "<p>", [("</h2>", [Table(cells[0], cells[1:]), Paragraph("<script>")])]))
+    assert shown.rows == cells and shown.headings == ["</h2>"]
 
 
 def test_no_results_is_said_in_one_line(tmp_path, capsys):

@@ -1,58 +1,63 @@
 """The report as one HTML page that needs nothing else: figures inside, no script, no address fetched."""
 
 import base64
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-STYLE = Path(__file__).with_suffix(".css")
-
-
-def page(title: str, introduction: str, sections: Sequence[tuple[str, str]]) -> str:
-    """A document of (heading, HTML) sections."""
-    body = "".join(f"<section><h2>{text(head)}</h2>{content}</section>" for head, content in sections)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title><style>{STYLE.read_text()}</style></head><body><main>"
-        f"<h1>{text(title)}</h1><p>{text(introduction)}</p>{body}</main></body></html>\n"
-    )
+import jinja2
 
 
-def text(value: object) -> str:
-    return html.escape(str(value))
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    warning: bool = False
+    kind: ClassVar[str] = "paragraph"
 
 
-def paragraph(value: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
+@dataclass(frozen=True)
+class Figure:
+    """The image goes into the page; its caption is its description, too."""
+
+    png: Path
+    caption: str
+    kind: ClassVar[str] = "figure"
+
+    @property
+    def data(self) -> str:
+        return base64.b64encode(self.png.read_bytes()).decode()
 
 
-def figure(png: Path, caption: str) -> str:
-    """The image inside the page; its caption is its description, too."""
-    data = base64.b64encode(png.read_bytes()).decode()
-    return (
-        '<figure><div class="scroll">'
-        f'<img src="data:image/png;base64,{data}" alt="{text(caption)}"></div>'
-        f"<figcaption>{text(caption)}</figcaption></figure>"
-    )
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1, code: int = 0) -> str:
+@dataclass(frozen=True)
+class Table:
     """Its first `left` columns are text, its last `code` ones commands."""
 
-    def line(cells: Sequence[object], tag: str) -> str:
-        texts, plain = [' class="text"'] * left, [""] * (len(cells) - left - code)
-        kinds = [*texts, *plain, *[' class="code"'] * code]
-        shown = (f"<{tag}{kind}>{text(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
-        return f"<tr>{''.join(shown)}</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    whole = f"<table><thead>{line(head, 'th')}</thead><tbody>{body}</tbody></table>"
-    return f'<div class="scroll">{whole}</div>'
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    left: int = 1
+    code: int = 0
+    kind: ClassVar[str] = "table"
 
 
-def folded(summary: str, lines: Mapping[str, str] | Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Folded:
     """Lines of code behind a summary that opens them."""
-    return (
-        f"<details><summary>{text(summary)}</summary><code>{text(chr(10).join(lines))}</code></details>"
+
+    summary: str
+    lines: Sequence[str]
+    kind: ClassVar[str] = "folded"
+
+
+Block = Paragraph | Figure | Table | Folded
+
+
+def page(title: str, introduction: str, sections: Sequence[tuple[str, Sequence[Block]]]) -> str:
+    """A document of (heading, blocks) sections; what is not markup of ours is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name != "page.css",
+        undefined=jinja2.StrictUndefined,
     )
+    template = environment.get_template("page.html")
+    return template.render(title=title, introduction=introduction, sections=sections) + "\n"
