@@ -20,7 +20,7 @@ from utils.backbones import LENET
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
-from utils.features import standardise, task_label
+from utils.features import standardise, task_slug
 from utils.linear_head import evaluate_head, shared_linear_head
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> dict | None:
         "network": network.about,
     }
     data = {"target": target.provenance}
-    source = task_label(options.SRC)
+    source = task_slug(options.SRC)
     this = Run("finetune", source, target.name, network.model, None, options.SEED, options.PROCEDURE)
     folder = this.folder(options.RESULTS_DIR)
     if stored := reusable_result(folder, config, data, options.OVERWRITE):

@@ -26,11 +26,11 @@ from pathlib import Path
 import train_source_model
 from scales import settings_for
 from utils import distributed
-from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, expand_pattern
+from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, expand_pattern
 from utils.device import choose_device, use_threads
 from utils.entry import stage_entry
 from utils.errors import InputError
-from utils.features import check_task_name, is_feature_file, task_label
+from utils.features import check_task_name, is_feature_file, task_slug
 from utils.options import (
     StageParser,
     add_flag,
@@ -166,13 +166,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = read_truth(options.TRUTH) if options.TRUTH else None
     if table:
         keys = [truth_key(entry, options) for entry in entries.values()]
-        table.require(task_label(options.TRG), keys)
+        table.require(task_slug(options.TRG), keys)
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
     print(f"{len(entries)} candidates: {', '.join(entries)}", file=sys.stderr)
 
     # -------------------------------------------------------------------------------------- scores
-    folder = options.RESULTS_DIR / "rank" / task_label(options.TRG)
+    folder = options.RESULTS_DIR / "rank" / task_slug(options.TRG)
     busy = f"another run is writing to {folder}: wait for it, or give another --RESULTS_DIR"
     found = Ranking()
     with only_one(folder, busy):
@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with replace_files(folder) as new:
             write_json(new / "ranking.json", record)
             write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
-            draw_decision(task_label(options.TRG), record, new / "decision")
+            draw_decision(task_slug(options.TRG), record, new / "decision")
             for title, (names, of_group) in agreement.items():
                 shown = agreement_table({name: found.scores[name] for name in names}, of_group)
                 write_text(new / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*shown))
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"\norder against {truth_name(options)}, {title}\n\n{markdown_table(*shown)}", end=""
                 )
             if agreement:
-                draw_ranking(task_label(options.TRG), found.scores, found.truth, new / "ranking")
+                draw_ranking(task_slug(options.TRG), found.scores, found.truth, new / "ranking")
     if found.truth and not agreement:
         print("fewer than three candidates have no correlation: give more models or sources")
     if found.costs:
@@ -278,7 +278,7 @@ def list_entries(options: argparse.Namespace) -> dict[str, Entry]:
     for text in options.MODEL:
         for source in options.SRC or [None]:
             entry = Entry.of(text, source, options)
-            name = entry.model_label + (f" ({entry.source_label})" if several else "")
+            name = entry.model_name + (f" ({entry.source_slug})" if several else "")
             if entries.setdefault(name, entry) != entry:
                 raise InputError(f"two candidates are called {name}: rename a file or give one --model")
     options.MODEL = [entry.model for entry in entries.values()]
@@ -327,8 +327,8 @@ def truth_key(entry: Entry, options: argparse.Namespace) -> tuple[str, str]:
     """(model, source) as a table of accuracies has them."""
     eps = options.EPS if entry.model.startswith(ROBUST_PREFIX) else None
     same_size = entry.image_size == options.IMAGE_SIZE  # of all: a table need not repeat it
-    name = entry.model if same_size and entry.model_label != "features" else entry.model_label
-    return backbone_label(name, eps), entry.source_label
+    name = entry.model if same_size and entry.model_name != "features" else entry.model_name
+    return backbone_slug(name, eps), entry.source_slug
 
 
 def add_nulls_and_truth(
@@ -342,13 +342,13 @@ def add_nulls_and_truth(
             found.scores[name]["consensus"] = score_of_one
     if table is None:
         return
-    target = task_label(options.TRG)
+    target = task_slug(options.TRG)
     elsewhere = mean_rank_elsewhere(table.by_target(), target)
-    for name, of_one in found.scores.items():
+    for name, of_candidate in found.scores.items():
         model, source = truth_key(entries[name], options)
         found.truth[name] = table.of(target, model, source)
         if model in elsewhere:
-            of_one[ELSEWHERE] = Score(elsewhere[model], None, 0.0, lower_is_better=True)
+            of_candidate[ELSEWHERE] = Score(elsewhere[model], None, 0.0, lower_is_better=True)
 
 
 # ------------------------------------------------------------------------------------------ the report
@@ -404,7 +404,7 @@ def as_record(
         return None if math.isnan(value) else value
 
     return {
-        "target": task_label(options.TRG),
+        "target": task_slug(options.TRG),
         "seed": options.SEED,
         "command": options.command,
         "shots": options.SHOTS,
@@ -423,9 +423,9 @@ def as_record(
                 "accuracy": found.truth.get(name),
                 "fine_tuning_seconds": found.costs.get(name),
                 **vars(found.facts[name]),
-                "scores": {metric: vars(score) for metric, score in of_one.items()},
+                "scores": {metric: vars(score) for metric, score in of_candidate.items()},
             }
-            for name, of_one in found.scores.items()
+            for name, of_candidate in found.scores.items()
         },
         "agreement": {
             title: {
@@ -433,9 +433,9 @@ def as_record(
                 "scores": {
                     metric: {
                         name: {"value": number(value), "interval": limits}
-                        for name, (value, limits) in of_one.items()
+                        for name, (value, limits) in of_candidate.items()
                     }
-                    for metric, of_one in of_group.items()
+                    for metric, of_candidate in of_group.items()
                 },
             }
             for title, (names, of_group) in agreement.items()

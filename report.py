@@ -199,9 +199,9 @@ def read_agreement(of_group: Mapping) -> dict[str, dict]:
     return {
         metric: {
             name: (math.nan if cell["value"] is None else cell["value"], cell["interval"])
-            for name, cell in of_one.items()
+            for name, cell in of_candidate.items()
         }
-        for metric, of_one in of_group.items()
+        for metric, of_candidate in of_group.items()
     }
 
 

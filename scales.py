@@ -1,10 +1,14 @@
-"""Which scale's settings a run has: the small scale's for a LeNet, the large one's for other models."""
+"""Which scale's settings a run has: the small scale's for a LeNet, the large one's for other models.
+
+python3 scales.py > docs/settings.md        # every setting with its value in each procedure
+"""
 
 from large_scale import settings as large_scale
 from small_scale import settings as small_scale
 from utils.backbones import is_grey_model
 from utils.options import PROCEDURES
-from utils.settings import ScaleSettings
+from utils.report import markdown_table
+from utils.settings import ScaleSettings, settings_tables
 
 
 def settings_for(
@@ -19,3 +23,30 @@ def settings_for(
 def procedures(model: str | None) -> dict[str, ScaleSettings]:
     """Each procedure's settings for a model, whatever its tasks: what --help shows."""
     return {name: settings_for(name, (model or "").lower()) for name in PROCEDURES}
+
+
+def settings_page() -> str:
+    """docs/settings.md."""
+    columns = {
+        "small, improved": settings_for("improved", "lenet"),
+        "small, published": settings_for("published", "lenet"),
+        "large, improved": settings_for("improved", "resnet18"),
+        "ResNets, published": settings_for("published", "resnet18"),
+        "others, published": settings_for("published", "moco"),
+    }
+    parts = [
+        f"## {title[0].upper()}{title[1:]}\n\n{markdown_table(*table, left=3)}"
+        for title, table in settings_tables(columns).items()
+    ]
+    return "\n".join(["# Every setting\n", PREFACE, *parts])
+
+
+PREFACE = """What each procedure fixes. `python3 scales.py` prints this page from the dataclass fields
+from which `--help` is made, too. The column `from` says who chose the published procedure's value. A
+dash means that the setting has no effect there. The published procedure treats USPS, CIFAR-10 and
+CLIP by themselves (`small_scale/settings.py`, `large_scale/settings.py`).
+"""
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

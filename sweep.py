@@ -49,7 +49,7 @@ from utils.sweep import (
     plan_jobs,
     run_jobs,
 )
-from utils.task_transform import SETTINGS
+from utils.task_transform import LEARNED
 
 ENGINES = ("local", "ray")
 STAGES = {
@@ -66,8 +66,8 @@ def parse_options(argv: Sequence[str] | None):
     add_flag(group, "--TRG", nargs="+", required=True, metavar="NAME", help="target data sets")
     add_flag(group, "--MODEL", nargs="+", default=[LENET], metavar="NAME", help="models (default lenet)")
     add_flag(
-        group, "--SETTING", nargs="+", type=one_of(SETTINGS), default=["LearnedAll"], metavar="NAME",
-        help=f"{', '.join(SETTINGS)} (default LearnedAll)",
+        group, "--SETTING", nargs="+", type=one_of(LEARNED), default=["LearnedAll"], metavar="NAME",
+        help=f"{', '.join(LEARNED)} (default LearnedAll)",
     )  # fmt: skip
     add_flag(
         group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"

@@ -41,7 +41,7 @@ from utils.features import (
     Task,
     choose_source_classes,
     cluster,
-    label_agreement,
+    clustering_accuracy,
     standardise,
     with_clusters,
 )
@@ -81,7 +81,7 @@ from utils.stage import (
     open_network,
     open_task,
     timed,
-    variant_label,
+    variant_slug,
 )
 from utils.storage import (
     ResumePoint,
@@ -95,9 +95,9 @@ from utils.storage import (
     write_result,
 )
 from utils.task_transform import (
-    SETTINGS,
+    LEARNED,
     TaskTransform,
-    check_setting,
+    check_learned,
     final_objective,
     learn_task_transform,
 )
@@ -115,7 +115,7 @@ def parse_options(
     add_model_flags(parser, model)
     group = parser.add_argument_group("what is learned")
     add_flag(
-        group, "--SETTING", type=one_of(SETTINGS), default="LearnedAll", metavar="NAME",
+        group, "--SETTING", type=one_of(LEARNED), default="LearnedAll", metavar="NAME",
         help="LearnedAll (default): A, b, its inverse, B, D; LearnedA: B a random permutation; "
         "FixedAll: B a random permutation and nothing learned",
     )  # fmt: skip
@@ -181,7 +181,7 @@ def run(options: argparse.Namespace) -> dict | None:
         target_data = find_target(options, options.TARGET_CLASSES)
         source_data = find_source(options, network, target_data)
         num_classes = count_classes(options, source_data, target_data)
-        check_setting(options.SETTING, *num_classes)
+        check_learned(options.SETTING, *num_classes)
         if published and options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))
             check_batch_size(settings.transform.batch_size, max(num_classes), smaller)
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> dict | None:
     data = {"source": source.provenance, "target": target.provenance}
     this = Run(
         "transfer", source.name, target.name, network.model, options.SETTING, options.SEED,
-        options.PROCEDURE, variant_label(options),
+        options.PROCEDURE, variant_slug(options),
     )  # fmt: skip
     folder = this.folder(options.RESULTS_DIR)
     fine_tuned, labelled = neighbours(this, options, config, data)
@@ -267,7 +267,7 @@ def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
     return replace(
         scale,
         source_head=override(scale.source_head, SOURCE_HEAD_FLAGS, options),
-        transform=replace(transform, setting=options.SETTING),
+        transform=replace(transform, learned=options.SETTING),
         certificate=override(scale.certificate, CERTIFICATE_FLAGS, options),
     )
 
@@ -299,7 +299,7 @@ def neighbours(
     that on the target's own labels.
     """
     if options.TARGET_LABELS == PSEUDO:  # a head that was fitted to labels says nothing of it
-        labelled = replace(this, variant=variant_label(options, target_labels=GIVEN))
+        labelled = replace(this, variant=variant_slug(options, target_labels=GIVEN))
         return None, read_result(labelled.folder(options.RESULTS_DIR))
     fine_tuned = replace(this, stage="finetune", setting=None, variant=None)
     record = read_result(fine_tuned.folder(options.RESULTS_DIR))
@@ -335,7 +335,7 @@ def cluster_target(target: Task, options: argparse.Namespace, floor: float) -> t
     train, test = standardise(target, choose_device(options.DEVICE), floor)
     clusters = cluster(train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
     found = [clusters.relabel(split).y.cpu() for split in (train, test)]
-    agreement = label_agreement(found[1], target.test.y) if target.labelled else None
+    agreement = clustering_accuracy(found[1], target.test.y) if target.labelled else None
     return with_clusters(target, *found), {"agreement": agreement}
 
 
@@ -349,7 +349,7 @@ def certificate_of(
     seconds["heads"] = sum(head.fit_seconds for head in heads)
     with timed(seconds, "certificate"):
         learned = learn_certificate(
-            *pair.train, *heads, settings.certificate, setting=options.SETTING, seed=options.SEED
+            *pair.train, *heads, settings.certificate, learned=options.SETTING, seed=options.SEED
         )
     with timed(seconds, "certificate_bound"):
         certificate = certify(

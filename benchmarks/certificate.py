@@ -143,7 +143,7 @@ def run(one: Prepared, variant: dict, seed: int) -> tuple[CertificateTransform, 
     decay = source_head.weight_decay * variant.get("decay", 1.0)
     learned = learn_certificate(
         *one.train, replace(source_head, weight_decay=decay), target_head, replace(DEFAULT, **changed),
-        setting=variant.get("setting", "LearnedAll"), seed=seed,
+        learned=variant.get("setting", "LearnedAll"), seed=seed,
     )  # fmt: skip
     names = tuple(task.class_names for task in one.tasks)
     return learned, certify(learned, target_head, one.train, one.test, names, seed=seed)

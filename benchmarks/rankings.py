@@ -117,11 +117,11 @@ class Draw:
     @property
     def ranks(self) -> dict[str, np.ndarray]:
         """What orders the candidates, by score."""
-        names = dict.fromkeys(name for of_one in self.scores.values() for name in of_one)
+        names = dict.fromkeys(name for of_candidate in self.scores.values() for name in of_candidate)
         return {
-            name: np.array([of_one[name].rank for of_one in self.scores.values()])
+            name: np.array([of_candidate[name].merit for of_candidate in self.scores.values()])
             for name in names
-            if all(name in of_one for of_one in self.scores.values())
+            if all(name in of_candidate for of_candidate in self.scores.values())
         }
 
     def lost(self, accuracies: np.ndarray) -> dict[str, float]:

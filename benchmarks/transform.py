@@ -63,7 +63,7 @@ def learn(
     means = torch.stack([source.x[source.y == k].mean(0) for k in range(classes)])
     head = LinearHead(0.1 * means / dim**0.5, torch.zeros(classes, device=device))
     settings = TransformSettings(
-        setting=setting,
+        learned=setting,
         iterations=iterations,
         batch_size=batch,
         label_weight=RELEASED.get(batch, (2001, 1e6))[1],

@@ -47,7 +47,7 @@ def test_one_outlier_leaves_loss_and_certificate_finite(generator):
     """Under LearnedA B has zeros: a probability that underflows would make the loss infinite."""
     source, target = random_features(60, 3, 4, generator), random_features(70, 3, 4, generator)
     head = random_head(4, 3, 0.5, generator)
-    transform = learn_task_transform(source, target, head, TransformSettings(setting="FixedAll"))
+    transform = learn_task_transform(source, target, head, TransformSettings(learned="FixedAll"))
     far = Features(target.x.clone(), target.y)
     far.x[5] *= 28_480.0
     bound = transfer_bound(transform, head, source, far, bootstrap=20)
@@ -58,7 +58,7 @@ def test_one_outlier_leaves_loss_and_certificate_finite(generator):
 def test_a_target_class_without_points_costs_nothing(generator):
     source, target = random_features(60, 3, 4, generator), random_features(70, 3, 4, generator)
     head = random_head(4, 3, 0.5, generator)
-    transform = learn_task_transform(source, target, head, TransformSettings(setting="FixedAll"))
+    transform = learn_task_transform(source, target, head, TransformSettings(learned="FixedAll"))
     kept = target.y != 2
     fewer = Features(target.x[kept], target.y[kept])
     bound = transfer_bound(transform, head, source, fewer, bootstrap=20)
@@ -66,7 +66,7 @@ def test_a_target_class_without_points_costs_nothing(generator):
 
 
 def fixed_all(source: Features, target: Features, head: LinearHead):
-    return learn_task_transform(source, target, head, TransformSettings(setting="FixedAll"), seed=1)
+    return learn_task_transform(source, target, head, TransformSettings(learned="FixedAll"), seed=1)
 
 
 def test_fixed_all_reduces_to_the_closed_form(generator):

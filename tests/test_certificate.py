@@ -234,10 +234,10 @@ def test_a_start_that_cannot_be_improved_is_kept_and_said(generator):
 
 def test_fixed_all_learns_nothing_and_learned_a_keeps_its_permutation(generator):
     source, target, *heads = tasks(generator, sources=3, targets=3)
-    fixed = learn_certificate(source, target, *heads, SETTINGS, setting="FixedAll", seed=4)
+    fixed = learn_certificate(source, target, *heads, SETTINGS, learned="FixedAll", seed=4)
     assert fixed.start is None and not fixed.improved
     assert torch.equal(fixed.U, fixed.V) and not fixed.e.any()
-    learned = learn_certificate(source, target, *heads, SETTINGS, setting="LearnedA", seed=4)
+    learned = learn_certificate(source, target, *heads, SETTINGS, learned="LearnedA", seed=4)
     assert torch.equal(learned.source_classes, fixed.source_classes)
     assert torch.equal(learned.B, torch.eye(3))
     values = [evaluate(one, heads[1], source, target).bound_certified for one in (fixed, learned)]

@@ -12,8 +12,8 @@ from utils.features import (
     absolute_name,
     load_task,
     standardise,
-    task_label,
     task_of_feature_file,
+    task_slug,
 )
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_each_task_is_standardised_by_its_own_training_split(generator):
 def test_a_feature_file_becomes_a_task(feature_files):
     task = task_of_feature_file(feature_files[0])
     assert (task.num_classes, task.feature_dim, len(task.train), len(task.test)) == (3, 5, 90, 45)
-    assert task.name == task_label(feature_files[0]) == "features-source"
+    assert task.name == task_slug(feature_files[0]) == "features-source"
     assert task.train.x.dtype == torch.float32 and task.train.y.dtype == torch.int64
     assert task.provenance["origin"] == "features"
 

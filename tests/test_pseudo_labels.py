@@ -11,7 +11,7 @@ from tests.conftest import places
 from tests.tiny_data import write_class_folders
 from utils.datasets import is_labelled, load_dataset
 from utils.errors import InputError
-from utils.features import FREE, Features, cluster, label_agreement, pseudo_labels
+from utils.features import FREE, Features, cluster, clustering_accuracy, pseudo_labels
 from utils.features.pseudo_labels import _directions
 
 SHORT = [
@@ -30,8 +30,8 @@ def blobs(counts: tuple[int, ...], seed: int = 0) -> Features:
 def test_separated_classes_are_found():
     train, test = blobs((60, 40, 20)), blobs((15, 10, 5), seed=1)
     clusters = cluster(train.x, 3, 0, FREE)
-    assert label_agreement(clusters.labels(train.x), train.y) == 1.0
-    assert label_agreement(clusters.relabel(test).y, test.y) == 1.0
+    assert clustering_accuracy(clusters.labels(train.x), train.y) == 1.0
+    assert clustering_accuracy(clusters.relabel(test).y, test.y) == 1.0
     assert torch.equal(clusters.relabel(test).x, test.x)
     again = cluster(train.x, 3, 0, FREE)
     assert torch.equal(again.labels(test.x), clusters.labels(test.x))
@@ -53,7 +53,7 @@ def test_equal_sizes():
     for k in range(3):
         assert np.allclose(clusters.centres[k], z[labels == k].mean(0))
     balanced = blobs((40, 40, 40))
-    assert label_agreement(cluster(balanced.x, 3, seed=0).labels(balanced.x), balanced.y) == 1.0
+    assert clustering_accuracy(cluster(balanced.x, 3, seed=0).labels(balanced.x), balanced.y) == 1.0
 
 
 def test_many_points_are_balanced_on_some(monkeypatch):
@@ -162,8 +162,8 @@ def test_registered_data_sets_have_labels():
 
 def test_agreement_names_clusters_as_well_as_can_be():
     truth = torch.tensor([0, 0, 0, 1, 1, 2])
-    assert label_agreement(torch.tensor([2, 2, 2, 0, 0, 1]), truth) == 1.0
-    assert label_agreement(torch.tensor([0, 0, 1, 1, 1, 1]), truth) == pytest.approx(4 / 6)
+    assert clustering_accuracy(torch.tensor([2, 2, 2, 0, 0, 1]), truth) == 1.0
+    assert clustering_accuracy(torch.tensor([0, 0, 1, 1, 1, 1]), truth) == pytest.approx(4 / 6)
 
 
 def test_the_script_uses_no_label_of_the_target(tmp_path, feature_files, capsys):

@@ -37,7 +37,7 @@ from utils.ranking import (
     read_truth,
     score_candidate,
 )
-from utils.statistics import BY_ACCURACY, BY_BOTH, agreement, jackknife_interval, regret
+from utils.statistics import BY_ACCURACY, BY_BOTH, jackknife_interval, order_agreement, regret
 
 SHORT = ("--RESAMPLES", "200")
 
@@ -141,8 +141,8 @@ def test_what_is_clearly_worse_is_no_rival():
     assert set(found.rivals) <= {"good", "fair"} and "bad" not in found.rivals
     assert found.odds["bad"] == 0.0 and list(found.odds)[-1] == "bad"
     again = {"x": prediction(good), "y": prediction(good), "z": prediction(bad)}
-    of_one = decide(again, {"x": "same", "y": "same", "z": "other"}, 100, 0)
-    assert list(of_one.odds) == ["x", "z"] and of_one.rivals == ()
+    of_candidate = decide(again, {"x": "same", "y": "same", "z": "other"}, 100, 0)
+    assert list(of_candidate.odds) == ["x", "z"] and of_candidate.rivals == ()
     alone = decide({"x": prediction(good)}, {"x": 1}, 100, 0)
     assert alone.line == "x is the only candidate: there is nothing to choose between"
 
@@ -161,25 +161,25 @@ def test_the_consensus_is_the_mean_rank_by_scores_that_all_have():
 # ------------------------------------------------------------------------------------------- agreement
 def test_agreement_is_scipys_and_the_regret_that_of_the_pick():
     scores, truth = [0.1, 0.5, 0.4, 0.9, 0.05, 0.0], [0.2, 0.6, 0.8, 0.7, 0.1, 0.05]
-    found = agreement(scores, truth, 200, 0)
+    found = order_agreement(scores, truth, 200, 0)
     assert found["Pearson"][0] == pytest.approx(np.corrcoef(scores, truth)[0, 1])
     assert found["Kendall"][0] == pytest.approx((13 - 2) / 15)  # two pairs of 15 are discordant
     assert found["weighted Kendall"][0] == stats.weightedtau(scores, truth).statistic
     assert found["regret"][0] == pytest.approx(0.1)
     for name, (value, (low, high)) in found.items():
         assert low <= value <= high, name
-    few = agreement(scores[:5], truth[:5], 200, 0)
+    few = order_agreement(scores[:5], truth[:5], 200, 0)
     assert few["Kendall"] == (pytest.approx((8 - 2) / 10), None)
-    constant = agreement([1.0] * 6, truth, 10, 0)
+    constant = order_agreement([1.0] * 6, truth, 10, 0)
     assert all(np.isnan(value) and limits is None for value, limits in constant.values())
 
 
 def test_models_of_one_network_are_drawn_together():
     scores, truth = np.arange(12.0), np.repeat(np.arange(6.0), 2)
-    draws = agreement(scores, truth, 50, 0, networks=np.repeat(np.arange(6), 2).tolist())
+    draws = order_agreement(scores, truth, 50, 0, networks=np.repeat(np.arange(6), 2).tolist())
     # Whole networks: Pearson's correlation of a draw is that of its pairs, at least 0.85 here.
     assert draws["Pearson"][1][0] > 0.85
-    five = agreement(scores[:10], truth[:10], 50, 0, networks=np.repeat(np.arange(5), 2).tolist())
+    five = order_agreement(scores[:10], truth[:10], 50, 0, networks=np.repeat(np.arange(5), 2).tolist())
     assert five["Pearson"][1] is None  # ten models, but five networks
 
 
@@ -189,7 +189,7 @@ def test_regret_of_ties_and_of_models_without_a_score():
     assert np.isnan(regret(np.ones(4), truth))
     # The best model has no score, so that it cannot be picked: that is lost.
     assert regret(np.array([1.0, 2.0, 0.0, np.nan]), truth) == pytest.approx(0.05)
-    values = agreement([1.0, 2.0, 0.0, math.nan], truth, 10, 0)
+    values = order_agreement([1.0, 2.0, 0.0, math.nan], truth, 10, 0)
     assert values["Kendall"][0] == pytest.approx(stats.kendalltau([1, 2, 0], truth[:3]).statistic)
 
 
@@ -638,11 +638,11 @@ def test_a_target_of_one_class_is_refused(tmp_path, capsys):
 def test_names_of_candidates():
     options = rank_models.parse_options(["--TRG", "FMNIST", "--EPS", "3"])
     robust = Entry.of("robust@64", None, options)
-    assert (robust.model, robust.image_size, robust.model_label) == (
+    assert (robust.model, robust.image_size, robust.model_name) == (
         "robust_resnet18", 64, "robust_resnet18@64",
     )  # fmt: skip
     assert robust.options.EPS == 3 and robust.options.IMAGE_SIZE == 64
     named = Entry.of("timm:resnet18.tv_in1k@64", None, options)
-    assert named.model_label == "timm:resnet18.tv_in1k@64" and named.options.EPS is None
+    assert named.model_name == "timm:resnet18.tv_in1k@64" and named.options.EPS is None
     assert Entry.of("random:lenet", "MNIST", options).is_control
     assert not Entry.of("lenet", "MNIST", options).is_control

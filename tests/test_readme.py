@@ -11,6 +11,7 @@ import pytest
 
 import finetune_source_model_on_target_task
 import rank_models
+import scales
 import sweep
 import train_source_model
 import transfer_source_to_target
@@ -63,6 +64,11 @@ def test_make_run_runs_the_readmes_commands():
     ).stdout  # fmt: skip
     for words in STAGE_COMMANDS[:3]:
         assert " ".join(words[1:]) in recipe
+
+
+def test_the_page_of_settings_is_what_the_fields_say():
+    """`python3 scales.py > docs/settings.md` makes it anew."""
+    assert (REPOSITORY / "docs" / "settings.md").read_text() == scales.settings_page()
 
 
 def test_links_lead_somewhere():

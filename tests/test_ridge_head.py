@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from tests.random_tasks import random_features
 from utils.features import Features
-from utils.linear_head import STEP, fit_ridge, fit_validated_ridge, ridge, stratified_folds
+from utils.linear_head import STEP, fit_ridge, fit_validated_ridge, ridge
+from utils.sampling import stratified_folds
 
 
 @pytest.fixture

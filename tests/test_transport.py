@@ -321,7 +321,7 @@ LABELS = (torch.ones(2, 2), torch.tensor([0, 1]), torch.tensor([0, 1, 1]))
         ((COST * float("nan"),), "feature_cost holds NaN"),
         ((COST * float("inf"),), "feature_cost holds NaN or infinite"),
         ((torch.ones(0, 3),), "feature_cost must be"),
-        ((COST, *LABELS, "magic"), "method must be one of auto, exact, sinkhorn, emd, not 'magic'"),
+        ((COST, *LABELS, "magic"), "method must be one of exact, sinkhorn, emd, not 'magic'"),
         ((COST, -LABELS[0], *LABELS[1:]), "finite and not negative"),
         ((COST, LABELS[0], None, LABELS[2]), "source_labels and target_labels must be given together"),
         ((COST, LABELS[0], torch.tensor([0]), LABELS[2]), r"source_labels must have shape \(2,\)"),

@@ -37,10 +37,11 @@ from utils.bound import (
     mean_of,
     term_intervals,
 )
+from utils.described import OURS, described
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head import LinearHead, stratified_folds
-from utils.sampling import class_prior, index_by_class
+from utils.linear_head import LinearHead
+from utils.sampling import class_prior, draw_by_counts, index_by_class, stratified_folds
 from utils.statistics import least_share
 from utils.task_transform import (
     LEARNED_ALL,
@@ -52,21 +53,18 @@ from utils.task_transform import (
 
 @dataclass(frozen=True)
 class CertificateSettings:
-    """Adam's rates fall along a cosine over `steps`. `learning_rate` is how far a step of U moves a
-    logit, whatever the number of features: U's own rate is `learning_rate` / √d. Each batch holds up to
-    `points_per_class` points of each class and side, fewer where classes are many. `matchings`: how
-    many ways to pair the classes are tried. Each trial, of a pairing or of a weight of U, takes
-    `trial_steps`.
+    """How the certificate's transform is learned. Adam's rates fall along a cosine over the steps; U's
+    own rate is `learning_rate` / √d: a step moves a logit as far whatever the number of features.
     """
 
-    steps: int = 300
-    points_per_class: int = 70
-    learning_rate: float = 0.1
-    combination_rate: float = 5e-3  # of M
-    offset_rate: float = 0.05  # of c and e
-    label_rate: float = 0.1  # of B's logits
-    matchings: int = 4
-    trial_steps: int = 80
+    steps: int = described(300, "steps of Adam", OURS)
+    points_per_class: int = described(70, "of each class and side in a batch, at most", OURS)
+    learning_rate: float = described(0.1, "how far a step of U moves a logit", OURS)
+    combination_rate: float = described(5e-3, "of M", OURS)
+    offset_rate: float = described(0.05, "of c and e", OURS)
+    label_rate: float = described(0.1, "of B's logits", OURS)
+    matchings: int = described(4, "ways to pair the classes that are tried", OURS, most=1000)
+    trial_steps: int = described(80, "steps of each trial, of a pairing or of a weight of U", OURS)
 
 
 @dataclass(frozen=True)
@@ -143,14 +141,40 @@ def learn_certificate(
     target_head: LinearHead,
     settings: CertificateSettings,
     *,
-    setting: str = LEARNED_ALL,
+    learned: str = LEARNED_ALL,
     seed: int = 0,
 ) -> CertificateTransform:
-    """Learns the transform from standardised training features of both tasks and a head of validated
-    strength of each. LearnedAll chooses which source class stands for which target class; LearnedA takes
-    a random one for each and B as it is; FixedAll learns nothing: U = V = W, e = 0.
+    """Learns the certificate's transform.
 
-    Raises InputError where there are fewer source than target classes.
+    LearnedAll chooses which source class stands for which target class. LearnedA takes a random one for
+    each and B as it is. FixedAll learns nothing: U = V = W, e = 0.
+
+    Args:
+        source: standardised training features (n, d) with labels 0..K_S−1.
+        target: standardised training features (m, d) with labels 0..K_T−1.
+        source_head: of validated strength (`fit_linear_head` with `ridge`), with its held-out logits.
+        target_head: the same of the target.
+        settings: how it is learned.
+        learned: LearnedAll, LearnedA or FixedAll.
+        seed: of batches and permutations.
+
+    Returns:
+        U, V, e, c, B, and which source classes stand for which target class; `certify` evaluates it.
+
+    Raises:
+        InputError: there are fewer source than target classes.
+        ValueError: a head has no held-out logits.
+
+    Source: docs/method.md, "The certificate".
+
+    Example:
+        >>> from utils.linear_head import fit_linear_head
+        >>> x = torch.randn(90, 2, generator=torch.Generator().manual_seed(0))
+        >>> task = Features(x, (x[:, 0] > 0).long())
+        >>> head = fit_linear_head(task, 2, None, "ridge")
+        >>> learned = learn_certificate(task, task, head, head, CertificateSettings(steps=5))
+        >>> certify(learned, head, (task, task), (task, task), ("ab", "ab")).bound_certified < 0.7
+        True
     """
     sources, targets = source_head.num_classes, target_head.num_classes
     if (reason := impossible(sources, targets)) is not None:
@@ -158,26 +182,26 @@ def learn_certificate(
     for name, head in (("source_head", source_head), ("target_head", target_head)):
         if head.held_out_logits is None:
             raise ValueError(f"{name} needs held_out_logits: fit it with the method ridge")
-    soft = setting == LEARNED_ALL
+    soft = learned == LEARNED_ALL
     if soft:
         matching = match_classes(source.y, target.y, source_head, target_head, settings, seed)
     else:
         matching = random_permutation(targets, seed).to(source.y)
     start = _start(source_head, matching, targets, soft)
-    if setting == NOTHING_LEARNED:
+    if learned == NOTHING_LEARNED:
         return start
     sides = (start.keep(source), _held_out(target.y, target_head))
     problem = _Problem(*sides, settings, seed)
     begin = problem.variables(start, source_head.weight[matching], torch.eye(targets))
     decay = _choose_weight_decay(begin, sides, source_head.weight_decay, settings, seed, soft)
-    learned = problem.learn(begin, settings.steps, decay, soft)
-    before, after = problem.judge(begin), problem.judge(learned)
+    end = problem.learn(begin, settings.steps, decay, soft)
+    before, after = problem.judge(begin), problem.judge(end)
     if not after < before:  # NaN as well: the start is kept, and said to be one
-        learned, after = begin, before
-    V = learned["M"] @ target_head.weight
-    e = learned["c"] - learned["M"] @ target_head.bias - learned["o"]
-    B = torch.softmax(learned["B"], 0) if soft else start.B
-    found = {"U": learned["U"], "V": V, "e": e, "c": learned["c"], "B": B}
+        end, after = begin, before
+    V = end["M"] @ target_head.weight
+    e = end["c"] - end["M"] @ target_head.bias - end["o"]
+    B = torch.softmax(end["B"], 0) if soft else start.B
+    found = {"U": end["U"], "V": V, "e": e, "c": end["c"], "B": B}
     return replace(start, **found, weight_decay=decay, start=before, end=after)
 
 
@@ -551,12 +575,10 @@ def _on_training_points(
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for split, other in zip(train, test, strict=True):
-        index = []
-        wanted = torch.bincount(other.y, minlength=int(split.y.max()) + 1).tolist()
-        for members, count in zip(index_by_class(split.y, len(wanted)), wanted, strict=True):
-            order = torch.randperm(len(members), generator=generator)[:count]
-            index.append(members[order.to(members.device)])
-        chosen = torch.cat(index)
+        members = index_by_class(split.y, int(split.y.max()) + 1)
+        wanted = torch.bincount(other.y, minlength=len(members)).tolist()
+        counts = [min(count, len(points)) for count, points in zip(wanted, members, strict=True)]
+        chosen = draw_by_counts(members, counts, generator)
         parts.append(Features(split.x[chosen], split.y[chosen]))
     source, target = _points(transform, *parts)
     terms = _terms(transform, source, target, potentials=False)

@@ -11,16 +11,21 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.backbones import MOST_PIXELS
+from utils.backbones import MOST_PIXELS, TrainingSettings
+from utils.certificate import CertificateSettings
 from utils.datasets import ORIGINS
+from utils.described import kind_of
 from utils.device import DEVICES
 from utils.errors import InputError
 from utils.features import MOST_CLASSES
+from utils.linear_head import HeadSettings
+from utils.settings import has_effect
 from utils.storage import REPOSITORY
+from utils.task_transform import TransformSettings
 
 PROCEDURES = ("improved", "published")
 ANALYSES = ("certificate", "published", "both")
@@ -320,62 +325,39 @@ class SettingFlag:
     help: str
 
 
-TRAINING_FLAGS = (
-    SettingFlag("--EPOCHS", "epochs", whole(), "passes (unasked: fewer if images are many)"),
-    SettingFlag("--BATCH_SIZE", "batch_size", whole(), "images a step"),
-    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam"),
+def flags_of(settings: type, **names: str) -> tuple[SettingFlag, ...]:
+    """Of fields by the names of their flags: how each is read and its help stand in the field."""
+    flags = []
+    for field, name in names.items():
+        kind, described = kind_of(settings, field)
+        if "choices" in described:
+            read = one_of(described["choices"])
+        else:
+            read = whole(1, described.get("most", 10**9)) if kind is int else positive_number
+        flags.append(SettingFlag(name, field, read, described["help"]))
+    return tuple(flags)
+
+
+TRAINING_FLAGS = flags_of(
+    TrainingSettings, epochs="--EPOCHS", batch_size="--BATCH_SIZE", learning_rate="--LEARNING_RATE"
 )
-HEAD_FLAGS = (
-    SettingFlag(
-        "--TAU",
-        "tau",
-        positive_number,
-        "Lipschitz constant of the head's loss, in the place of a strength chosen by validation",
-    ),
-    SettingFlag("--EPOCHS", "epochs", whole(), "passes over the features"),
-    SettingFlag("--STEPS", "steps", whole(), "steps in all, in the place of epochs"),
-    SettingFlag("--BATCH_SIZE", "batch_size", whole(), "features a step"),
-    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
-    SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
+HEAD_FLAGS = flags_of(
+    HeadSettings, tau="--TAU", epochs="--EPOCHS", steps="--STEPS", batch_size="--BATCH_SIZE",
+    learning_rate="--LEARNING_RATE", penalty_weight="--PENALTY",
+)  # fmt: skip
+SOURCE_HEAD_FLAGS = flags_of(  # in stage 3, where the transform has flags of those names
+    HeadSettings, tau="--TAU", epochs="--HEAD_EPOCHS", steps="--HEAD_STEPS",
+    learning_rate="--HEAD_LEARNING_RATE", penalty_weight="--PENALTY",
+)  # fmt: skip
+TRANSFORM_FLAGS = flags_of(
+    TransformSettings,
+    **{
+        field.name: f"--{field.name.upper()}"
+        for field in fields(TransformSettings)
+        if field.name != "learned"  # --SETTING, which the certificate has, too
+    },
 )
-SOURCE_HEAD_FLAGS = (
-    SettingFlag(
-        "--TAU", "tau", positive_number, "Lipschitz constant of the loss of the published form's head"
-    ),
-    SettingFlag("--HEAD_EPOCHS", "epochs", whole(), "passes over the source features"),
-    SettingFlag("--HEAD_STEPS", "steps", whole(), "steps in all, in the place of epochs"),
-    SettingFlag("--HEAD_LEARNING_RATE", "learning_rate", positive_number, "of Adam or SGD"),
-    SettingFlag("--PENALTY", "penalty_weight", positive_number, "weight of the gradient penalty"),
-)
-TRANSFORM_FLAGS = (
-    SettingFlag("--BATCH_SIZE", "batch_size", whole(), "N, points of each task an iteration"),
-    SettingFlag("--ITERATIONS", "iterations", whole(), "steps of Adam"),
-    SettingFlag("--LEARNING_RATE", "learning_rate", positive_number, "of A, b and A's inverse"),
-    SettingFlag("--LABEL_LEARNING_RATE", "label_learning_rate", positive_number, "of B"),
-    SettingFlag("--PRIOR_LEARNING_RATE", "prior_learning_rate", positive_number, "of D"),
-    SettingFlag("--SCHEDULE", "schedule", one_of(("constant", "cosine")), "of the learning rates"),
-    SettingFlag(
-        "--SAMPLER",
-        "sampler",
-        one_of(("exact", "truncated")),
-        "N points a side, or int(N·prior) a class",
-    ),
-    SettingFlag("--SOURCE_LOSS", "source_loss", one_of(("split", "batch")), "where term 1 is estimated"),
-    SettingFlag(
-        "--TRANSPORT", "transport", one_of(("auto", "exact", "sinkhorn", "emd")), "solver of the plan"
-    ),
-    SettingFlag(
-        "--STOP_BELOW", "stop_below", positive_number, "end at less relative progress in 50 iterations"
-    ),
-    SettingFlag("--LABEL_WEIGHT", "label_weight", positive_number, "Λ, of label against feature cost"),
-    SettingFlag("--WASSERSTEIN_WEIGHT", "wasserstein_weight", positive_number, "λ_WD"),
-    SettingFlag("--PRIOR_WEIGHT", "prior_weight", positive_number, "λ_PM"),
-    SettingFlag("--INVERSE_WEIGHT", "inverse_weight", positive_number, "λ_IC"),
-)
-CERTIFICATE_FLAGS = (
-    SettingFlag("--CERTIFICATE_STEPS", "steps", whole(), "steps of Adam"),
-    SettingFlag("--MATCHINGS", "matchings", whole(1, 1000), "ways to pair the classes that are tried"),
-)
+CERTIFICATE_FLAGS = flags_of(CertificateSettings, steps="--CERTIFICATE_STEPS", matchings="--MATCHINGS")
 
 
 def add_setting_flags(
@@ -389,19 +371,10 @@ def add_setting_flags(
 
 
 def _default(settings: Any, flag: SettingFlag) -> str:
-    if not applies(settings, flag):
+    if not has_effect(settings, flag.field):
         return "—"
     value = getattr(settings, flag.field)
     return "by validation" if value is None and flag.field == "tau" else str(value)
-
-
-def applies(settings: Any, flag: SettingFlag) -> bool:
-    """Whether a setting has an effect: the head of validated strength takes τ instead, the exactly
-    constrained one knows τ alone, and steps, where they are given, replace epochs.
-    """
-    if getattr(settings, "method", None) in ("ridge", "lipschitz"):
-        return flag.field == "tau"
-    return flag.field != "epochs" or getattr(settings, "steps", None) is None
 
 
 def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Namespace) -> Any:
@@ -411,7 +384,7 @@ def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Name
         value = getattr(options, flag.name.removeprefix("--"))
         if value is None:
             continue
-        if not applies(settings, flag):
+        if not has_effect(settings, flag.field):
             instead = (
                 "--PROCEDURE published"
                 if settings.method in ("ridge", "lipschitz")

@@ -1,19 +1,23 @@
 """Classes and their samples: priors, means, and the drawing of points by class."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+FOLDS = 5
 
-# ------------------------------------------------------------------------------------ classes, batches
+
 def class_prior(labels: Tensor, num_classes: int) -> Tensor:
     """Relative frequencies (K,), float64."""
     return torch.bincount(labels, minlength=num_classes).double() / len(labels)
 
 
 def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Mean of `values` (n,) over each class: (K,)."""
-    sums = torch.zeros(num_classes, dtype=values.dtype, device=values.device)
-    return sums.index_add(0, labels, values) / torch.bincount(labels, minlength=num_classes)
+    """Means of `values` (n, …) over each class: (K, …)."""
+    sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device)
+    counts = torch.bincount(labels, minlength=num_classes)
+    return sums.index_add(0, labels, values) / counts.view(-1, *[1] * (values.ndim - 1))
 
 
 def class_counts(prior: Tensor, size: int, sampler: str) -> Tensor:
@@ -42,9 +46,12 @@ def draw_stratified(
     return draw_by_counts(index, counts, generator)
 
 
-def draw_by_counts(index: list[Tensor], counts: Tensor, generator: torch.Generator) -> Tensor:
+def draw_by_counts(
+    index: list[Tensor], counts: Sequence[int] | Tensor, generator: torch.Generator
+) -> Tensor:
+    """So many points of each class at random; where there are fewer, all of them again and again."""
     drawn = []
-    for points, count in zip(index, counts.tolist(), strict=True):
+    for points, count in zip(index, torch.as_tensor(counts).tolist(), strict=True):
         if not count:
             continue
         rounds = -(-count // len(points))
@@ -56,4 +63,17 @@ def draw_by_counts(index: list[Tensor], counts: Tensor, generator: torch.Generat
 
 
 def index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
+    """The samples of each class, in their order."""
     return [(labels == k).nonzero().flatten() for k in range(num_classes)]
+
+
+def stratified_folds(y: Tensor) -> Tensor:
+    """The fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample."""
+    generator = torch.Generator().manual_seed(0)
+    fold = torch.full_like(y, -1)
+    for label in y.unique():
+        members = (y == label).nonzero().flatten()
+        if len(members) > 1:
+            order = torch.randperm(len(members), generator=generator).to(y.device)
+            fold[members[order]] = torch.arange(len(members), device=y.device) % FOLDS
+    return fold

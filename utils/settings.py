@@ -1,6 +1,7 @@
 """What a procedure fixes for the stages of a scale."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from utils.backbones import TrainingSettings
 from utils.certificate import CertificateSettings
@@ -24,3 +25,45 @@ class ScaleSettings:
     certificate: CertificateSettings
     tau_measure: str
     deviation_floor: float
+
+
+PARTS = {
+    "source network (stage 1)": "training",
+    "target head (stage 2)": "target_head",
+    "source head (stage 3, published form)": "source_head",
+    "transform (stage 3, published form)": "transform",
+    "certificate (stage 3)": "certificate",
+}
+
+
+def settings_tables(
+    procedures: Mapping[str, ScaleSettings],
+) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """(head, rows) of each part: a row a setting with what it is, who chose its published value, and its
+    value in each of the procedures (—: the part or the setting has no effect there).
+    """
+    tables = {}
+    for title, name in PARTS.items():
+        parts = [getattr(scale, name) for scale in procedures.values()]
+        kind = next(type(part) for part in parts if part is not None)
+        rows = []
+        for field in fields(kind):
+            values = [_shown(part, field.name) for part in parts]
+            rows.append([field.name, field.metadata["help"], field.metadata["source"], *values])
+        tables[title] = (["setting", "what it is", "from", *procedures], rows)
+    return tables
+
+
+def _shown(part: object | None, name: str) -> str:
+    unused = part is None or not has_effect(part, name)
+    value = None if unused else getattr(part, name)
+    return "—" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def has_effect(part: object, name: str) -> bool:
+    """Whether a setting has one: the head of validated strength takes τ instead, the exactly constrained
+    one knows τ alone, and steps, where they are given, replace epochs.
+    """
+    if getattr(part, "method", None) in ("ridge", "lipschitz"):
+        return name in ("method", "tau")
+    return name != "epochs" or getattr(part, "steps", None) is None

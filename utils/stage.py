@@ -35,9 +35,9 @@ from utils.features import (
     is_feature_file,
     needs_backbone,
     number_of_classes,
-    task_label,
     task_of_dataset,
     task_of_feature_file,
+    task_slug,
     too_few_classes,
 )
 from utils.storage import REPOSITORY, digest, find_network, require_writable
@@ -143,7 +143,7 @@ def _trained_network(options: argparse.Namespace) -> tuple[Path, str]:
     if source is None:
         raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
     wanted = network_origin(source, origin)
-    found = find_network(options.CHECKPOINT_DIR, LENET, task_label(source), wanted, procedure, seed)
+    found = find_network(options.CHECKPOINT_DIR, LENET, task_slug(source), wanted, procedure, seed)
     if found and wanted != origin:
         return found[0], origin
     if found is None:
@@ -201,7 +201,7 @@ def require_same_features(
     dim = (network.backbone or network.features).feature_dim
     if isinstance(target, Task) and target.feature_dim != dim:
         raise InputError(
-            f"{task_label(options.SRC)} has {dim} features and {target.name} {target.feature_dim}: both "
+            f"{task_slug(options.SRC)} has {dim} features and {target.name} {target.feature_dim}: both "
             "must come from the same backbone"
         )
 
@@ -224,7 +224,7 @@ def count_classes(
     return chosen or source.num_classes, target.num_classes
 
 
-def variant_label(options: argparse.Namespace, target_labels: str | None = None) -> str | None:
+def variant_slug(options: argparse.Namespace, target_labels: str | None = None) -> str | None:
     """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not.
     `target_labels`: in the place of the run's own.
     """

@@ -70,7 +70,7 @@ def regret(scores: np.ndarray, truth: np.ndarray) -> float:
     return max(0.0, float(truth.max() - picked))  # rounding of a mean
 
 
-def agreement(
+def order_agreement(
     scores: Sequence[float],
     truth: Sequence[float],
     resamples: int,

@@ -11,9 +11,8 @@ optimal for the un-squared cost ‖Ax_i + b − z_j‖ + Λ‖B e_{y_i} − e_{t
 quirk of the released code, kept so that results can be compared with the paper's line of work.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from utils.described import described
 from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
@@ -33,11 +33,11 @@ from utils.sampling import (
     index_by_class,
 )
 from utils.storage import ResumePoint
-from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
+from utils.transport import SOLVERS, CostError, EuclideanCost, TransportPlan, solve_transport
 
-SETTINGS = ("LearnedAll", "LearnedA", "FixedAll")
-LEARNED_ALL, NOTHING_LEARNED = SETTINGS[0], SETTINGS[2]
-TERMS = (
+LEARNED = ("LearnedAll", "LearnedA", "FixedAll")
+LEARNED_ALL, NOTHING_LEARNED = LEARNED[0], LEARNED[2]
+OBJECTIVE_TERMS = (
     "weighted_source_loss",
     "label_mismatch",
     "feature_distance",
@@ -109,35 +109,36 @@ def log_class_probabilities(logits: Tensor, B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TransformSettings:
-    """How a transform is learned; the defaults are the released small-scale values.
+    """How a transform is learned; the defaults are the released small-scale values."""
 
-    Adam's rates: `learning_rate` for A, b and Ā, `label_learning_rate` for B, `prior_learning_rate`
-    for D; `schedule` `cosine` lets all three fall to zero over the iterations, `constant` does not.
-    `sampler` `truncated` draws int(N · prior) points a class as the released code does, `exact`
-    rounds by largest remainder so that both sides have N points. `source_loss` `batch` estimates
-    the first term of (1) on a batch, `split` takes the class means of the whole training split.
-    `stop_below`, where given, ends learning once (1) on one fixed batch has improved by less than this
-    share within CHECK_EVERY iterations; `iterations` is then the most there can be.
-    """
-
-    setting: str = "LearnedAll"
-    iterations: int = 1001
-    batch_size: int = 500
-    learning_rate: float = 1e-2
-    label_learning_rate: float = 1e-2
-    prior_learning_rate: float = 1e-4
-    label_weight: float = 1e8
-    wasserstein_weight: float = 2.0
-    prior_weight: float = 1.0
-    inverse_weight: float = 1.0
-    schedule: str = "constant"
-    sampler: str = "exact"
-    source_loss: str = "split"
-    transport: str = "auto"
-    stop_below: float | None = None
-
-
-CHECK_EVERY = 50  # iterations between two looks at the fixed batch of `stop_below`
+    learned: str = described(
+        LEARNED_ALL, "LearnedAll, LearnedA or FixedAll (--SETTING)", "paper", choices=LEARNED
+    )
+    iterations: int = described(1001, "steps of Adam")
+    batch_size: int = described(500, "N, points of each task an iteration")
+    learning_rate: float = described(1e-2, "of A, b and A's inverse")
+    label_learning_rate: float = described(1e-2, "of B")
+    prior_learning_rate: float = described(1e-4, "of D")
+    schedule: str = described(
+        "constant", "of the three rates: cosine lets them fall to zero", choices=("constant", "cosine")
+    )
+    sampler: str = described(
+        "exact",
+        "exact: N points a side, by largest remainder; truncated: int(N·prior) a class",
+        choices=("exact", "truncated"),
+    )
+    source_loss: str = described(
+        "split",
+        "where term 1 is estimated: class means of the whole split, or a batch",
+        choices=("split", "batch"),
+    )
+    transport: str = described(
+        "exact", "solver of the plan: sinkhorn is approximate, emd POT's dense one", choices=SOLVERS
+    )
+    label_weight: float = described(1e8, "Λ, of label against feature cost")
+    wasserstein_weight: float = described(2.0, "λ_WD, of the distribution mismatch")
+    prior_weight: float = described(1.0, "λ_PM, of the prior mismatch")
+    inverse_weight: float = described(1.0, "λ_IC, of the inverse mismatch")
 
 
 # ---------------------------------------------------------------------------------------- the learner
@@ -150,10 +151,35 @@ def learn_task_transform(
     seed: int = 0,
     resume: ResumePoint | None = None,
 ) -> TaskTransform:
-    """Learns the transform from standardised training features of both tasks and the source head.
+    """Learns the published form's transform: minimises (1).
 
     LearnedAll learns A, b, Ā, B, D. LearnedA keeps B at a random permutation and D at the source
     prior, with no softmax on either. FixedAll learns nothing: A = Ā = I, b = 0.
+
+    Args:
+        source: standardised training features (n, d) with labels 0..K_S−1.
+        target: standardised training features (m, d) with labels 0..K_T−1.
+        head: of the source, (K_S, d).
+        settings: what is learned and how.
+        seed: of B's start, the permutation and the batches.
+        resume: where the state is saved.
+
+    Returns:
+        A, b, Ā, B, D and the curve of each term; call `to(torch.float64)` before evaluating.
+
+    Raises:
+        InputError: a permutation between unequal numbers of classes, or learning diverged.
+        ValueError: features and labels do not fit, or a weight is negative.
+
+    Source: arXiv:2307.00823, section 4.1, and its released code.
+
+    Example:
+        >>> x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
+        >>> task = Features(x, (x[:, 0] > 0).long())
+        >>> head = LinearHead(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.zeros(2))
+        >>> short = TransformSettings(iterations=5, batch_size=20)
+        >>> learn_task_transform(task, task, head, short).B.shape
+        torch.Size([2, 2])
     """
     check_task("source", source, head.num_classes)
     check_task("target", target)
@@ -161,24 +187,23 @@ def learn_task_transform(
         if not 0 <= getattr(settings, name) < math.inf:
             raise ValueError(f"{name} must be finite and not negative, not {getattr(settings, name)}")
     num_targets = int(target.y.max()) + 1
-    check_setting(settings.setting, head.num_classes, num_targets)
+    check_learned(settings.learned, head.num_classes, num_targets)
     generator = torch.Generator().manual_seed(seed)
-    variables = _initial_variables(source, head.num_classes, num_targets, settings.setting, generator)
-    if settings.setting == "FixedAll":
-        return _as_transform(variables, settings.setting, {})
+    variables = _initial_variables(source, head.num_classes, num_targets, settings.learned, generator)
+    if settings.learned == "FixedAll":
+        return _as_transform(variables, settings.learned, {})
     check_batch_size(
         settings.batch_size, max(head.num_classes, num_targets), min(len(source), len(target))
     )
 
     problem = _Problem(source, target, head, settings, num_targets)
-    learned = ("A", "b", "A_inverse") + (("B", "D") if settings.setting == "LearnedAll" else ())
+    learned = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == "LearnedAll" else ())
     rates = {"B": settings.label_learning_rate, "D": settings.prior_learning_rate}
     rates = {name: rates.get(name, settings.learning_rate) for name in learned}
     optimiser = torch.optim.Adam(
         [{"params": [variables[name].requires_grad_()], "lr": rate} for name, rate in rates.items()]
     )
     history: list[Tensor] = []
-    stopping = _Stopping(problem, settings.stop_below, seed)
     if resume and (state := resume.load()):
         with torch.no_grad():
             for name, value in state["variables"].items():
@@ -186,7 +211,6 @@ def learn_task_transform(
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
         history = list(state["history"].to(source.x.device))
-        stopping.last = state["last_evaluation"]
 
     iterations = tqdm(
         range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
@@ -196,16 +220,15 @@ def learn_task_transform(
         fraction = learning_rate_fraction(settings, iteration)
         for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
             group["lr"] = fraction * rate
-        with _divergence_named(iteration):
-            terms = problem.terms(_as_transform(variables, settings.setting, {}), generator)
+        try:
+            terms = problem.terms(_as_transform(variables, settings.learned, {}), generator)
+        except CostError as error:
+            raise _diverged(iteration, str(error)) from error
         optimiser.zero_grad()
         (problem.weights @ terms).backward()
         optimiser.step()
         _require_convergence(variables, iteration)
         history.append(terms.detach())
-        with _divergence_named(iteration):
-            if stopping.now(variables, len(history)):
-                break
         if resume and resume.due():
             resume.save(
                 {
@@ -213,20 +236,11 @@ def learn_task_transform(
                     "optimiser": optimiser.state_dict(),
                     "generator": generator.get_state(),
                     "history": torch.stack(history),
-                    "last_evaluation": stopping.last,
                 }
             )
     curves = torch.stack(history).cpu().T
     detached = {name: value.detach() for name, value in variables.items()}
-    return _as_transform(detached, settings.setting, dict(zip(TERMS, curves, strict=True)))
-
-
-@contextlib.contextmanager
-def _divergence_named(iteration: int) -> Iterator[None]:
-    try:
-        yield
-    except CostError as error:
-        raise _diverged(iteration, str(error)) from error
+    return _as_transform(detached, settings.learned, dict(zip(OBJECTIVE_TERMS, curves, strict=True)))
 
 
 def _require_convergence(variables: Mapping[str, Tensor], iteration: int) -> None:
@@ -263,26 +277,26 @@ def check_task(name: str, features: Features, num_classes: int | None = None) ->
         raise ValueError(f"{name} has labels {least}..{most}, the head {num_classes} classes")
 
 
-def check_setting(setting: str, source_classes: int, target_classes: int) -> None:
+def check_learned(learned: str, source_classes: int, target_classes: int) -> None:
     """Raises InputError for an unknown setting or a permutation between unequal class counts."""
-    if setting not in SETTINGS:
-        raise InputError(f"setting must be one of {', '.join(SETTINGS)}, not {setting}")
-    if setting != "LearnedAll" and source_classes != target_classes:
+    if learned not in LEARNED:
+        raise InputError(f"setting must be one of {', '.join(LEARNED)}, not {learned}")
+    if learned != LEARNED_ALL and source_classes != target_classes:
         raise InputError(
-            f"{setting} takes B as a permutation and needs as many source as target classes, not "
+            f"{learned} takes B as a permutation and needs as many source as target classes, not "
             f"{source_classes} and {target_classes}; use LearnedAll"
         )
 
 
 def _initial_variables(
-    source: Features, num_sources: int, num_targets: int, setting: str, generator: torch.Generator
+    source: Features, num_sources: int, num_targets: int, learned: str, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """A = Ā = I, b = 0; LearnedAll: B̃ uniform on [0, 1], d̃ = π_S; else a permutation and π_S.
 
     B and D are float64: near a permutation Λ multiplies differences that float32 cannot hold.
     """
     device, dim = source.x.device, source.x.shape[1]
-    if setting == "LearnedAll":
+    if learned == "LearnedAll":
         B = torch.rand(num_targets, num_sources, generator=generator, dtype=torch.float64)
     else:
         B = torch.eye(num_targets, dtype=torch.float64)[_permutation(num_targets, generator)]
@@ -306,11 +320,11 @@ def _permutation(num_classes: int, generator: torch.Generator) -> Tensor:
 
 
 def _as_transform(
-    variables: Mapping[str, Tensor], setting: str, history: Mapping[str, Tensor]
+    variables: Mapping[str, Tensor], learned: str, history: Mapping[str, Tensor]
 ) -> TaskTransform:
     """The constraints of the paper's equation 3: softmax for the learned B (by columns) and D."""
     B, D = variables["B"], variables["D"]
-    if setting == "LearnedAll":
+    if learned == "LearnedAll":
         B, D = torch.softmax(B, dim=0), torch.softmax(D, dim=0)
     return TaskTransform(variables["A"], variables["b"], variables["A_inverse"], B, D, history)
 
@@ -340,22 +354,11 @@ class _Problem:
         self.weights = term_weights(settings).to(source.x.device)
 
     def terms(self, transform: TaskTransform, generator: torch.Generator) -> Tensor:
-        """The six TERMS on one batch, float64, differentiable in the transform's parameters."""
+        """OBJECTIVE_TERMS on one batch, float64, differentiable in the transform's parameters."""
         size, sampler = self.settings.batch_size, self.settings.sampler
         i = draw_stratified(self.source_index, transform.D.detach(), size, sampler, generator)
         j = draw_stratified(self.target_index, self.target_prior, size, sampler, generator)
-        return self.terms_on(transform, i, j, self._class_losses(generator))
-
-    def fixed_batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Indices of a batch of both tasks, each stratified by its own prior."""
-        size = self.settings.batch_size
-        return (
-            draw_stratified(self.source_index, self.source_prior, size, "exact", generator),
-            draw_stratified(self.target_index, self.target_prior, size, "exact", generator),
-        )
-
-    def terms_on(self, transform: TaskTransform, i: Tensor, j: Tensor, class_losses: Tensor) -> Tensor:
-        """The six TERMS on the source points i and the target points j."""
+        class_losses = self._class_losses(generator)
         feature_distance, label_distance = distribution_mismatch(
             transform,
             Features(self.source.x[i], self.source.y[i]),
@@ -386,35 +389,15 @@ class _Problem:
         return class_means(self.losses[index], self.source.y[index], self.num_sources)
 
 
-class _Stopping:
-    """The rule of `TransformSettings.stop_below`."""
-
-    def __init__(self, problem: _Problem, stop_below: float | None, seed: int):
-        self.problem, self.stop_below = problem, stop_below
-        self.last: float | None = None
-        if stop_below is not None:
-            self.batch = problem.fixed_batch(torch.Generator().manual_seed(seed))
-
-    @torch.no_grad()
-    def now(self, variables: Mapping[str, Tensor], done: int) -> bool:
-        if self.stop_below is None or done % CHECK_EVERY:
-            return False
-        transform = _as_transform(variables, self.problem.settings.setting, {})
-        terms = self.problem.terms_on(transform, *self.batch, self.problem.split_loss)
-        value, last = (self.problem.weights @ terms).item(), self.last
-        self.last = value
-        return last is not None and last - value < self.stop_below * abs(last)
-
-
 def term_weights(settings: TransformSettings) -> Tensor:
-    """The weight of each of the TERMS in (1), float64."""
+    """The weight of each of the OBJECTIVE_TERMS in (1), float64."""
     weights = {
         "feature_distance": settings.wasserstein_weight,
         "label_distance": settings.wasserstein_weight * settings.label_weight,
         "prior_mismatch": settings.prior_weight,
         "inverse_mismatch": settings.inverse_weight,
     }
-    return torch.tensor([weights.get(term, 1.0) for term in TERMS], dtype=torch.float64)
+    return torch.tensor([weights.get(term, 1.0) for term in OBJECTIVE_TERMS], dtype=torch.float64)
 
 
 def final_objective(
@@ -423,7 +406,7 @@ def final_objective(
     """(1) averaged over the last iterations' batches; None if nothing was learned."""
     if not transform.history:
         return None
-    curves = torch.stack([transform.history[term][-last:] for term in TERMS])
+    curves = torch.stack([transform.history[term][-last:] for term in OBJECTIVE_TERMS])
     return (term_weights(settings) @ curves.mean(1)).item()
 
 

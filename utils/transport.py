@@ -29,7 +29,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-METHODS = ("auto", "exact", "sinkhorn", "emd")
+SOLVERS = ("exact", "sinkhorn", "emd")
 EMD_ITERATIONS = 10_000_000  # POT stops silently at its cap; this one is never the reason to stop
 
 
@@ -143,17 +143,35 @@ def solve_transport(
     label_cost: Tensor | None = None,
     source_labels: Tensor | None = None,
     target_labels: Tensor | None = None,
-    method: str = "auto",
+    method: str = "exact",
 ) -> TransportPlan:
-    """Solves (1). feature_cost (n, m), label_cost (K_S, K_T), labels (n,) and (m,) int64.
+    """Solves (1), between n and m points of equal mass.
 
-    Without label_cost, (1) is plain transport. `method`: `exact`; `sinkhorn`, approximate, on the
-    device of the costs; `emd`, the dense reference; `auto`, see AUTOMATIC. Raises ValueError
-    that names the argument for empty sides, NaN or infinite costs, labels outside the label cost, a
-    negative label cost or an unknown method.
+    Args:
+        feature_cost: C (n, m), or an `EuclideanCost` whose distances are computed where needed.
+        label_cost: L (K_S, K_T), not negative; without it (1) is plain transport.
+        source_labels: y (n,) int64, with a label cost.
+        target_labels: t (m,) int64, with a label cost.
+        method: `exact`; `sinkhorn`, approximate, on the device of the costs; `emd`, POT's dense
+            solver, the reference.
+
+    Returns:
+        The plan as a sparse list of masses that sum to 1, and its cost in the unit of C.
+
+    Raises:
+        ValueError: a side is empty, a cost is NaN, infinite or negative, labels do not fit, or the
+            method is unknown; the argument is named.
+
+    Source: arXiv:2307.00823, section 4.1, for the cost; the solver is POT's network simplex
+    (Bonneel et al. 2011) on the pairs of classes that can matter.
+
+    Example:
+        >>> plan = solve_transport(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+        >>> plan.cost, plan.columns.tolist()
+        (0.0, [1, 0])
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if method not in SOLVERS:
+        raise ValueError(f"method must be one of {', '.join(SOLVERS)}, not {method!r}")
     _check_feature_cost(feature_cost)
     if (label_cost is None) != (source_labels is None) or (label_cost is None) != (
         target_labels is None
@@ -166,8 +184,6 @@ def solve_transport(
         _check_labels(source_labels, n, label_cost.shape[0], "source_labels")
         _check_labels(target_labels, m, label_cost.shape[1], "target_labels")
         label_cost = label_cost.detach().double()
-    if method == "auto":
-        method = AUTOMATIC
     if method == "sinkhorn":
         return _sinkhorn(_dense(feature_cost), label_cost, source_labels, target_labels)
 
@@ -212,11 +228,6 @@ def optimal_potentials(cost: Tensor, plan: TransportPlan) -> tuple[Tensor, Tenso
             break
         to_row = shorter
     return -to_row, (to_row[:, None] + cost).amin(0)
-
-
-# What `auto` stands for on every device: in benchmarks/results/transport.txt the fastest method on the
-# CPU at each size that a method was measured at; no other device has been measured.
-AUTOMATIC = "exact"
 
 
 def _check_feature_cost(cost: Tensor | EuclideanCost) -> None:

@@ -1,14 +1,14 @@
 """Backbones: a name becomes a frozen network with its own preprocessing; LeNet and its training."""
 
+from utils.backbones.image_transform import GREY, ImageTransform, grey_to_unit
 from utils.backbones.lenet import LeNet
 from utils.backbones.libraries import imagenet_accuracy, rename_efficientnet_lite
-from utils.backbones.preprocess import GREY, Preprocess, grey_to_unit
 from utils.backbones.registry import (
     LENET,
     MOST_PIXELS,
     ROBUST_PREFIX,
     Backbone,
-    backbone_label,
+    backbone_slug,
     check_backbone_name,
     expand_pattern,
     holds_network,

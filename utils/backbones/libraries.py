@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from utils.backbones.preprocess import Preprocess
+from utils.backbones.image_transform import ImageTransform
 from utils.backbones.weights import Built, NetworkSpec, entry_of, fit_weights, read_weights
 from utils.errors import InputError
 
@@ -125,14 +125,14 @@ def timm_names(pattern: str) -> list[str]:
     return names
 
 
-def _timm_frame(network: nn.Module, image_size: int | None) -> Preprocess:
+def _timm_frame(network: nn.Module, image_size: int | None) -> ImageTransform:
     data = library("timm.data")
     config = data.resolve_model_data_config(network)
     if image_size:
         config["input_size"] = (config["input_size"][0], image_size, image_size)
     frame = data.create_transform(**config, is_training=False, normalize=False)
     size = tuple(config["input_size"][1:])
-    return Preprocess(frame, size, tuple(config["mean"]), tuple(config["std"]), {"timm": config})
+    return ImageTransform(frame, size, tuple(config["mean"]), tuple(config["std"]), {"timm": config})
 
 
 def open_clip_model(spec: NetworkSpec, name: str) -> Built:
@@ -179,7 +179,7 @@ def check_open_clip_name(name: str) -> None:
 
 def _open_clip_frame(
     network: nn.Module, architecture: str, tag: str, image_size: int | None
-) -> Preprocess:
+) -> ImageTransform:
     from torchvision.transforms import Compose, PILToTensor
 
     published = library("open_clip").get_pretrained_cfg(architecture, tag)
@@ -189,11 +189,11 @@ def _open_clip_frame(
     own = network.image_size  # a number in CLIP's ResNets, a pair in its transformers
     size = (image_size or own,) * 2 if image_size or isinstance(own, int) else tuple(own)
     settings = transform.PreprocessCfg(size=size, **config)
-    # Its last two steps scale to [0, 1] and normalise, which Preprocess does in batches.
+    # Its last two steps scale to [0, 1] and normalise, which ImageTransform does in batches.
     steps = transform.image_transform_v2(settings, is_train=False).transforms[:-2]
     frame = Compose([*steps, PILToTensor()])
     about = {"open_clip": {"architecture": architecture, "size": size, **config}}
-    return Preprocess(frame, size, tuple(settings.mean), tuple(settings.std), about)
+    return ImageTransform(frame, size, tuple(settings.mean), tuple(settings.std), about)
 
 
 # --------------------------------------------------------------------------------------------- helpers

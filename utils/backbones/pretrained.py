@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
+from utils.backbones.image_transform import UNIT, ImageTransform, resize_and_crop
 from utils.backbones.libraries import library, open_clip_model
-from utils.backbones.preprocess import UNIT, Preprocess, resize_and_crop
 from utils.backbones.weights import Built, NetworkSpec, download, entry_of, fit_weights, read_weights
 from utils.errors import InputError
 
@@ -90,7 +90,7 @@ def simclr_resnet50(spec: NetworkSpec) -> Built:
     return network, resize_and_crop(size, size, "bicubic", *UNIT)
 
 
-def imagenet_frame(image_size: int | None) -> Preprocess:
+def imagenet_frame(image_size: int | None) -> ImageTransform:
     """Resize 256, crop 224, ImageNet's mean and deviation; another size keeps the proportion."""
     crop = image_size or 224
     return resize_and_crop(round(crop * 256 / 224), crop, "bilinear")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from utils.backbones.image_transform import GREY, ImageTransform
 from utils.backbones.lenet import LeNet, load_lenet, random_lenet
 from utils.backbones.libraries import (
     check_open_clip_name,
@@ -23,7 +24,6 @@ from utils.backbones.libraries import (
     timm_model,
     timm_names,
 )
-from utils.backbones.preprocess import GREY, Preprocess
 from utils.backbones.pretrained import (
     MOCO,
     SWAV,
@@ -49,7 +49,7 @@ class Backbone:
     name: str
     network: nn.Module
     feature_dim: int
-    preprocess: Preprocess
+    preprocess: ImageTransform
     weights_digest: str
     autocast: torch.dtype | None = None
 
@@ -155,7 +155,7 @@ def check_backbone_name(name: str) -> str:
     )
 
 
-def backbone_label(name: str, eps: float | None = None) -> str:
+def backbone_slug(name: str, eps: float | None = None) -> str:
     """As it stands in paths and results: no separators of files, ε said where there is one."""
     label = name.replace(":", "-").replace("/", "-")
     return label if eps is None else f"{label}_eps{eps:g}"
@@ -164,9 +164,27 @@ def backbone_label(name: str, eps: float | None = None) -> str:
 def load_backbone(
     network: NetworkSpec | str, device: torch.device | str = "cpu", **options: Any
 ) -> Backbone:
-    """Loads a backbone onto the device. `network`: a specification, or a name with the `options` that
-    NetworkSpec explains. LeNet's `weights` are the file that stage 1 left. Raises InputError that names
-    what is missing or wrong and where the file is had.
+    """Loads a frozen network, cut off behind its penultimate layer, with its own preprocessing.
+
+    Args:
+        network: a specification, or a registered name, timm:NAME or open_clip:ARCHITECTURE/WEIGHTS.
+        device: where it computes.
+        options: with a name, the other fields of `NetworkSpec`. LeNet's `weights` are the file that
+            stage 1 left.
+
+    Returns:
+        The network in eval mode; `features` maps uint8 images (n, c, h, w) to (n, d) float32.
+
+    Raises:
+        InputError: the model is unknown, its weights are missing (where they are had is named), damaged
+            or of another network, or it does not take images of the size asked for.
+
+    Source: each model's own publication; README.md names the files.
+
+    Example:
+        >>> backbone = load_backbone("random:lenet", seed=1)
+        >>> backbone.features(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
+        torch.Size([2, 200])
     """
     spec = network if isinstance(network, NetworkSpec) else NetworkSpec(network, **options)
     name, device = check_backbone_name(spec.name), torch.device(device)
@@ -174,13 +192,13 @@ def load_backbone(
         lenet = load_lenet(spec.weights) if name == LENET else random_lenet(spec.seed)
         whole = state_digest(lenet.state_dict())
         frozen = _frozen(lenet.penultimate, device)
-        return Backbone(backbone_label(name), frozen, LeNet.FEATURE_DIM, GREY, whole)
+        return Backbone(backbone_slug(name), frozen, LeNet.FEATURE_DIM, GREY, whole)
     library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
     if library:
         built, preprocess = LIBRARIES[library][1](spec, name.removeprefix(library))
     else:
         built, preprocess = PRETRAINED[name](spec)
-    label = backbone_label(name, spec.eps)
+    label = backbone_slug(name, spec.eps)
     built = _frozen(built, torch.device("cpu"))
     dim = _feature_dim(label, built, preprocess)
     digest_of_weights = state_digest(built.state_dict())
@@ -193,7 +211,7 @@ def _frozen(network: nn.Module, device: torch.device) -> nn.Module:
     return network.to(device, memory_format=torch.channels_last)
 
 
-def _feature_dim(name: str, network: nn.Module, preprocess: Preprocess) -> int:
+def _feature_dim(name: str, network: nn.Module, preprocess: ImageTransform) -> int:
     """Read off the network: what one grey image of its input size becomes."""
     from PIL import Image
 

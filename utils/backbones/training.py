@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.backbones.preprocess import grey_to_unit
+from utils.backbones.image_transform import grey_to_unit
 from utils.datasets import Split
+from utils.described import OURS, described
 from utils.storage import ResumePoint
 
 SCHEDULES = ("inverse_time", "one_cycle")
@@ -21,23 +22,21 @@ SCHEDULES = ("inverse_time", "one_cycle")
 class TrainingSettings:
     """Adam on cross-entropy; the defaults are the released values.
 
-    `inverse_time` divides the rate by 1 + decay · step (released code); `one_cycle` rises to
-    `learning_rate` and falls to nearly zero over the whole run. `weight_decay` is decoupled (AdamW).
-    `shift`: every image moves by up to so many pixels each way, anew in each epoch.
-    `max_steps`: optimiser steps that a run should not exceed; `for_images` then gives it fewer epochs
-    and no shift, which pays only where every image is seen often.
+    `inverse_time` divides the rate by 1 + decay · step; `one_cycle` rises to `learning_rate` and falls
+    to nearly zero over the whole run. Where `max_steps` would be exceeded, `for_images` gives fewer
+    epochs and no shift, which pays only where every image is seen often.
     """
 
-    epochs: int = 31
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    beta1: float = 0.5
-    decay: float = 5e-4
-    schedule: str = "inverse_time"
-    weight_decay: float = 0.0
-    shift: int = 0
-    convolution_dropout: float = 0.5
-    max_steps: int | None = None
+    epochs: int = described(31, "passes over the images (unasked: fewer if images are many)")
+    batch_size: int = described(256, "images a step")
+    learning_rate: float = described(1e-3, "of Adam")
+    beta1: float = described(0.5, "Adam's first decay")
+    decay: float = described(5e-4, "of the inverse_time schedule")
+    schedule: str = described("inverse_time", "of the learning rate", choices=SCHEDULES)
+    weight_decay: float = described(0.0, "decoupled, as AdamW's", OURS)
+    shift: int = described(0, "pixels that an image moves each way, anew in each epoch", OURS)
+    convolution_dropout: float = described(0.5, "behind the convolutions")
+    max_steps: int | None = described(None, "steps that a run should not exceed", OURS)
 
     def for_images(self, count: int) -> "TrainingSettings":
         """These settings where there are `count` training images: whole epochs, at least one."""

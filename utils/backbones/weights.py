@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from utils.backbones.preprocess import Preprocess
+from utils.backbones.image_transform import ImageTransform
 from utils.errors import InputError
 from utils.storage import load_checkpoint, load_safetensors
 
@@ -38,7 +38,7 @@ class NetworkSpec:
     seed: int = 0
 
 
-Built = tuple[nn.Module, Preprocess]
+Built = tuple[nn.Module, ImageTransform]
 
 
 def read_weights(path: Path, trust: bool = False) -> dict:

@@ -19,6 +19,6 @@ from utils.datasets.registry import (
     ORIGINS,
     Dataset,
     check_dataset_name,
-    dataset_label,
+    dataset_slug,
     load_dataset,
 )

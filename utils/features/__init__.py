@@ -11,7 +11,7 @@ from utils.features.pseudo_labels import (
     PSEUDO,
     PSEUDO_VARIANT,
     cluster,
-    label_agreement,
+    clustering_accuracy,
 )
 from utils.features.source_classes import (
     ALL,
@@ -31,8 +31,8 @@ from utils.features.tasks import (
     load_task,
     needs_backbone,
     require_every_class,
-    task_label,
     task_of_dataset,
+    task_slug,
     with_clusters,
 )
 from utils.features.types import Features, Task

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from utils.backbones import Backbone, Preprocess
+from utils.backbones import Backbone, ImageTransform
 from utils.datasets import ImageFiles, Split, image_name, rgb_image
 from utils.errors import InputError
 
@@ -67,7 +67,7 @@ def prepared_frames(
 class _Frames(TorchDataset):
     """Each image's frame, or the reason why it cannot be decoded: an exception would end the worker."""
 
-    def __init__(self, images: Tensor | ImageFiles, preprocess: Preprocess):
+    def __init__(self, images: Tensor | ImageFiles, preprocess: ImageTransform):
         self.images, self.frame = images, preprocess.frame
 
     def __len__(self) -> int:
@@ -87,7 +87,9 @@ def _collate(samples: list[tuple[int, Tensor | str]]) -> Part:
     return Part(frames, torch.tensor([index for index, _ in good], dtype=torch.int64), unreadable)
 
 
-def decoded_split(split: Split, preprocess: Preprocess, workers: int = 0, max_corrupt: int = 0) -> Split:
+def decoded_split(
+    split: Split, preprocess: ImageTransform, workers: int = 0, max_corrupt: int = 0
+) -> Split:
     """All frames of a split in memory. Images that cannot be decoded are left out; more than
     `max_corrupt` raise InputError.
     """
@@ -113,7 +115,7 @@ def pins(backbone: Backbone) -> bool:
 
 
 def frames_of(
-    preprocess: Preprocess,
+    preprocess: ImageTransform,
     images: Tensor | ImageFiles,
     batches: Sequence[Tensor],
     workers: int,

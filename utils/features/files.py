@@ -48,7 +48,7 @@ def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Ta
     }
     for split_name, split in (("train", train), ("test", test)):
         require_finite_features(str(path), split_name, split.x)
-    return Task(feature_file_label(name), train, test, num_classes, tuple(class_names), provenance)
+    return Task(feature_file_slug(name), train, test, num_classes, tuple(class_names), provenance)
 
 
 def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -114,6 +114,6 @@ def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int
     return torch.from_numpy(y.astype(np.int64))
 
 
-def feature_file_label(name: str) -> str:
+def feature_file_slug(name: str) -> str:
     """As it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
     return f"features-{feature_path(name).stem}"

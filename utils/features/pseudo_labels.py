@@ -105,7 +105,7 @@ def _offsets(squared: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return shortest_distances(-least).mean(0)
 
 
-def label_agreement(labels: Tensor, truth: Tensor) -> float:
+def clustering_accuracy(labels: Tensor, truth: Tensor) -> float:
     """The share of samples on which they agree when clusters are named as well as can be."""
     size = int(max(labels.max(), truth.max())) + 1
     pairs = (labels * size + truth).cpu()

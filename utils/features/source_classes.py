@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from utils.errors import InputError
 from utils.features.standardise import Standardiser
 from utils.features.types import Features, Task
-from utils.sampling import index_by_class
+from utils.sampling import class_means
 
 ALL, RANDOM, SIMILAR = "all", "random", "similar"
 
@@ -55,16 +55,12 @@ def _most_similar(source: Task, target: Task) -> torch.Tensor:
     between class means, in features scaled by the source.
     """
     scaler = Standardiser.fit(source.train.x, 0.01)
-    means = [_class_means(scaler(task.train.x), task) for task in (target, source)]
+    means = [
+        class_means(scaler(task.train.x).double(), task.train.y, task.num_classes)
+        for task in (target, source)
+    ]
     _, columns = linear_sum_assignment(torch.cdist(*means).numpy())
     return torch.from_numpy(columns).sort().values
-
-
-def _class_means(x: torch.Tensor, task: Task) -> torch.Tensor:
-    """(K, d)."""
-    return torch.stack(
-        [x[members].mean(0) for members in index_by_class(task.train.y, task.num_classes)]
-    )
 
 
 def select_classes(task: Task, classes: torch.Tensor) -> Task:

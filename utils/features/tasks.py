@@ -13,7 +13,7 @@ from utils.datasets import (
     Split,
     check_dataset_name,
     cluster_names,
-    dataset_label,
+    dataset_slug,
     folder_path,
     is_image_folder,
     is_labelled,
@@ -24,7 +24,7 @@ from utils.errors import InputError
 from utils.features.cache import cached_features
 from utils.features.files import (
     FEATURE_FILE_PREFIX,
-    feature_file_label,
+    feature_file_slug,
     feature_path,
     is_feature_file,
     task_of_feature_file,
@@ -46,9 +46,9 @@ def absolute_name(name: str) -> str:
     return f"{FOLDER_PREFIX}{folder_path(name).absolute()}" if is_image_folder(name) else name
 
 
-def task_label(name: str) -> str:
+def task_slug(name: str) -> str:
     """A task's name as it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
-    return feature_file_label(name) if is_feature_file(name) else dataset_label(name)
+    return feature_file_slug(name) if is_feature_file(name) else dataset_slug(name)
 
 
 @dataclass(frozen=True)

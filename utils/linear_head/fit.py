@@ -5,7 +5,7 @@ import torch
 
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head.head import METHODS, PENALISED, HeadSettings, LinearHead
+from utils.linear_head.head import HEAD_METHODS, PENALISED, HeadSettings, LinearHead
 from utils.linear_head.lipschitz import fit_lipschitz
 from utils.linear_head.penalty import fit_penalty
 from utils.linear_head.ridge import fit_validated_ridge
@@ -24,15 +24,37 @@ def fit_linear_head(
     resume: ResumePoint | None = None,
     progress: str = "head",
 ) -> LinearHead:
-    """Fits a softmax head to standardised features, by `ridge` (τ is not used) or under the Lipschitz
-    constant τ.
+    """Fits a softmax head to standardised features.
 
-    `ridge` chooses its strength by validation and is deterministic; `lipschitz` meets L(W) ≤ τ exactly
-    and is deterministic; `penalty` follows the released procedure, which meets it only as far as its
-    penalty was minimised. `settings` holds what `penalty` needs beside τ.
+    Args:
+        features: x (n, d) float32 with labels y (n,) in 0..K−1, of every class at least one.
+        num_classes: K.
+        tau: Lipschitz constant of the loss in the features, per unit of x; `ridge` does not use it.
+        method: `ridge`, logistic regression whose strength validation chooses; `lipschitz`, the best
+            head with L(W) ≤ τ exactly; `penalty`, the released procedure, which meets τ only as far as
+            its penalty was minimised. The first two draw nothing.
+        settings: what `penalty` needs beside τ.
+        seed: of the batches of `penalty`.
+        resume: where `penalty` saves its state.
+        progress: what the progress bar and errors call the head.
+
+    Returns:
+        weight (K, d) and bias (K,); `optimality_gap` (nats) where a bound on it is known.
+
+    Raises:
+        InputError: a class has no sample, or the fit diverged.
+        ValueError: the method or τ is none.
+
+    Source: arXiv:2307.00823, section 4.2 (Lipschitz heads); docs/method.md for the exact constraint.
+
+    Example:
+        >>> x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+        >>> head = fit_linear_head(Features(x, (x[:, 0] > 0).long()), 2, tau=0.5)
+        >>> head.weight.shape, head.optimality_gap < 1e-3
+        (torch.Size([2, 3]), True)
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if method not in HEAD_METHODS:
+        raise ValueError(f"method must be one of {', '.join(HEAD_METHODS)}, not {method!r}")
     if method != "ridge":
         _check_tau(tau)
     counts = torch.bincount(features.y, minlength=num_classes)

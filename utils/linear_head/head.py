@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from utils.described import OURS, described
 from utils.features import Features
 from utils.statistics import wilson_interval
 
-METHODS = ("ridge", "lipschitz", "penalty")
+HEAD_METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
 
 
@@ -49,25 +50,24 @@ class LinearHead:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is fitted: `method` `ridge` needs nothing, its strength is chosen by validation;
-    `lipschitz` needs τ alone; the rest belongs to `penalty`.
-
-    `penalised` `sum`: the norm of the true and a random label's gradient summed (released small-scale
-    code), by Adam with β1; `separate`: each norm by itself (large scale), by SGD with momentum and
-    weight decay. `steps`, where given, ends the fit inside an epoch.
+    """How a head is fitted: `ridge` needs nothing, its strength is chosen by validation; `lipschitz`
+    needs τ alone; the rest belongs to `penalty`. `penalised` `sum`: the norms of the true and a random
+    label's gradient summed (small scale), by Adam; `separate`: each by itself (large scale), by SGD.
     """
 
-    method: str = "lipschitz"
-    tau: float | None = 0.2
-    epochs: int = 501
-    batch_size: int = 500
-    learning_rate: float = 1e-4
-    beta1: float = 0.5
-    penalty_weight: float = 1e5
-    penalised: str = "sum"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    steps: int | None = None
+    method: str = described("lipschitz", "how it is fitted", OURS, choices=HEAD_METHODS)
+    tau: float | None = described(
+        0.2, "Lipschitz constant of the loss, in the place of a strength chosen by validation"
+    )
+    epochs: int = described(501, "passes over the features")
+    batch_size: int = described(500, "features a step")
+    learning_rate: float = described(1e-4, "of Adam or SGD")
+    beta1: float = described(0.5, "Adam's first decay")
+    penalty_weight: float = described(1e5, "weight of the gradient penalty")
+    penalised: str = described("sum", "which gradient norms are penalised", choices=PENALISED)
+    momentum: float = described(0.9, "of SGD")
+    weight_decay: float = described(0.0, "of SGD")
+    steps: int | None = described(None, "steps in all, in the place of epochs")
 
 
 # ------------------------------------------------------------------------------ Lipschitz constants

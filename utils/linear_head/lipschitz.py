@@ -14,6 +14,7 @@ from tqdm import tqdm
 from utils.features import Features
 from utils.linear_head.head import LinearHead, lipschitz_constant
 from utils.linear_head.ridge import mean_loss
+from utils.sampling import draw_by_counts, index_by_class
 
 
 def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: str) -> LinearHead:
@@ -44,13 +45,9 @@ def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: st
 
 def _tenth_of_each_class(labels: Tensor) -> Tensor:
     """Indices, at least one a class, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    chosen = []
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator)[: math.ceil(len(members) / 10)]
-        chosen.append(members[order.to(members.device)])
-    return torch.cat(chosen)
+    members = index_by_class(labels, int(labels.max()) + 1)
+    tenths = [math.ceil(len(points) / 10) for points in members]
+    return draw_by_counts(members, tenths, torch.Generator().manual_seed(0))
 
 
 @dataclass
@@ -203,4 +200,4 @@ def _optimality_gap(
         + _pair_products(rest, rest) / classes**2
     )
     flows = np.sqrt(np.triu(squared, k=1).clip(min=0)).sum()
-    return means.loss - (entropy - tau * flows)
+    return float(means.loss - (entropy - tau * flows))

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-FOLDS = 5
+from utils.sampling import FOLDS, stratified_folds
+
 STEP = math.sqrt(10)  # between neighbours of the grid of λ
 EXPONENTS = range(-12, 5)  # λ = STEP^k: from 1e-6 to 100
 FIRST_EXPONENT = -3  # 0.03, where the search begins
@@ -76,18 +77,6 @@ def fit_validated_ridge(x: Tensor, y: Tensor, num_classes: int, progress: str) -
                 loss = functional.cross_entropy(logits[-1].double(), y[out]).item()
             bar.update()
     return ValidatedRidge(*whole, decay, torch.cat(held_out), torch.cat(logits), loss)
-
-
-def stratified_folds(y: Tensor) -> Tensor:
-    """The fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample."""
-    generator = torch.Generator().manual_seed(0)
-    fold = torch.full_like(y, -1)
-    for label in y.unique():
-        members = (y == label).nonzero().flatten()
-        if len(members) > 1:
-            order = torch.randperm(len(members), generator=generator).to(y.device)
-            fold[members[order]] = torch.arange(len(members), device=y.device) % FOLDS
-    return fold
 
 
 def _choose_weight_decay(

@@ -17,10 +17,10 @@ from utils.features import (
     features_of_split,
     images_per_second,
     is_feature_file,
-    task_label,
+    task_slug,
 )
 from utils.ranking.scores import Facts
-from utils.sampling import index_by_class
+from utils.sampling import draw_by_counts, index_by_class
 from utils.stage import (
     SourceNetwork,
     check_options,
@@ -66,15 +66,15 @@ class Entry:
         return Entry(model, image_size, source, check_options(of_entry))
 
     @property
-    def model_label(self) -> str:
+    def model_name(self) -> str:
         """NAME@PIXELS; features have no network, whatever the model."""
         if is_feature_file(self.source or self.options.TRG):
             return "features"
         return self.model if self.image_size is None else f"{self.model}@{self.image_size}"
 
     @property
-    def source_label(self) -> str:
-        return task_label(self.source) if self.source else ""
+    def source_slug(self) -> str:
+        return task_slug(self.source) if self.source else ""
 
     @property
     def is_control(self) -> bool:
@@ -124,7 +124,7 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     provenance |= {source.name: source.provenance} if source else {}
     return Candidate(
         name, entry,
-        digest(network.about) if network.about else entry.source_label,
+        digest(network.about) if network.about else entry.source_slug,
         digest(network.about) if network.about else target.name,
         points.to(device), scaler.scaled(points).to(device),
         test and scaler.scaled(test).to(device), target.num_classes,
@@ -171,14 +171,11 @@ def choose_points(
     more than `most` each class's share. Raises InputError for a class with fewer than `shots`.
     """
     members = index_by_class(labels, len(class_names))
-    share = min(1.0, most / len(labels))
-    generator, chosen = torch.Generator().manual_seed(seed), []
-    for name, of_class in zip(class_names, members, strict=True):
-        if shots and len(of_class) < shots:
+    share, counts = min(1.0, most / len(labels)), []
+    for name, points in zip(class_names, members, strict=True):
+        if shots and len(points) < shots:
             raise InputError(
-                f"class {name} has {len(of_class)} training images, fewer than --SHOTS {shots}"
+                f"class {name} has {len(points)} training images, fewer than --SHOTS {shots}"
             )
-        count = shots or max(2, round(share * len(of_class)))
-        order = torch.randperm(len(of_class), generator=generator)
-        chosen.append(of_class[order[:count]])
-    return torch.cat(chosen).sort().values
+        counts.append(min(len(points), shots or max(2, round(share * len(points)))))
+    return draw_by_counts(members, counts, torch.Generator().manual_seed(seed)).sort().values

@@ -14,7 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from utils.errors import InputError
-from utils.linear_head import FOLDS, ValidatedRidge, stratified_folds
+from utils.linear_head import ValidatedRidge
+from utils.sampling import FOLDS, stratified_folds
 from utils.statistics import LEVEL
 
 CHUNK = 250  # resamples that are counted at a time
@@ -89,8 +90,29 @@ def decide(
     resamples: int,
     seed: int,
 ) -> Decision:
-    """Draws the held-out images with replacement `resamples` times. Candidates of one view,
-    the same features with several sources, are one: the first stands for all.
+    """Which candidate to take: draws the held-out images with replacement, for all candidates at once.
+
+    Args:
+        predictions: of each candidate, in the order in which ties are broken, from `predict_accuracy`.
+        views: which target features each candidate has. Candidates of one view (the same features with
+            several sources) are one: the first stands for all.
+        resamples: how many draws.
+        seed: of the draws.
+
+    Returns:
+        The pick, in which share of draws each is the best, the expected regret in [0, 1], and the
+        candidates that the data cannot tell from the pick.
+
+    Raises:
+        ValueError: the predictions are of unequal numbers of images.
+
+    Source: docs/method.md, "Rankings".
+
+    Example:
+        >>> seen = {"a": np.array([1.0, 1, 1, 0]), "b": np.array([1.0, 0, 0, 0])}
+        >>> found = {name: Prediction(right.mean(), (0, 1), right) for name, right in seen.items()}
+        >>> decide(found, {"a": 1, "b": 2}, resamples=100, seed=0).pick
+        'a'
     """
     first: dict[Hashable, str] = {}
     for name in predictions:

@@ -59,15 +59,19 @@ def draw_ranking(
     """A panel a score that three candidates have: each one's score, with its interval, against its
     fine-tuned accuracy.
     """
-    names = dict.fromkeys(name for of_one in scores.values() for name in of_one)
-    metrics = [name for name in names if sum(name in of_one for of_one in scores.values()) > 2]
+    names = dict.fromkeys(name for of_candidate in scores.values() for name in of_candidate)
+    metrics = [
+        name for name in names if sum(name in of_candidate for of_candidate in scores.values()) > 2
+    ]
     rows = -(-len(metrics) // 4)
     figure, grid = plt.subplots(
         rows, 4, figsize=(12, 2.6 * rows + 1.2), sharey=True, layout="constrained", squeeze=False
     )
     looks = {candidate: _look(k) for k, candidate in enumerate(scores)}
     for axes, metric in zip(grid.flat, metrics, strict=False):
-        having = {name: of_one[metric] for name, of_one in scores.items() if metric in of_one}
+        having = {
+            name: of_candidate[metric] for name, of_candidate in scores.items() if metric in of_candidate
+        }
         for candidate, score in having.items():
             color, marker = looks[candidate]
             axes.plot(score.value, truth[candidate], marker, color=color, markersize=5)

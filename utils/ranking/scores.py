@@ -10,7 +10,7 @@ from scipy import stats
 
 from utils.ranking.truth import Table, mean_rank_elsewhere
 from utils.report import UNDEFINED, format_value
-from utils.statistics import BY_BOTH, MEASURES, agreement, correlation
+from utils.statistics import BY_BOTH, MEASURES, correlation, order_agreement
 
 PREDICTED, MODEL_SIZE = "predicted accuracy", "model size (log10)"
 
@@ -25,7 +25,7 @@ class Score:
     lower_is_better: bool = False
 
     @property
-    def rank(self) -> float:
+    def merit(self) -> float:
         """What orders models: the larger, the better."""
         return -self.value if self.lower_is_better else self.value
 
@@ -40,23 +40,28 @@ def compare(
     """By metric: agreement with the accuracies, where at least three candidates have it. `networks` says
     which network each candidate is.
     """
-    names = dict.fromkeys(name for of_one in scores.values() for name in of_one)
+    names = dict.fromkeys(name for of_candidate in scores.values() for name in of_candidate)
     accuracies = [truth[candidate] for candidate in scores]
     groups = [networks[candidate] for candidate in scores]
     found = {}
     for name in names:
-        values = [of_one[name].rank if name in of_one else math.nan for of_one in scores.values()]
+        values = [
+            of_candidate[name].merit if name in of_candidate else math.nan
+            for of_candidate in scores.values()
+        ]
         if sum(not math.isnan(value) for value in values) > 2:
-            found[name] = agreement(values, accuracies, 1000, seed, groups)
+            found[name] = order_agreement(values, accuracies, 1000, seed, groups)
     return found
 
 
 def consensus(scores: Mapping[str, Mapping[str, Score]], of: Sequence[str]) -> dict[str, Score]:
     """Each candidate's mean rank (1 is the best) by the scores `of` that all candidates have."""
-    names = [name for name in of if all(name in of_one for of_one in scores.values())]
+    names = [name for name in of if all(name in of_candidate for of_candidate in scores.values())]
     if not names:
         return {}
-    ranks = [stats.rankdata([-of_one[name].rank for of_one in scores.values()]) for name in names]
+    ranks = [
+        stats.rankdata([-of_candidate[name].merit for of_candidate in scores.values()]) for name in names
+    ]
     means = np.mean(ranks, axis=0)
     return {
         candidate: Score(float(mean), None, 0.0, lower_is_better=True)
@@ -87,11 +92,13 @@ def candidate_table(
     head = ["model", *(["accuracy"] if truth else []), PREDICTED, "best in", *names]
     head += ["parameters", "features", "images/s"]
     rows = []
-    for candidate, of_one in scores.items():
+    for candidate, of_candidate in scores.items():
         about, share = facts[candidate], odds.get(candidate)
         cells = [f"{truth[candidate]:.3f}"] if truth else []
-        cells += [_shown(of_one.get(PREDICTED)), UNDEFINED if share is None else f"{share:.0%}"]
-        cells += [f"{of_one[name].value:.3g}" if name in of_one else UNDEFINED for name in names]
+        cells += [_shown(of_candidate.get(PREDICTED)), UNDEFINED if share is None else f"{share:.0%}"]
+        cells += [
+            f"{of_candidate[name].value:.3g}" if name in of_candidate else UNDEFINED for name in names
+        ]
         size = UNDEFINED if about.parameters is None else f"{about.parameters / 1e6:.1f} M"
         speed = UNDEFINED if about.images_per_second is None else f"{about.images_per_second:.0f}"
         rows.append([candidate, *cells, size, str(about.feature_dim), speed])
@@ -105,14 +112,14 @@ def score_table(
     names = _names(scores)
     head = ["model", *(["accuracy"] if truth else []), *names]
     rows = []
-    for candidate, of_one in scores.items():
-        cells = [_shown(of_one.get(name)) for name in names]
+    for candidate, of_candidate in scores.items():
+        cells = [_shown(of_candidate.get(name)) for name in names]
         rows.append([candidate, *([f"{truth[candidate]:.3f}"] if truth else []), *cells])
     return head, rows
 
 
 def _names(scores: Mapping[str, Mapping[str, Score]]) -> list[str]:
-    return list(dict.fromkeys(name for of_one in scores.values() for name in of_one))
+    return list(dict.fromkeys(name for of_candidate in scores.values() for name in of_candidate))
 
 
 def _shown(score: Score | None) -> str:
@@ -135,7 +142,7 @@ def agreement_table(
 
     rows = []
     for metric in sorted(found, key=key):
-        having = [of_one[metric] for of_one in scores.values() if metric in of_one]
+        having = [of_candidate[metric] for of_candidate in scores.values() if metric in of_candidate]
         seconds = sum(score.seconds for score in having) / len(having)
         cells = [format_value(*found[metric][name]) for name in MEASURES]
         rows.append([metric, str(len(having)), *cells, f"{seconds:.2f}"])

@@ -20,13 +20,14 @@ from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import Features, Standardiser
-from utils.linear_head import LinearHead, fit_linear_head, fit_validated_ridge, stratified_folds
+from utils.linear_head import LinearHead, fit_linear_head, fit_validated_ridge
 from utils.ranking.candidates import Candidate, _chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
 from utils.ranking.fine_tuning import RECIPE, fine_tune
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
 from utils.ranking.scores import MODEL_SIZE, PREDICTED, Score
 from utils.report import QUANTITIES
+from utils.sampling import stratified_folds
 from utils.stage import decoding_workers, find_target, open_network
 from utils.statistics import interval_of_mean, jackknife_interval, wilson_interval
 from utils.storage import digest, read_if_whole, read_json, write_json

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from utils.backbones import backbone_label
+from utils.backbones import backbone_slug
 from utils.errors import InputError
-from utils.features import task_label
+from utils.features import task_slug
 from utils.options import NUMBER
 from utils.storage import require_regular
 
@@ -72,7 +72,7 @@ def read_truth(path: Path, for_order: bool = False) -> Truth:
             raise ValueError("an accuracy is no finite number")
         accuracies = accuracies if for_order else _as_fractions(accuracies)
         for row, accuracy in zip(rows, accuracies, strict=True):
-            key = (_target(row), backbone_label(row["model"]), task_label(row.get("source") or ""))
+            key = (_target(row), backbone_slug(row["model"]), task_slug(row.get("source") or ""))
             if key in found:
                 raise ValueError(
                     f"{row['model']} stands there twice{f' for {key[0]}' if key[0] else ''}"
@@ -109,7 +109,7 @@ def read_scores(path: Path) -> dict[str, Table]:
         found: dict[str, Table] = {}
         for name in [name for name in rows[0] if name not in aside]:
             for row in rows:
-                model, target = backbone_label(row["model"]), _target(row)
+                model, target = backbone_slug(row["model"]), _target(row)
                 value = _number(row[name])
                 if value is None:
                     continue
@@ -154,7 +154,7 @@ def _read_rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _target(row: Mapping[str, str]) -> str:
-    return task_label(next((row[name] for name in TARGET_COLUMNS if row.get(name)), ""))
+    return task_slug(next((row[name] for name in TARGET_COLUMNS if row.get(name)), ""))
 
 
 # ------------------------------------------------------------------------------- looking at no data

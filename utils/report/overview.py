@@ -20,12 +20,12 @@ from utils.report.summary import (
     is_fine_tuning_of,
     quantities_of,
 )
-from utils.statistics import agreement
+from utils.statistics import order_agreement
 
 SETTING_COLOURS = {"LearnedAll": "#4477aa", "LearnedA": "#66ccee", "FixedAll": "#aa3377"}
 # A bound and the loss that it bounds, of one classifier.
 BOUNDS = {"bound_certified": "target_loss", "bound_published": "published_target_loss"}
-TERMS = ("weighted_source_loss", "label_mismatch", "distribution_mismatch")
+PUBLISHED_TERMS = ("weighted_source_loss", "label_mismatch", "distribution_mismatch")
 CERTIFIED_TERMS = ("certified_source_loss", "certified_transport")
 GROUPS_A_FIGURE = 16
 # A quantity that is there where the certificate (False), the published form (True) was computed.
@@ -164,7 +164,7 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
         ("bound_certified", zip(CERTIFIED_TERMS, ("source", "distribution"), strict=True)),
         ("target_loss", [("target_loss", "actual")]),
         ("fine_tuned_loss", [("fine_tuned_loss", "fine_tuned")]),
-        ("bound_published", zip(TERMS, PUBLISHED_COLOURS, strict=True)),
+        ("bound_published", zip(PUBLISHED_TERMS, PUBLISHED_COLOURS, strict=True)),
         ("published_target_loss", [("published_target_loss", "#c9b8d8")]),
     )
     stacks = [(name, list(parts)) for name, parts in stacks]
@@ -273,7 +273,7 @@ def agreement_of_bounds(
         cells = [UNDEFINED, UNDEFINED]
         if len(pairs) > 2:
             bounds, losses, numbers = zip(*pairs, strict=True)
-            found = agreement(bounds, losses, 1000, 0, numbers, ("Pearson", "Kendall"))
+            found = order_agreement(bounds, losses, 1000, 0, numbers, ("Pearson", "Kendall"))
             cells = [format_value(*one) for one in found.values()]
         if len(pairs) > 2 or title == "all":
             rows.append([title, QUANTITIES[bound], *cells, str(len(pairs))])
@@ -344,7 +344,7 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
         other = labelled.get(_without_pseudo(group))
         title, share = group["label"].replace("\n", ", "), _mean(group, "agreement")
         agreed = UNDEFINED if share is None else f"{share:.0%}"
-        for name in (*CERTIFIED_TERMS, "bound_certified", *TERMS, "bound_published"):
+        for name in (*CERTIFIED_TERMS, "bound_certified", *PUBLISHED_TERMS, "bound_published"):
             pseudo = _mean(group, name)
             given = other and _mean(other, name, group["seeds"])
             gap = None if pseudo is None or given is None else pseudo - given

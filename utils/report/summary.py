@@ -37,7 +37,7 @@ PUBLISHED_NAMES = {
         )
     },
 }  # fmt: skip
-SHOWN = (
+SUMMARY_COLUMNS = (
     "fine_tuned_accuracy", "target_accuracy", "target_loss", "bound_certified", "bound_published",
 )  # fmt: skip
 UNDEFINED = "—"
@@ -130,15 +130,15 @@ def csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def latex(rows: Sequence[Mapping]) -> str:
     """A tabular with the rules of the package booktabs."""
     head, *body = (" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in _table(rows))
-    columns = "l" * len(CELL) + "r" * (1 + len(SHOWN))
+    columns = "l" * len(CELL) + "r" * (1 + len(SUMMARY_COLUMNS))
     start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
 
 
 def _table(rows: Sequence[Mapping]) -> list[list[str]]:
-    table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SHOWN)]]
+    table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SUMMARY_COLUMNS)]]
     for row in rows:
-        cells = [_number(row[name], row[f"{name}_spread"]) for name in SHOWN]
+        cells = [_number(row[name], row[f"{name}_spread"]) for name in SUMMARY_COLUMNS]
         few = row["seeds"] < row["seeds_asked"]
         seeds = f"{row['seeds']} of {row['seeds_asked']}" if few else str(row["seeds"])
         table.append([*(str(row[name]) for name in CELL), seeds, *cells])

@@ -46,8 +46,26 @@ def run_jobs(
     done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
     started: Callable[[Job], None] = lambda job: None,
 ) -> dict[Job, Outcome]:
-    """Every job's outcome; `started` and `done` are told of each. A job whose worker was lost, or that
-    failed for no known reason, is run `retries` times more.
+    """Runs jobs in the order of their needs and keeps an engine busy.
+
+    Args:
+        jobs: from `plan_jobs`.
+        engine: from `choose_engine`.
+        retries: how often a job is run again whose worker was lost, or that failed for no known reason.
+        done: told of each job that ended, and how.
+        started: told of each job that begins.
+
+    Returns:
+        Every job's outcome; one that needs a failed job has failed, too.
+
+    Raises:
+        ValueError: a job waits for one that is not among these.
+
+    Source: none; `Engine` says what an engine of one's own must offer.
+
+    Example:
+        >>> run_jobs([], InProcess(threads=1), retries=2)
+        {}
     """
     waiting, running = list(jobs), {}
     outcomes: dict[Job, Outcome] = {}

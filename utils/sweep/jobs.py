@@ -20,11 +20,11 @@ from typing import Any, Protocol
 import torch
 from threadpoolctl import threadpool_limits
 
-from utils.backbones import LENET, ROBUST_PREFIX, backbone_label, is_grey_model
+from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, is_grey_model
 from utils.datasets import is_image_folder
 from utils.errors import InputError
-from utils.features import is_feature_file, task_label
-from utils.stage import variant_label
+from utils.features import is_feature_file, task_slug
+from utils.stage import variant_slug
 from utils.storage import Run, write_text
 
 COMPUTED, REUSED, FAILED = "computed", "reused", "failed"
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        pair = task_label(self.source) + (f" → {task_label(self.target)}" if self.target else "")
+        pair = task_slug(self.source) + (f" → {task_slug(self.target)}" if self.target else "")
         return " ".join(
             part for part in (self.stage, pair, self.model, self.setting, f"seed {self.seed}") if part
         )
@@ -150,7 +150,7 @@ class _Shared:
         if is_feature_file(self.source):
             return "features"
         robust = self.name.startswith(ROBUST_PREFIX)
-        return backbone_label(self.name, self.options.EPS if robust else None)
+        return backbone_slug(self.name, self.options.EPS if robust else None)
 
     def train(self) -> Job:
         flags = DECODING if is_image_folder(self.source) else ()
@@ -184,8 +184,8 @@ class _Shared:
         options = _read_flags(stage, self.stages[stage], flags, given)
         target, setting = (given.get(name) for name in ("TRG", "SETTING"))
         run = Run(
-            stage, task_label(self.source), target and task_label(target), self.model, setting,
-            self.seed, options.PROCEDURE, variant_label(options) if setting else None,
+            stage, task_slug(self.source), target and task_slug(target), self.model, setting,
+            self.seed, options.PROCEDURE, variant_slug(options) if setting else None,
         )  # fmt: skip
         return Job(
             stage, self.source, target, self.model, setting, self.seed,

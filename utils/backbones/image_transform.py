@@ -8,12 +8,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and deviation that leave [0, 1] as it is
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class ImageTransform:
     """`frame`: an RGB image → uint8 (channels, h, w), one by one on the CPU; it is spared where images
     are stored in memory as the network sees them. Calling it: a uint8 batch → float32
     (x / 255 − mean) / deviation on its device.
@@ -50,7 +50,7 @@ def grey_frame(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(whole))[None]
 
 
-GREY = Preprocess(grey_frame, (28, 28), (0.0,), (1.0,), {"input": "28×28 grey in [0, 1]"})
+GREY = ImageTransform(grey_frame, (28, 28), (0.0,), (1.0,), {"input": "28×28 grey in [0, 1]"})
 
 
 def resize_and_crop(
@@ -58,8 +58,8 @@ def resize_and_crop(
     crop: int,
     interpolation: str,
     mean: tuple[float, ...] = IMAGENET_MEAN,
-    deviation: tuple[float, ...] = IMAGENET_DEVIATION,
-) -> Preprocess:
+    deviation: tuple[float, ...] = IMAGENET_STD,
+) -> ImageTransform:
     """The shorter side to `resize`, the square of `crop` in the middle, by torchvision's transforms."""
     from torchvision import transforms  # two seconds, spared to every run without images
 
@@ -68,4 +68,4 @@ def resize_and_crop(
     about = {
         "resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": deviation,
     }  # fmt: skip
-    return Preprocess(transforms.Compose(steps), (crop, crop), mean, deviation, about)
+    return ImageTransform(transforms.Compose(steps), (crop, crop), mean, deviation, about)

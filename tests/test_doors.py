@@ -1,0 +1,54 @@
+"""The functions by which the project is used from Python: documented, and their examples run."""
+
+import doctest
+import inspect
+import re
+import sys
+
+import pytest
+
+from utils.backbones import load_backbone
+from utils.bound import transfer_bound
+from utils.certificate import learn_certificate
+from utils.datasets import load_dataset
+from utils.features import extract_features
+from utils.linear_head import fit_linear_head
+from utils.ranking import decide
+from utils.storage import REPOSITORY
+from utils.sweep import run_jobs
+from utils.task_transform import learn_task_transform
+from utils.transport import solve_transport
+
+DOORS = (
+    load_dataset, load_backbone, extract_features, fit_linear_head, solve_transport,
+    learn_task_transform, learn_certificate, transfer_bound, decide, run_jobs,
+)  # fmt: skip
+each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+
+
+@each_door
+def test_parameters_returns_errors_and_sources_are_told(door):
+    text = inspect.getdoc(door)
+    for part in ("Args:", "Returns:", "Raises:", "Source:", "Example:"):
+        assert part in text
+    told = text.partition("Args:")[2].partition("Returns:")[0]
+    for name in inspect.signature(door).parameters:
+        assert f"\n    {name}: " in told
+
+
+@each_door
+def test_the_example_gives_what_it_says(door):
+    module = sys.modules[door.__module__]
+    (example,) = doctest.DocTestFinder(recurse=False).find(door, door.__name__, globs=vars(module))
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+@pytest.mark.slow
+def test_the_page_about_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "python.md").read_text()
+    names: dict = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), names)
+    assert names["found"].target_loss <= names["found"].bound_certified
+    assert "published bound" in capsys.readouterr().out and (tmp_path / "shares.png").exists()
