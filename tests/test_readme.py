@@ -71,10 +71,34 @@ def test_the_page_of_settings_is_what_the_fields_say():
     assert (REPOSITORY / "docs" / "settings.md").read_text() == scales.settings_page()
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("https://"):  # there is no network in tests
-            assert (REPOSITORY / target).exists(), target
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@each_page
+def test_links_lead_somewhere(page):
+    for path, _, heading in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", page.read_text()):
+        if not path.startswith("https://"):  # there is no network in tests
+            target = page.parent / path if path else page
+            assert target.exists(), path
+            if heading:
+                headings = re.findall(r"^#+ (.+)$", target.read_text(), flags=re.MULTILINE)
+                assert heading in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings]
+
+
+@each_page
+def test_the_commands_of_the_pages_are_understood(page):
+    scripts = {
+        f"{script.__name__}.py": script for script in (*sweep.STAGES.values(), sweep, rank_models)
+    }
+    for line in re.findall(r"^(?:    )?python3 (\w+\.py .+)$", page.read_text(), flags=re.MULTILINE):
+        name, *argv = shlex.split(line, comments=True)
+        if name in scripts:
+            scripts[name].parse_options(argv)
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 1500
 
 
 @pytest.mark.parametrize("script", ["sweep.py", "rank_models.py"])

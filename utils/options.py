@@ -15,13 +15,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.backbones import MOST_PIXELS, TrainingSettings
+from utils.backbones import MODELS, MOST_PIXELS, TrainingSettings
 from utils.certificate import CertificateSettings
 from utils.datasets import ORIGINS
 from utils.described import kind_of
 from utils.device import DEVICES
 from utils.errors import InputError
-from utils.features import MOST_CLASSES
+from utils.features import CHOICES, MOST_CLASSES
 from utils.linear_head import HeadSettings
 from utils.settings import has_effect
 from utils.storage import REPOSITORY
@@ -81,13 +81,13 @@ def truth_value(text: str) -> bool:
 
 def class_choice(text: str) -> str:
     """`all`, `random`, `similar`, or a number of classes as text."""
-    if text.lower() in ("all", "random", "similar"):
+    if text.lower() in CHOICES:
         return text.lower()
     try:
         return str(class_count(text))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"must be all, random, similar or a number of classes from 2 on, not {text!r}"
+            f"must be {', '.join(CHOICES)} or a number of classes from 2 on, not {text!r}"
         ) from None
 
 
@@ -263,9 +263,8 @@ def add_model_flags(parser: StageParser, default: str | None) -> None:
     group = parser.add_argument_group("model and images")
     add_flag(
         group, "--MODEL", default=default, required=default is None, metavar="NAME",
-        help="lenet (trained by stage 1), resnet18, resnet50, robust, simclr, moco, swav, clip, "
-        "efficientnet_lite0 to 2, timm:NAME or open_clip:ARCHITECTURE/WEIGHTS; with a features: source "
-        f"it only chooses the settings (default {default})",
+        help=f"{', '.join(MODELS)} (lenet is trained by stage 1); with a features: source it only "
+        f"chooses the settings (default {default})",
     )  # fmt: skip
     add_flag(
         group, "--ROBUST", type=truth_value, default=False, metavar="BOOL",

@@ -508,7 +508,7 @@ def _points_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
 def _sinkhorn(
     cost: Tensor, label_cost: Tensor | None, y: Tensor | None, t: Tensor | None
 ) -> TransportPlan:
-    """(1) with entropy: log-domain Sinkhorn, ε falling to EPSILON deviations of the feature cost.
+    """(1) with entropy: log-domain Sinkhorn, ε falling to EPSILON stds of the feature cost.
 
     The label costs come reduced, so that float32 holds what is left however large Λ is; these
     K_S × K_T numbers alone visit the host. Rows meet their mass exactly, columns up to

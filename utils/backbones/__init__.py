@@ -5,6 +5,7 @@ from utils.backbones.lenet import LeNet
 from utils.backbones.libraries import imagenet_accuracy, rename_efficientnet_lite
 from utils.backbones.registry import (
     LENET,
+    MODELS,
     MOST_PIXELS,
     ROBUST_PREFIX,
     Backbone,

@@ -9,14 +9,14 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and deviation that leave [0, 1] as it is
+UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and standard deviation that leave [0, 1] as it is
 
 
 @dataclass(frozen=True)
 class ImageTransform:
     """`frame`: an RGB image → uint8 (channels, h, w), one by one on the CPU; it is spared where images
     are stored in memory as the network sees them. Calling it: a uint8 batch → float32
-    (x / 255 − mean) / deviation on its device.
+    (x / 255 − mean) / std on its device.
 
     `size` is the height and width that the network sees. `about` says all that in values that JSON can
     hold: it keys the feature cache.
@@ -25,7 +25,7 @@ class ImageTransform:
     frame: Callable[[Image.Image], Tensor]
     size: tuple[int, int]
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     about: Mapping
 
     def takes_as_stored(self, images: object) -> bool:
@@ -35,8 +35,8 @@ class ImageTransform:
     def __call__(self, images: Tensor) -> Tensor:
         images = images.float() / 255
         shape = (1, -1, 1, 1)
-        mean, deviation = (images.new_tensor(v).reshape(shape) for v in (self.mean, self.deviation))
-        return ((images - mean) / deviation).contiguous(memory_format=torch.channels_last)
+        mean, std = (images.new_tensor(v).reshape(shape) for v in (self.mean, self.std))
+        return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def grey_to_unit(images: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def resize_and_crop(
     crop: int,
     interpolation: str,
     mean: tuple[float, ...] = IMAGENET_MEAN,
-    deviation: tuple[float, ...] = IMAGENET_STD,
+    std: tuple[float, ...] = IMAGENET_STD,
 ) -> ImageTransform:
     """The shorter side to `resize`, the square of `crop` in the middle, by torchvision's transforms."""
     from torchvision import transforms  # two seconds, spared to every run without images
@@ -66,6 +66,6 @@ def resize_and_crop(
     mode = transforms.InterpolationMode(interpolation)
     steps = [transforms.Resize(resize, mode), transforms.CenterCrop(crop), transforms.PILToTensor()]
     about = {
-        "resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": deviation,
+        "resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": std,
     }  # fmt: skip
-    return ImageTransform(transforms.Compose(steps), (crop, crop), mean, deviation, about)
+    return ImageTransform(transforms.Compose(steps), (crop, crop), mean, std, about)

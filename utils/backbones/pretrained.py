@@ -91,7 +91,7 @@ def simclr_resnet50(spec: NetworkSpec) -> Built:
 
 
 def imagenet_frame(image_size: int | None) -> ImageTransform:
-    """Resize 256, crop 224, ImageNet's mean and deviation; another size keeps the proportion."""
+    """Resize 256, crop 224, ImageNet's mean and std; another size keeps the proportion."""
     crop = image_size or 224
     return resize_and_crop(round(crop * 256 / 224), crop, "bilinear")
 

@@ -98,6 +98,10 @@ LIBRARIES: dict[str, tuple[Callable, Callable]] = {
     "open_clip:": (check_open_clip_name, open_clip_model),
 }
 ALIASES = {"robust": "robust_resnet18"}
+MODELS = (
+    LENET, *PRETRAINED, *ALIASES, "timm:NAME", "open_clip:ARCHITECTURE/WEIGHTS", "random:lenet",
+    "random:TIMM_NAME",
+)  # fmt: skip
 ROBUST_PREFIX = "robust_"
 MOST_PIXELS = 4096  # of an image's side
 
@@ -149,10 +153,7 @@ def check_backbone_name(name: str) -> str:
         return ALIASES.get(name.lower(), name.lower())
     close = difflib.get_close_matches(name.lower(), known, 1)
     meant = f" (did you mean {close[0]}?)" if close else ""
-    raise InputError(
-        f"unknown model {name}{meant}; choose from {', '.join(known)}, timm:NAME, "
-        "open_clip:ARCHITECTURE/WEIGHTS, random:lenet, random:TIMM_NAME"
-    )
+    raise InputError(f"unknown model {name}{meant}; choose from {', '.join(MODELS)}")
 
 
 def backbone_slug(name: str, eps: float | None = None) -> str:

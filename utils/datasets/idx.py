@@ -12,7 +12,7 @@ from utils.datasets.images import Split
 from utils.errors import InputError
 
 PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
-UNSIGNED_BYTES = 8  # the third byte of a header: the type of the values
+UNSIGNED_BYTES = 8  # the last byte of the file signature: the type of the values
 
 
 def read_idx_splits(folder: Path, prefixes: tuple[str, str] = ("train", "t10k")) -> list[Split] | None:

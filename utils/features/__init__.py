@@ -15,6 +15,7 @@ from utils.features.pseudo_labels import (
 )
 from utils.features.source_classes import (
     ALL,
+    CHOICES,
     SIMILAR,
     choose_source_classes,
     number_of_classes,

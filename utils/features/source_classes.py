@@ -15,7 +15,7 @@ from utils.features.standardise import Standardiser
 from utils.features.types import Features, Task
 from utils.sampling import class_means
 
-ALL, RANDOM, SIMILAR = "all", "random", "similar"
+CHOICES = ALL, RANDOM, SIMILAR = ("all", "random", "similar")
 
 
 def number_of_classes(choice: str, num_targets: int) -> int | None:

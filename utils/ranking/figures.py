@@ -10,7 +10,7 @@ from utils.ranking.scores import PREDICTED, Score
 from utils.report import MARKERS, save_both
 
 # -------------------------------------------------------------------------------------------- rankings
-PICKED, RIVAL, OTHER = "#228833", "#ccbb44", "#9db4cc"
+PICKED, RIVAL, OTHER = "#004488", "#ddaa33", "#bbbbbb"
 
 
 def draw_decision(target: str, record: Mapping, path: Path) -> None:
@@ -19,7 +19,7 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
     own. `record`: what ranking.json holds.
     """
     decision, candidates = record["decision"], record["candidates"]
-    figure, axes = plt.subplots(figsize=(9, 1.7 + 0.34 * len(candidates)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.32 * len(candidates)), layout="constrained")
     kinds = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
     axes.set_xlabel(f"accuracy on new images of {target}")
     shown, measured = set(), None

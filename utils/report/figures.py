@@ -41,8 +41,8 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     found = record["certificate"]
     classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(12.5, 1.9 + 0.36 * max(7, len(classes))), layout="constrained",
-        width_ratios=(1.0, 1.55),
+        1, 2, figsize=(9.6, 1.6 + 0.32 * max(7, len(classes))), layout="constrained",
+        width_ratios=(1.0, 1.75),
     )  # fmt: skip
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
@@ -50,7 +50,7 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
         f"{_title(record)}\nmoved onto {record['target']}, the source classifier is right on "
         f"{found['target_accuracy']:.1%} of the test images (linear fine-tuning: "
         f"{found['fine_tuned_accuracy']:.1%})",
-        fontsize=11,
+        fontsize=10,
     )
     save_figure(figure, folder / "certificate.png")
 
@@ -72,10 +72,10 @@ def _draw_losses(axes: plt.Axes, found: Mapping) -> None:
         constant, color="black", linestyle=":", linewidth=1, label=f"guessing evenly {constant:.2f}"
     )
     names = ("linear\nfine-tuning", "moved source\nclassifier", "cannot exceed\n(certificate)")
-    axes.set_xticks(range(3), names)
+    axes.set_xticks(range(3), names, fontsize=8.5)
     axes.set_ylabel("loss on the target's test images (nats)")
     axes.set_ylim(0, 1.3 * max(constant, *heights))
-    axes.legend(loc="upper left", frameon=False, fontsize=9)
+    axes.legend(loc="upper left", frameon=False, fontsize=8.5)
 
 
 def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
@@ -86,15 +86,15 @@ def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) ->
         axes.barh(row, one["share"] - source, 0.62, left=source, color=COLOURS["distribution"])
         taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"])
         text = f"taken for {taken}" if taken else "never mistaken"
-        axes.text(one["share"] + 0.015 * most, row, text, va="center", fontsize=8.5)
+        axes.text(one["share"] + 0.015 * most, row, text, va="center", fontsize=8)
     names = [f"{one['target_class']}  ←  {', '.join(one['stood_for_by'])}" for one in classes]
     axes.set_yticks(range(len(classes)), names, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 2.1 * most)
+    axes.set_xlim(0, 2.25 * most)
     axes.set_xlabel("part of the certificate (nats)")
     axes.set_title(
-        f"where it comes from: {record['target']}'s classes ← {record['source']}'s that stand for them",
-        fontsize=9.5,
+        f"by class of {record['target']} ← the class of {record['source']} that stands for it",
+        fontsize=9,
     )
 
 

@@ -159,13 +159,13 @@ PUBLISHED_COLOURS = ("#9db4cc", "#ddaa33", "#d9a3aa")
 
 
 def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(10, 1.6 + 1.15 * len(groups)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 1.0 * len(groups)), layout="constrained")
     stacks = (
         ("bound_certified", zip(CERTIFIED_TERMS, ("source", "distribution"), strict=True)),
         ("target_loss", [("target_loss", "actual")]),
         ("fine_tuned_loss", [("fine_tuned_loss", "fine_tuned")]),
         ("bound_published", zip(PUBLISHED_TERMS, PUBLISHED_COLOURS, strict=True)),
-        ("published_target_loss", [("published_target_loss", "#c9b8d8")]),
+        ("published_target_loss", [("published_target_loss", "#ffffff")]),
     )
     stacks = [(name, list(parts)) for name, parts in stacks]
     height = 0.84 / len(stacks)
@@ -178,7 +178,10 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
                 width = _mean(group, part) or 0.0
                 title = None if row else QUANTITIES[part]
                 colour = COLOURS.get(colour, colour)
-                axes.barh(place, width, height, left, color=colour, label=title)
+                axes.barh(
+                    place, width, height, left, color=colour, label=title,
+                    edgecolor="black" if colour == "#ffffff" else None, linewidth=0.7,
+                )  # fmt: skip
                 left += width
             if limit and left > limit:  # where nothing is learned, losses would dwarf all others
                 text = f"{left:.1f} → "
@@ -194,12 +197,12 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
     axes.set_xlabel("loss (nats)")
     axes.set_xlim(0, limit)
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
     save_both(figure, path)
 
 
 def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: float) -> None:
-    """The deviation over seeds, or why there is no bar."""
+    """The standard deviation over seeds, or why there is no bar."""
     if _mean(group, name) is None:
         axes.text(end, place, f" {_missing(group, name)}", va="center", fontsize=6, color="#555555")
     elif _spread(group, name):
