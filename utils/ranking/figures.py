@@ -34,7 +34,15 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
         axes.plot(score["interval"], [row, row], color=color, linewidth=6, solid_capstyle="butt")
         axes.plot(score["value"], row, "o", color="white", markeredgecolor=color, markersize=6)
         if about["accuracy"] is not None:
-            (measured,) = axes.plot(about["accuracy"], row, "D", color="black", markersize=4)
+            (measured,) = axes.plot(
+                about["accuracy"],
+                row,
+                "D",
+                color="black",
+                markersize=5,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+            )
         if odds is not None:
             text = f"best in {odds:.0%}" if odds >= 0.005 else ""
             axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)

@@ -90,7 +90,7 @@ def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) ->
     names = [f"{one['target_class']}  ←  {', '.join(one['stood_for_by'])}" for one in classes]
     axes.set_yticks(range(len(classes)), names, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 2.25 * most)
+    axes.set_xlim(0, 2.0 * most)
     axes.set_xlabel("part of the certificate (nats)")
     axes.set_title(
         f"by class of {record['target']} ← the class of {record['source']} that stands for it",
