@@ -223,12 +223,14 @@ def _tasks_that_fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
 
 
 def _connect(ray, address: str | None) -> None:
-    """Joins the cluster, or starts one here."""
+    """Joins the cluster, or starts one here, whose tasks are as urgent as other processes: Ray's own
+    would wait for ever on a machine that is busy.
+    """
+    own = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
     try:
         ray.init(
             address=address or "local", log_to_driver=False, logging_level="ERROR",
-            include_dashboard=None if address else False,
-            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}}, **({} if address else own),
         )  # fmt: skip
     except Exception as error:  # Ray raises half a dozen types
         reason = " ".join(str(error).split())[:300]
