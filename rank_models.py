@@ -72,6 +72,7 @@ from utils.ranking import (
     score_table,
 )
 from utils.report import csv_table, markdown_table
+from utils.stage import require_places
 from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import (
     environment,
@@ -167,8 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if table:
         keys = [truth_key(entry, options) for entry in entries.values()]
         table.require(task_slug(options.TRG), keys)
-    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
-        require_writable(getattr(options, flag), f"--{flag}")
+    require_places(options)
     print(f"{len(entries)} candidates: {', '.join(entries)}", file=sys.stderr)
 
     # -------------------------------------------------------------------------------------- scores

@@ -42,9 +42,9 @@ from utils.report import (
     draw_terms,
     group_runs,
     is_pseudo,
-    page,
     pseudo_table,
     quantities_of,
+    render_page,
 )
 from utils.storage import REPOSITORY, read_json, read_records, require_writable, write_text
 
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Runs: {len(records)}; pairs of source and target: {len(pairs)}; rankings: {len(rankings)}. "
         "Losses in nats; black lines span the standard deviation over seeds."
     )
-    write_text(folder / "index.html", page("Task transfer analysis", introduction, sections))
+    write_text(folder / "index.html", render_page("Task transfer analysis", introduction, sections))
     print(f"page: {os.path.relpath(folder)}/index.html ({len(records)} runs; beside it the figures)")
 
 
@@ -185,12 +185,12 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
         f"{name}: {source['origin']}, sha256 {source.get('sha256', UNDEFINED)}"
         for name, source in ranking["data"].items()
     ]
-    lines = [ranking["command"], *data, described(ranking["environment"])]
+    lines = [ranking["command"], *data, environment_line(ranking["environment"])]
     blocks.append(Folded("Command, data, versions", lines))
     return f"Models ranked for {ranking['target']}", blocks
 
 
-def described(environment: Mapping) -> str:
+def environment_line(environment: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
@@ -246,7 +246,7 @@ def provenance(records: Sequence[Mapping]) -> list[Block]:
         weights.add((record["model"], record["source"], network.get("weights", UNDEFINED)))
     rows = [[*key, *sizes] for key, sizes in sorted(data.items(), key=str)]
     head = ["data", "origin", "sha256 (first 16 digits)", "training samples", "test samples"]
-    environments = Counter(described(record["environment"]) for record in records)
+    environments = Counter(environment_line(record["environment"]) for record in records)
     seeds = sorted({record["seed"] for record in records})
     used = [f"{model}, {source}: {digest}" for model, source, digest in sorted(weights)]
     return [

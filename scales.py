@@ -43,7 +43,7 @@ def settings_page() -> str:
 
 PREFACE = """What each procedure fixes. `python3 scales.py` prints this page from the dataclass fields
 from which `--help` is made, too. The column `from` says who chose the published procedure's value. A
-dash means that the setting has no effect there. The published procedure treats USPS, CIFAR-10 and
+dash: the setting has no effect there, or is not set. The published procedure treats USPS, CIFAR-10 and
 CLIP by themselves (`small_scale/settings.py`, `large_scale/settings.py`).
 """
 

@@ -39,7 +39,8 @@ from utils.options import (
     whole,
 )
 from utils.report import is_fine_tuning_of, markdown, summarise, write_summary
-from utils.storage import only_one, read_result, require_writable
+from utils.stage import require_places
+from utils.storage import only_one, read_result
 from utils.sweep import (
     FAILED,
     Job,
@@ -114,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options.TRG = _distinct(check_task_name(name, "target") for name in options.TRG)
     options.MODEL = _distinct(check_backbone_name(name) for name in options.MODEL)
     options.SETTING, options.SEED = _distinct(options.SETTING), _distinct(options.SEED)
-    for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
-        require_writable(getattr(options, flag), f"--{flag}")
+    require_places(options)
     if options.ENGINE == "ray":  # its workers run in a folder of their own
         for flag in ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR"):
             setattr(options, flag, getattr(options, flag).absolute())

@@ -82,6 +82,7 @@ from utils.stage import (
     open_task,
     timed,
     variant_slug,
+    warn_of_few_classes,
 )
 from utils.storage import (
     ResumePoint,
@@ -169,7 +170,7 @@ def run(options: argparse.Namespace) -> dict | None:
     # ------------------------------------------------------------------------------------- options
     options = check_options(options)
     settings = chosen_settings(options)
-    certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
+    certified, published = parts_of(options)
     pseudo = options.TARGET_LABELS == PSEUDO
     if options.TARGET_CLASSES and not pseudo:
         raise InputError("--TARGET_CLASSES is for a target without labels: add --TARGET_LABELS pseudo")
@@ -182,6 +183,7 @@ def run(options: argparse.Namespace) -> dict | None:
         source_data = find_source(options, network, target_data)
         num_classes = count_classes(options, source_data, target_data)
         check_learned(options.SETTING, *num_classes)
+        warn_of_few_classes(*num_classes)
         if published and options.SETTING != "FixedAll":  # which draws no batch
             smaller = min(len(source_data.train), len(target_data.train))
             check_batch_size(settings.transform.batch_size, max(num_classes), smaller)
@@ -218,7 +220,9 @@ def run(options: argparse.Namespace) -> dict | None:
     }
     if pseudo:
         with timed(seconds, "clusters"):
-            target, record["pseudo_labels"] = cluster_target(target, options, settings.deviation_floor)
+            target, record["pseudo_labels"] = cluster_target(
+                target, options, device, settings.deviation_floor
+            )
     source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     if options.SOURCE_CLASSES != ALL:
         record["source_classes"] = list(source.class_names)
@@ -272,9 +276,15 @@ def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
     )
 
 
+def parts_of(options: argparse.Namespace) -> tuple[bool, bool]:
+    """Whether the certificate and the published form are wanted."""
+    certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
+    return certified, published
+
+
 def configuration(options: argparse.Namespace, settings: ScaleSettings, network: Mapping | None) -> dict:
     """All that determines the numbers beside the data and the seed."""
-    certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
+    certified, published = parts_of(options)
     config = {
         "procedure": options.PROCEDURE,
         "certificate": asdict(settings.certificate) if certified else None,
@@ -330,9 +340,11 @@ class Pair:
         )  # fmt: skip
 
 
-def cluster_target(target: Task, options: argparse.Namespace, floor: float) -> tuple[Task, dict]:
+def cluster_target(
+    target: Task, options: argparse.Namespace, device: torch.device, floor: float
+) -> tuple[Task, dict]:
     """The target with clusters for labels. Its own are used for nothing but the comparison with them."""
-    train, test = standardise(target, choose_device(options.DEVICE), floor)
+    train, test = standardise(target, device, floor)
     clusters = cluster(train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
     found = [clusters.relabel(split).y.cpu() for split in (train, test)]
     agreement = clustering_accuracy(found[1], target.test.y) if target.labelled else None
@@ -400,10 +412,11 @@ def show_again(
     options: argparse.Namespace,
 ) -> None:
     """What the run showed when it was computed."""
+    certified, published = parts_of(options)
     print_heading(stored, reused=True)
-    if options.ANALYSIS != "published":
+    if certified:
         print_certificate(stored, options.SHOW_CLASSES)
-    if options.ANALYSIS != "certificate":
+    if published:
         draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
         print_published(stored, fine_tuned)
     print_where(stored, folder)

@@ -8,7 +8,7 @@ is worth, and how the probe beside it compares with scikit-learn's.
 Cells are means over seeds. `gap` is certificate − loss of h on the test splits; `on training` the same
 on as many training points (the difference is over-fitting); `two halves` the gap when one half of the
 target's own test points of each class takes the place of the source's: larger, since the learned source
-points lie closer together than those (docs/method.md). `best sklearn` is the highest test accuracy of
+points lie closer together than those (docs/results.md). `best sklearn` is the highest test accuracy of
 LogisticRegression over C = 1e-4 … 1.
 """
 

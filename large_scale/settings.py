@@ -1,7 +1,7 @@
 """Settings of the large scale: pre-trained ImageNet backbones on small and middle-sized targets.
 
 The published procedure holds the released code's hyper-parameters, which differ between ResNet-18 and
-the other models. The improved one reaches the same quantities faster; docs/method.md lists each
+the other models. The improved one reaches the same quantities faster; docs/results.md lists each
 deviation with its reason and its measured effect.
 """
 

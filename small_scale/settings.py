@@ -1,7 +1,7 @@
 """Settings of the small scale: a LeNet on 28×28 images of ten classes.
 
 PUBLISHED holds the released code's hyper-parameters. IMPROVED reaches the same quantities faster;
-docs/method.md lists each deviation with its reason and its measured effect.
+docs/results.md lists each deviation with its reason and its measured effect.
 """
 
 from dataclasses import replace

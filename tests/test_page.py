@@ -20,7 +20,7 @@ from utils.report import (
     agreement_of_bounds,
     draw_terms,
     group_runs,
-    page,
+    render_page,
 )
 from utils.storage import read_records
 
@@ -201,7 +201,9 @@ def test_the_command_of_a_row_makes_it_again(swept, tmp_path):
 
 def test_names_cannot_break_the_page():
     cells = [["<b>", "&"], ["</td><script>", '"']]
-    shown = Page(page("<i>", "<p>", [("</h2>", [Table(cells[0], cells[1:]), Paragraph("<script>")])]))
+    shown = Page(
+        render_page("<i>", "<p>", [("</h2>", [Table(cells[0], cells[1:]), Paragraph("<script>")])])
+    )
     assert shown.rows == cells and shown.headings == ["</h2>"]
 
 

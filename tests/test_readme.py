@@ -16,6 +16,8 @@ import sweep
 import train_source_model
 import transfer_source_to_target
 from tests.conftest import places
+from utils.ranking import PREDICTED
+from utils.report import CERTIFICATE_ROWS
 from utils.storage import REPOSITORY
 from utils.sweep import plan_jobs
 
@@ -99,6 +101,15 @@ def test_the_commands_of_the_pages_are_understood(page):
 
 def test_the_readme_is_short():
     assert len(README.split()) < 1500
+
+
+def test_what_the_readme_shows_is_what_is_printed():
+    """Names and explanations of the rows of stage 3, the columns of a ranking."""
+    stage_3, ranking = (block for block in BLOCKS if "python3" not in block)
+    rows = [line.split(maxsplit=1) for line in stage_3.splitlines() if "  " in line.strip()]
+    rows = [(name, rest) for name, rest in rows if name in CERTIFICATE_ROWS]
+    assert len(rows) >= 5 and all(rest.endswith(CERTIFICATE_ROWS[name]) for name, rest in rows)
+    assert ranking.startswith("take ") and PREDICTED in ranking and "best in" in ranking
 
 
 @pytest.mark.parametrize("script", ["sweep.py", "rank_models.py"])

@@ -196,6 +196,7 @@ def test_an_error_that_no_one_foresaw_leaves_a_log(command, tmp_path, monkeypatc
     assert "ZeroDivisionError: a bug (see " in capsys.readouterr().err
     (log, _) = sorted((tmp_path / "results").rglob("failed.log"))
     text = log.read_text()
+    assert f"--RESULTS_DIR {tmp_path / 'results'}" in text  # the command is for the same folders
     assert text.startswith("python3 transfer_source_to_target.py --SRC features:")
     assert "so far so good" in text and "Traceback" in text
     sweep.main(command)

@@ -575,7 +575,7 @@ def _on_training_points(
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for split, other in zip(train, test, strict=True):
-        members = index_by_class(split.y, int(split.y.max()) + 1)
+        members = index_by_class(split.y, int(torch.cat([split.y, other.y]).max()) + 1)
         wanted = torch.bincount(other.y, minlength=len(members)).tolist()
         counts = [min(count, len(points)) for count, points in zip(wanted, members, strict=True)]
         chosen = draw_by_counts(members, counts, generator)

@@ -133,14 +133,17 @@ class StageParser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unknown arguments: {' '.join(unknown)} (see --help)")
         options.command = self.command(options)
+        options.command_with_places = self.command(options, PLACE_FLAGS)
         return options
 
-    def command(self, options: argparse.Namespace) -> str:
-        """The script, with the flags that differ from their defaults and bear on the numbers."""
+    def command(self, options: argparse.Namespace, also: Sequence[str] = ()) -> str:
+        """The script, with the flags that differ from their defaults and bear on the numbers, and those
+        of `also`.
+        """
         words = []
         for action in self._actions:
             value = getattr(options, action.dest, action.default)
-            if action.dest not in PLACE_FLAGS and value != action.default:
+            if (action.dest in also or action.dest not in PLACE_FLAGS) and value != action.default:
                 if not isinstance(value, list):
                     words += [f"--{action.dest}", str(value)]
                 elif action.nargs:

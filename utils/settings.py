@@ -14,8 +14,8 @@ class ScaleSettings:
     """Everything a procedure fixes; `training` is None where the networks come pre-trained.
 
     `target_head` is stage 2's, `source_head` that of the published form; the certificate's two heads
-    have validated strength (ridge_head.py). `tau_measure` says how tau_measured is taken (bound.py),
-    `deviation_floor` belongs to standardising (features.Standardiser).
+    have validated strength (linear_head/ridge.py). `tau_measure` says how tau_measured is taken
+    (bound.py), `deviation_floor` belongs to standardising (features.Standardiser).
     """
 
     training: TrainingSettings | None
@@ -40,7 +40,7 @@ def settings_tables(
     procedures: Mapping[str, ScaleSettings],
 ) -> dict[str, tuple[list[str], list[list[str]]]]:
     """(head, rows) of each part: a row a setting with what it is, who chose its published value, and its
-    value in each of the procedures (—: the part or the setting has no effect there).
+    value in each of the procedures (—: it has no effect there, or is not set).
     """
     tables = {}
     for title, name in PARTS.items():
@@ -62,8 +62,13 @@ def _shown(part: object | None, name: str) -> str:
 
 def has_effect(part: object, name: str) -> bool:
     """Whether a setting has one: the head of validated strength takes τ instead, the exactly constrained
-    one knows τ alone, and steps, where they are given, replace epochs.
+    one knows τ alone, and steps, where they are given, replace epochs. Adam has no momentum, SGD no β1,
+    and one schedule alone a decay.
     """
     if getattr(part, "method", None) in ("ridge", "lipschitz"):
         return name in ("method", "tau")
-    return name != "epochs" or getattr(part, "steps", None) is None
+    if hasattr(part, "penalised"):
+        idle = ("momentum", "weight_decay") if part.penalised == "sum" else ("beta1",)
+    else:
+        idle = ("decay",) if getattr(part, "schedule", None) == "one_cycle" else ()
+    return name not in idle and (name != "epochs" or getattr(part, "steps", None) is None)

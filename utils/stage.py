@@ -1,4 +1,4 @@
-"""How stages 2 and 3 begin: from parsed options to the source network and the tasks."""
+"""How stages and rankings begin: from parsed options to the network of the source and the tasks."""
 
 import argparse
 import contextlib
@@ -215,13 +215,23 @@ def count_classes(
     chosen = number_of_classes(options.SOURCE_CLASSES, target.num_classes)
     if chosen and chosen > source.num_classes:
         raise too_few_classes(options.SOURCE_CLASSES, chosen, source.name, source.num_classes)
+    count = chosen or source.num_classes
     least = min(len(target.train), len(target.test))
     if target.num_classes > least:
         raise InputError(
             f"--TARGET_CLASSES {target.num_classes}: a split of {target.name} has {least} samples, "
             "fewer than classes"
         )
-    return chosen or source.num_classes, target.num_classes
+    return count, target.num_classes
+
+
+def warn_of_few_classes(sources: int, targets: int) -> None:
+    if sources < targets:
+        warnings.warn(
+            f"{sources} source classes stand for at most {sources} of the target's {targets}: the bounds "
+            "are undefined",
+            stacklevel=2,
+        )
 
 
 def variant_slug(options: argparse.Namespace, target_labels: str | None = None) -> str | None:
@@ -260,7 +270,7 @@ def task_request(options: argparse.Namespace, origin: str | None = None) -> Task
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Adds how long its block takes."""
+    """Notes how long its block takes."""
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start

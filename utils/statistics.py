@@ -1,4 +1,6 @@
-"""Intervals for quantities that are means of one term a sample: a bootstrap's, and Wilson's for shares.
+"""Intervals, and how well an order agrees with another: correlations and regret.
+
+Quantities that are means of one term a sample have a bootstrap's interval, shares have Wilson's.
 
 A resample draws as many samples with replacement as there are, inside each class, so that the class
 frequencies stay what they are. The interval is the percentile one. For a share close to 0 or 1 it is too

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.described import described
+from utils.described import OURS, described
 from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
@@ -133,7 +133,10 @@ class TransformSettings:
         choices=("split", "batch"),
     )
     transport: str = described(
-        "exact", "solver of the plan: sinkhorn is approximate, emd POT's dense one", choices=SOLVERS
+        "exact",
+        "solver of the plan: sinkhorn is approximate, emd POT's dense one",
+        OURS,
+        choices=SOLVERS,
     )
     label_weight: float = described(1e8, "Λ, of label against feature cost")
     wasserstein_weight: float = described(2.0, "λ_WD, of the distribution mismatch")

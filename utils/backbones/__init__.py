@@ -17,5 +17,6 @@ from utils.backbones.registry import (
     load_backbone,
     split_pixels,
 )
+from utils.backbones.spec import NetworkSpec
 from utils.backbones.training import TrainingSettings, evaluate_network, random_shift, train_network
-from utils.backbones.weights import NetworkSpec, download, fit_weights, read_weights
+from utils.backbones.weights import download, fit_weights, read_weights

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from utils.backbones.image_transform import ImageTransform
-from utils.backbones.weights import Built, NetworkSpec, entry_of, fit_weights, read_weights
+from utils.backbones.spec import Built, NetworkSpec
+from utils.backbones.weights import entry_of, fit_weights, read_weights
 from utils.errors import InputError
 
 # Of a contrastive model, what the image tower does not need.

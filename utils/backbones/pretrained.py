@@ -10,7 +10,8 @@ from torch import nn
 
 from utils.backbones.image_transform import UNIT, ImageTransform, resize_and_crop
 from utils.backbones.libraries import library, open_clip_model
-from utils.backbones.weights import Built, NetworkSpec, download, entry_of, fit_weights, read_weights
+from utils.backbones.spec import Built, NetworkSpec
+from utils.backbones.weights import download, entry_of, fit_weights, read_weights
 from utils.errors import InputError
 
 

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from utils.backbones.pretrained import (
     simclr_resnet50,
     torchvision_resnet,
 )
-from utils.backbones.weights import Built, NetworkSpec
+from utils.backbones.spec import Built, NetworkSpec
 from utils.errors import InputError
 from utils.storage import digest, read_if_whole, state_digest
 
@@ -170,7 +170,7 @@ def load_backbone(
     Args:
         network: a specification, or a registered name, timm:NAME or open_clip:ARCHITECTURE/WEIGHTS.
         device: where it computes.
-        options: with a name, the other fields of `NetworkSpec`. LeNet's `weights` are the file that
+        options: fields of `NetworkSpec` that are to be others. LeNet's `weights` are the file that
             stage 1 left.
 
     Returns:
@@ -180,14 +180,15 @@ def load_backbone(
         InputError: the model is unknown, its weights are missing (where they are had is named), damaged
             or of another network, or it does not take images of the size asked for.
 
-    Source: each model's own publication; README.md names the files.
+    Source: each model's own publication; docs/models.md names the files.
 
     Example:
         >>> backbone = load_backbone("random:lenet", seed=1)
         >>> backbone.features(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape
         torch.Size([2, 200])
     """
-    spec = network if isinstance(network, NetworkSpec) else NetworkSpec(network, **options)
+    spec = network if isinstance(network, NetworkSpec) else NetworkSpec(network)
+    spec = replace(spec, **options)
     name, device = check_backbone_name(spec.name), torch.device(device)
     if is_grey_model(name):
         lenet = load_lenet(spec.weights) if name == LENET else random_lenet(spec.seed)

@@ -1,6 +1,6 @@
 """Training of a small source network, resumable at the end of every epoch.
 
-A room of its own beside the linear heads: it is the only place where a backbone's weights change.
+Beside fine-tuning, which changes a copy, this alone changes a network's weights.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Extraction: every image passes a frozen backbone once, and its features stay on disk.
+"""The cache: every image passes a frozen backbone once, and its features stay on disk.
 
 The cache is a folder a backbone (weights, preprocessing and precision), in it shards of SHARD images,
 each named by what identifies its images. A shard is written when it is complete, so an interrupted

@@ -32,7 +32,6 @@ def refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
         raise problem
 
 
-# -------------------------------------------------------------------------------------- the shards
 class Part(NamedTuple):
     """Features x (m, d), or frames before the forward pass, of the images `rows` (m,) of a batch or
     shard; `unreadable` names those that could not be decoded.

@@ -4,7 +4,6 @@
 means lie nearest to the target's; a number N of random ones, more than the target has or fewer.
 """
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -28,12 +27,6 @@ def number_of_classes(choice: str, num_targets: int) -> int | None:
 def choose_source_classes(source: Task, target: Task, choice: str, seed: int) -> Task:
     """The source with the chosen classes alone, in their order, numbered anew."""
     count = number_of_classes(choice, target.num_classes) or source.num_classes
-    if count < target.num_classes:
-        warnings.warn(
-            f"{count} source classes stand for at most {count} of the target's {target.num_classes}: "
-            "the bounds are undefined",
-            stacklevel=2,
-        )
     if count > source.num_classes:
         raise too_few_classes(choice, count, source.name, source.num_classes)
     if count == source.num_classes:

@@ -11,7 +11,6 @@ from utils.features.types import Features, Task
 FARTHEST = 1e9  # standard deviations from the mean at which losses still have a meaning
 
 
-# ------------------------------------------------------------------------------------- standardising
 @dataclass(frozen=True)
 class Standardiser:
     """x ↦ (x − mean) / scale per coordinate, fitted on a training split.

@@ -1,4 +1,9 @@
-"""Linear heads: what they are, how steep their loss is, and how well they do."""
+"""Linear heads h(x) = softmax(Wx + c): what they are, how steep their loss is, and how well they do.
+
+∇_x ℓ(h(x), y) = Wᵀ(p − e_y) with p = softmax(Wx + c). Since p − e_y lies in the convex hull of
+{e_j − e_y}, the exact Lipschitz constant over all x and y is
+    L(W) = max_{i≠j} ‖w_i − w_j‖₂.                                                             (1)
+"""
 
 from dataclasses import dataclass, replace
 
@@ -21,7 +26,7 @@ class LinearHead:
     `optimality_gap`: by how much its training loss may exceed the constrained optimum (nats); None
     where no such bound is known. `fit_seconds`: what fitting it took, here or where it was fitted.
     `weight_decay`, `held_out_loss`, `held_out` (m,) and `held_out_logits` (m, K), of training samples by
-    heads that did not see them, belong to a head of validated strength (`ridge_head.ValidatedRidge`).
+    heads that did not see them, belong to a head of validated strength (`ridge.ValidatedRidge`).
     """
 
     weight: Tensor
@@ -56,9 +61,7 @@ class HeadSettings:
     """
 
     method: str = described("lipschitz", "how it is fitted", OURS, choices=HEAD_METHODS)
-    tau: float | None = described(
-        0.2, "Lipschitz constant of the loss, in the place of a strength chosen by validation"
-    )
+    tau: float | None = described(0.2, "Lipschitz constant of the head's loss")
     epochs: int = described(501, "passes over the features")
     batch_size: int = described(500, "features a step")
     learning_rate: float = described(1e-4, "of Adam or SGD")
@@ -102,7 +105,7 @@ def label_gradient_norms(head: LinearHead, x: Tensor, y: Tensor) -> Tensor:
 def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tensor) -> Tensor:
     """‖∇ℓ(x, y) + ∇ℓ(x, y')‖₂ = ‖Wᵀ(2p − e_y − e_y')‖₂ for each row: (n,), differentiable.
 
-    The small-scale released code penalises and reports this sum (equation 3).
+    The small-scale released code penalises and reports this sum (equation 3 of penalty.py).
     """
     direction = 2 * torch.softmax(head.logits(x), dim=1)
     direction = direction - functional.one_hot(y, head.num_classes)

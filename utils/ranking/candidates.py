@@ -141,7 +141,7 @@ def _target_features(
         index = _chosen(target.train.y, target, options)
         train = Features(target.train.x[index], target.train.y[index])
         return train, target.test if with_test else None, []
-    splits = {"train": _chosen_images(target, options)[0]}
+    splits = {"train": chosen_images(target, options)[0]}
     splits |= {"test": target.test} if with_test else {}
     found, unreadable = {}, []
     for split_name, split in splits.items():
@@ -152,7 +152,7 @@ def _target_features(
     return found["train"], found.get("test"), unreadable
 
 
-def _chosen_images(data: Dataset, options: argparse.Namespace) -> tuple[Split, torch.Tensor | None]:
+def chosen_images(data: Dataset, options: argparse.Namespace) -> tuple[Split, torch.Tensor | None]:
     """The training images that scores see, and their indices where these are not all."""
     index = _chosen(data.train.labels, data, options)
     if len(index) == len(data.train):

@@ -1,8 +1,8 @@
 """Which candidate to take: predicted accuracies of linear probes, and what the choice may cost.
 
-Each candidate's probe is judged on training images that it was not fitted to (ridge_head.py), the same
-images for all. Resampling them for all candidates at once says how often each is the best, and what is
-lost by taking another one.
+Each candidate's probe is judged on training images that it was not fitted to (linear_head/ridge.py), the
+same images for all. Resampling them for all candidates at once says how often each is the best, and
+what is lost by taking another one.
 """
 
 import math

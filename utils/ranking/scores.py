@@ -1,4 +1,4 @@
-"""How sure a score is, and how well scores order models: intervals, correlations, regret."""
+"""Scores of candidates, their consensus, and the tables that a person reads."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from utils.ranking.truth import Table, mean_rank_elsewhere
+from utils.ranking.truth import ByTarget, mean_rank_elsewhere
 from utils.report import UNDEFINED, format_value
 from utils.statistics import BY_BOTH, MEASURES, correlation, order_agreement
 
@@ -30,7 +30,6 @@ class Score:
         return -self.value if self.lower_is_better else self.value
 
 
-# ------------------------------------------------------------------------------------------ the tables
 def compare(
     scores: Mapping[str, Mapping[str, Score]],
     truth: Mapping[str, float],
@@ -154,7 +153,7 @@ ELSEWHERE = "mean rank elsewhere"
 
 
 def published_agreement(
-    scores: Mapping[str, Table], accuracies: Table, measure: str
+    scores: Mapping[str, ByTarget], accuracies: ByTarget, measure: str
 ) -> tuple[list[str], list[list[str]]]:
     """(head, rows): for each score and target a correlation with the accuracies of the models that have
     both, and its mean over the targets. The order that looks at no data stands beside them.

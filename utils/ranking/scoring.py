@@ -21,7 +21,7 @@ from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import Features, Standardiser
 from utils.linear_head import LinearHead, fit_linear_head, fit_validated_ridge
-from utils.ranking.candidates import Candidate, _chosen_images
+from utils.ranking.candidates import Candidate, chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
 from utils.ranking.fine_tuning import RECIPE, fine_tune
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
@@ -205,7 +205,7 @@ def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float
     if network.backbone is None:
         raise InputError("--FINETUNE full needs images and a network: features have neither")
     data = find_target(options)
-    train, index = _chosen_images(data, options)
+    train, index = chosen_images(data, options)
     about = [network.about, data.provenance, epochs, options.SEED, RECIPE]
     about += [] if index is None else [index]
     key = f"{network.model}_{data.name}_{digest(*about)}"

@@ -20,7 +20,7 @@ from utils.options import NUMBER
 from utils.storage import require_regular
 
 TARGET_COLUMNS = ("target", "dataset", "data set")
-Table = dict[str, dict[str, float]]  # by target and model
+ByTarget = dict[str, dict[str, float]]  # by target and model
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Truth:
             on = f" on {target}" if self.targets != [""] else ""
             raise InputError(f"--TRUTH {self.path} has no accuracy{on} of {', '.join(missing)}")
 
-    def by_target(self) -> Table:
+    def by_target(self) -> ByTarget:
         """Accuracies by target and model, of any source."""
-        table: Table = {}
+        table: ByTarget = {}
         for (target, model, source), accuracy in self.accuracies.items():
             if not source:
                 table.setdefault(target, {})[model] = accuracy
@@ -99,14 +99,14 @@ def _as_fractions(values: Sequence[float]) -> list[float]:
     return [value / 100 for value in values]
 
 
-def read_scores(path: Path) -> dict[str, Table]:
+def read_scores(path: Path) -> dict[str, ByTarget]:
     """A table with the columns model, target and one a score (larger is better; cells may be empty): by
     score, target and model. Columns without any number are left aside.
     """
     try:
         rows = _read_rows(path, ("model",))
         aside = {"model", *TARGET_COLUMNS}
-        found: dict[str, Table] = {}
+        found: dict[str, ByTarget] = {}
         for name in [name for name in rows[0] if name not in aside]:
             for row in rows:
                 model, target = backbone_slug(row["model"]), _target(row)
@@ -158,7 +158,7 @@ def _target(row: Mapping[str, str]) -> str:
 
 
 # ------------------------------------------------------------------------------- looking at no data
-def mean_rank_elsewhere(accuracies: Table, target: str) -> dict[str, float]:
+def mean_rank_elsewhere(accuracies: ByTarget, target: str) -> dict[str, float]:
     """Each model's mean rank (1 is the best) on the other targets: an order that ignores this one. Of
     models that stand in none of those there is none.
     """

@@ -18,7 +18,7 @@ from utils.report.overview import (
     is_pseudo,
     pseudo_table,
 )
-from utils.report.page import Block, Figure, Folded, Paragraph, Table, page
+from utils.report.page import Block, Figure, Folded, Paragraph, Table, render_page
 from utils.report.summary import (
     QUANTITIES,
     UNDEFINED,

@@ -1,5 +1,5 @@
 """Figures and tables over many runs: the bound's terms and the losses, bounds against losses, settings,
-targets without labels, rankings.
+and targets without labels.
 """
 
 import itertools

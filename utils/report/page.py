@@ -52,7 +52,7 @@ class Folded:
 Block = Paragraph | Figure | Table | Folded
 
 
-def page(title: str, introduction: str, sections: Sequence[tuple[str, Sequence[Block]]]) -> str:
+def render_page(title: str, introduction: str, sections: Sequence[tuple[str, Sequence[Block]]]) -> str:
     """A document of (heading, blocks) sections; what is not markup of ours is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -1,4 +1,4 @@
-"""A sweep's table: mean and spread over seeds of what its cells report, for papers and for tools."""
+"""Quantities by their names, as text, and a sweep's table: mean and spread over seeds."""
 
 import csv
 import io
@@ -58,9 +58,8 @@ def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, floa
         for name in QUANTITIES
     }
     # A head that was fitted to labels says nothing of a run on clusters.
-    if fine_tuned is not None and not record.get("pseudo_labels"):
-        values["fine_tuned_accuracy"] = fine_tuned["test_accuracy"]
-        values["fine_tuned_loss"] = fine_tuned["test_loss"]
+    if not record.get("pseudo_labels"):
+        values |= fine_tuned_values(fine_tuned)
     return values
 
 

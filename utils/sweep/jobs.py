@@ -24,6 +24,7 @@ from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, is_grey_model
 from utils.datasets import is_image_folder
 from utils.errors import InputError
 from utils.features import is_feature_file, task_slug
+from utils.options import PLACE_FLAGS
 from utils.stage import variant_slug
 from utils.storage import Run, write_text
 
@@ -92,6 +93,11 @@ def distinct_warnings(outcomes: Iterable[Outcome]) -> list[str]:
 # -------------------------------------------------------------------------------------------- planning
 PLACES = ("DATA", "DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "CPUS")
 DECODING = ("WORKERS", "MAX_CORRUPT")
+# What makes a stage the job that was planned, and its places: no further flag may change it.
+OWN = {
+    "SRC", "TRG", "MODEL", "ROBUST", "EPS", "SETTING", "SEED", "PROCEDURE", "DATA", "ANALYSIS",
+    *PLACE_FLAGS,
+}  # fmt: skip
 
 
 def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[Job]:
@@ -189,7 +195,8 @@ class _Shared:
         )  # fmt: skip
         return Job(
             stage, self.source, target, self.model, setting, self.seed,
-            self.stages[stage].run, options, options.command, run.folder(options.RESULTS_DIR), needs,
+            self.stages[stage].run, options, options.command_with_places,
+            run.folder(options.RESULTS_DIR), needs,
         )  # fmt: skip
 
 
@@ -202,8 +209,8 @@ def _read_flags(
     if {"-h", "--help"} & {*flags}:
         raise InputError(f"for help ask the script itself: python3 {stage.__name__}.py --help")
     options = stage.parse_options(flags, given)
-    for flag, value in given.items():
-        if getattr(options, flag) != value:
+    for flag in OWN & given.keys():
+        if getattr(options, flag) != given[flag]:
             raise InputError(f"--{flag} is one of the table's own: not for --{name.upper()}_FLAGS")
     return options
 
