@@ -228,8 +228,8 @@ def count_classes(
 def warn_of_few_classes(sources: int, targets: int) -> None:
     if sources < targets:
         warnings.warn(
-            f"{sources} source classes stand for at most {sources} of the target's {targets}: the bounds "
-            "are undefined",
+            f"{sources} source classes stand for at most {sources} of the target's {targets}: the "
+            "bounds are undefined",
             stacklevel=2,
         )
 
