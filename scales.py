@@ -45,6 +45,9 @@ PREFACE = """What each procedure fixes. `python3 scales.py` prints this page fro
 from which `--help` is made, too. The column `from` says who chose the published procedure's value. A
 dash: the setting has no effect there, or is not set. The published procedure treats USPS, CIFAR-10 and
 CLIP by themselves (`small_scale/settings.py`, `large_scale/settings.py`).
+
+Stage 3 has a flag for each setting of the transform, its name in capitals (`--PRIOR_WEIGHT`), so that
+each can be varied alone. Those of the others stand in each script's `--help`.
 """
 
 
