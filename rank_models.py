@@ -93,7 +93,7 @@ from utils.sweep import (
 )
 
 TRUTHS = ("linear", "full")
-ALL, WITHOUT_CONTROLS = "all candidates", "without random controls"
+EVERYONE, WITHOUT_CONTROLS = "all candidates", "without random controls"
 
 
 def parse_options(argv: Sequence[str] | None):
@@ -371,7 +371,7 @@ def agreements(
     found: Ranking, entries: Mapping[str, Entry], seed: int
 ) -> dict[str, tuple[list[str], dict]]:
     """Candidates and how well each score orders them: of all, and of those that are no controls."""
-    groups = {ALL: list(found.scores)}
+    groups = {EVERYONE: list(found.scores)}
     real = [name for name in found.scores if not entries[name].is_control]
     if len(real) < len(found.scores):
         groups[WITHOUT_CONTROLS] = real

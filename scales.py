@@ -6,7 +6,7 @@ python3 scales.py > docs/settings.md        # every setting with its value in ea
 from large_scale import settings as large_scale
 from small_scale import settings as small_scale
 from utils.backbones import is_grey_model
-from utils.options import PROCEDURES
+from utils.options import PROCEDURE_NAMES
 from utils.report import markdown_table
 from utils.settings import ScaleSettings, settings_tables
 
@@ -22,7 +22,7 @@ def settings_for(
 
 def procedures(model: str | None) -> dict[str, ScaleSettings]:
     """Each procedure's settings for a model, whatever its tasks: what --help shows."""
-    return {name: settings_for(name, (model or "").lower()) for name in PROCEDURES}
+    return {name: settings_for(name, (model or "").lower()) for name in PROCEDURE_NAMES}
 
 
 def settings_page() -> str:

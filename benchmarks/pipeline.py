@@ -19,7 +19,7 @@ from statistics import median
 
 from benchmarks.measure import Table
 from utils.entry import stage_entry
-from utils.options import PROCEDURES
+from utils.options import PROCEDURE_NAMES
 from utils.storage import REPOSITORY
 
 STAGES = {
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     table.say(f"{options.SRC} -> {options.TRG}, medians over {options.SEEDS} seeds")
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:
-        for procedure in PROCEDURES:
+        for procedure in PROCEDURE_NAMES:
             runs = {stage: [] for stage in STAGES}
             for seed in range(options.SEEDS):
                 shared = ["--SRC", options.SRC, "--DATA", options.DATA, "--SEED", str(seed)]

@@ -27,7 +27,7 @@ from utils.settings import has_effect
 from utils.storage import REPOSITORY
 from utils.task_transform import TransformSettings
 
-PROCEDURES = ("improved", "published")
+PROCEDURE_NAMES = ("improved", "published")
 ANALYSES = ("certificate", "published", "both")
 PLACE_FLAGS = ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "WORKERS")
 
@@ -196,7 +196,7 @@ def stage_parser(description: str, script: str, with_target: bool) -> StageParse
 
 def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
     add_flag(
-        group, "--PROCEDURE", type=one_of(PROCEDURES), default="improved", metavar="NAME",
+        group, "--PROCEDURE", type=one_of(PROCEDURE_NAMES), default="improved", metavar="NAME",
         help="improved (default) or published: the released procedure in every hyper-parameter",
     )  # fmt: skip
 

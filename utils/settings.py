@@ -27,7 +27,7 @@ class ScaleSettings:
     deviation_floor: float
 
 
-PARTS = {
+TABLES = {
     "source network (stage 1)": "training",
     "target head (stage 2)": "target_head",
     "source head (stage 3, published form)": "source_head",
@@ -43,7 +43,7 @@ def settings_tables(
     value in each of the procedures (—: it has no effect there, or is not set).
     """
     tables = {}
-    for title, name in PARTS.items():
+    for title, name in TABLES.items():
         parts = [getattr(scale, name) for scale in procedures.values()]
         kind = next(type(part) for part in parts if part is not None)
         rows = []

@@ -200,9 +200,9 @@ def learn_task_transform(
     )
 
     problem = _Problem(source, target, head, settings, num_targets)
-    learned = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == "LearnedAll" else ())
+    free = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == "LearnedAll" else ())
     rates = {"B": settings.label_learning_rate, "D": settings.prior_learning_rate}
-    rates = {name: rates.get(name, settings.learning_rate) for name in learned}
+    rates = {name: rates.get(name, settings.learning_rate) for name in free}
     optimiser = torch.optim.Adam(
         [{"params": [variables[name].requires_grad_()], "lr": rate} for name, rate in rates.items()]
     )

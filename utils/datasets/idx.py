@@ -11,13 +11,13 @@ import torch
 from utils.datasets.images import Split
 from utils.errors import InputError
 
-PARTS = ("images-idx3-ubyte", "labels-idx1-ubyte")
+FILE_NAMES = ("images-idx3-ubyte", "labels-idx1-ubyte")
 UNSIGNED_BYTES = 8  # the last byte of the file signature: the type of the values
 
 
 def read_idx_splits(folder: Path, prefixes: tuple[str, str] = ("train", "t10k")) -> list[Split] | None:
     """Training and test split; None unless all four files are there."""
-    if any(_find(folder, f"{prefix}-{part}") is None for prefix in prefixes for part in PARTS):
+    if any(_find(folder, f"{prefix}-{part}") is None for prefix in prefixes for part in FILE_NAMES):
         return None
     return [read_idx_split(folder, prefix) for prefix in prefixes]
 
@@ -26,7 +26,7 @@ def read_idx_split(folder: Path, prefix: str) -> Split:
     """{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, with .gz or without. Raises InputError
     that names a file which is damaged or of another shape.
     """
-    paths = [_find(folder, f"{prefix}-{part}") or folder / f"{prefix}-{part}" for part in PARTS]
+    paths = [_find(folder, f"{prefix}-{part}") or folder / f"{prefix}-{part}" for part in FILE_NAMES]
     images, labels = (read_idx(path) for path in paths)
     if images.ndim != 3 or images.shape[1:] != (28, 28):
         raise InputError(f"{paths[0]} holds no 28×28 images but an array of shape {images.shape}")
