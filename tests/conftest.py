@@ -14,6 +14,8 @@ from utils.backbones import load_backbone
 from utils.datasets import grey, load_dataset
 from utils.features import TaskRequest, task_of_dataset
 
+# Seconds for what takes a few, on a machine that may be busy: only what hangs takes so long.
+PATIENCE = 1200
 requires_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="compares the GPU's results with the CPU's: no GPU here"
 )

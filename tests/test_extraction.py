@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import places
+from tests.conftest import PATIENCE, places
 from tests.tiny_data import write_class_folders
 from utils import distributed
 from utils.backbones import LeNet, load_backbone
@@ -265,7 +265,7 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
         stage_2(tmp_path / "one", script=script), cwd=REPOSITORY, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not shard_files(cache) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
@@ -326,7 +326,7 @@ def test_an_error_while_workers_wait_ends_them(tmp_path):
     argv = ["--SRC", f"folder:{tmp_path / 'photos'}", "--TRG", f"folder:{tmp_path / 'photos'}"]
     argv += ["--MODEL", "efficientnet_lite0", "--IMAGE_SIZE", "32", "--WORKERS", "2", *places(tmp_path)]
     command = [sys.executable, "-c", full_disk, *argv]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2 and "No space left on device" in done.stderr, done.stderr
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import finetune_source_model_on_target_task as stage_2
 import train_source_model as stage_1
 import transfer_source_to_target as stage_3
-from tests.conftest import places
+from tests.conftest import PATIENCE, places
 from utils.backbones import LeNet
 from utils.storage import REPOSITORY, save_checkpoint
 
@@ -309,7 +309,7 @@ def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
     for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
         process = subprocess.Popen([*command, *places(killed)], cwd=REPOSITORY, stderr=-1, text=True)
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
                 break

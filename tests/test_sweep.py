@@ -21,7 +21,7 @@ import pytest
 import rank_models
 import sweep
 import train_source_model
-from tests.conftest import places
+from tests.conftest import PATIENCE, places
 from utils import storage
 from utils.errors import InputError
 from utils.linear_head import shared
@@ -396,7 +396,7 @@ def test_a_killed_worker_and_an_interrupt_lose_no_finished_cell(feature_files, t
         )  # fmt: skip
 
     def wait_for(count: int, process) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while len(records(tmp_path)) < count and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
 
@@ -465,14 +465,14 @@ def test_workers_end_with_the_main_process_however_it_ends(feature_files, tmp_pa
         sys.executable, "sweep.py", *cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path),
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=-1, stderr=-1)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not records(tmp_path) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = _workers(process.pid)
     assert len(workers) == 2
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)

@@ -17,6 +17,7 @@ from benchmarks.campaign.tasks import (
     EXTRACT,
     FINETUNE,
     FULL,
+    PATIENCE,
     RANK,
     RAY,
     REPORT,
@@ -35,7 +36,6 @@ SHARES = {
     TRAIN: 0.18, FINETUNE: 0.17, TRANSFER: 0.2, EXTRACT: 0.18, SWEEP: 0.08, RANK: 0.1, REPORT: 0.06,
     RAY: 0.03,
 }  # fmt: skip
-LONGEST = 300  # seconds for a command of the campaign
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ def start(command: Command, data: Path, place: Path) -> subprocess.Popen:
 
 
 def wait_for(process: subprocess.Popen) -> tuple[int | None, str]:
-    """(status, what it said on stderr); no status if it had to be killed after LONGEST."""
+    """(status, what it said on stderr); no status if it had to be killed after PATIENCE."""
     try:
-        _, err = process.communicate(timeout=LONGEST)
+        _, err = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        return None, f"no end after {LONGEST} s"
+        return None, f"no end after {PATIENCE} s"
     return process.returncode, err
 
 

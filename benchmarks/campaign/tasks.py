@@ -18,7 +18,7 @@ from PIL import Image
 from utils.storage import file_digest, read_json, read_records
 
 CLASSES = ("circles", "crosses", "waves")
-PATIENCE = 120  # seconds for a command that is run in this process
+PATIENCE = 600  # seconds for a command, which takes some, on a machine that may be busy
 
 # Many small shards, and a state saved at every step: there is always something half done.
 EAGER = """
