@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scales import procedures, settings_for
@@ -218,15 +217,18 @@ def run(options: argparse.Namespace) -> dict | None:
         "environment": environment(device),
         "seconds": seconds,
     }
+    target_splits = standardise(target, device, settings.deviation_floor)
     if pseudo:
         with timed(seconds, "clusters"):
-            target, record["pseudo_labels"] = cluster_target(
-                target, options, device, settings.deviation_floor
+            target, target_splits, record["pseudo_labels"] = cluster_target(
+                target, target_splits, options
             )
     source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
     if options.SOURCE_CLASSES != ALL:
         record["source_classes"] = list(source.class_names)
-    pair = Pair.of(source, target, device, settings.deviation_floor)
+    source_splits = standardise(source, device, settings.deviation_floor)
+    train, test = zip(source_splits, target_splits, strict=True)
+    pair = Pair(train, test, (source.class_names, target.class_names))
 
     # ---------------------------------------------------------------------- learn, bound, show, save
     tensors = {}
@@ -278,8 +280,7 @@ def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
 
 def parts_of(options: argparse.Namespace) -> tuple[bool, bool]:
     """Whether the certificate and the published form are wanted."""
-    certified, published = (options.ANALYSIS in (part, "both") for part in ("certificate", "published"))
-    return certified, published
+    return options.ANALYSIS != "published", options.ANALYSIS != "certificate"
 
 
 def configuration(options: argparse.Namespace, settings: ScaleSettings, network: Mapping | None) -> dict:
@@ -324,12 +325,6 @@ class Pair:
     test: tuple[Features, Features]
     class_names: tuple[tuple[str, ...], tuple[str, ...]]
 
-    @staticmethod
-    def of(source: Task, target: Task, device: torch.device, floor: float) -> "Pair":
-        splits = (standardise(task, device, floor) for task in (source, target))
-        train, test = zip(*splits, strict=True)
-        return Pair(train, test, (source.class_names, target.class_names))
-
     def head(
         self, which: int, settings: HeadSettings, options: argparse.Namespace, progress: str
     ) -> LinearHead:
@@ -341,14 +336,15 @@ class Pair:
 
 
 def cluster_target(
-    target: Task, options: argparse.Namespace, device: torch.device, floor: float
-) -> tuple[Task, dict]:
-    """The target with clusters for labels. Its own are used for nothing but the comparison with them."""
-    train, test = standardise(target, device, floor)
-    clusters = cluster(train.x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
-    found = [clusters.relabel(split).y.cpu() for split in (train, test)]
-    agreement = clustering_accuracy(found[1], target.test.y) if target.labelled else None
-    return with_clusters(target, *found), {"agreement": agreement}
+    target: Task, splits: tuple[Features, Features], options: argparse.Namespace
+) -> tuple[Task, tuple[Features, Features], dict]:
+    """(the target, its standardised splits) with clusters for labels, and how well they agree with its
+    own, which are used for nothing else.
+    """
+    clusters = cluster(splits[0].x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
+    train, test = (clusters.relabel(split) for split in splits)
+    agreement = clustering_accuracy(test.y.cpu(), target.test.y) if target.labelled else None
+    return with_clusters(target, train.y, test.y), (train, test), {"agreement": agreement}
 
 
 # ------------------------------------------------------------------------------------- its two parts

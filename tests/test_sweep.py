@@ -13,7 +13,6 @@ import time
 from argparse import Namespace
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from utils import storage
 from utils.errors import InputError
 from utils.linear_head import shared
 from utils.report import latex, markdown, summarise
-from utils.storage import REPOSITORY, only_one, read_records
+from utils.storage import REPOSITORY, Run, only_one, read_records
 from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engines, jobs, run_jobs
 
 SHORT = (
@@ -342,10 +341,8 @@ class Scripted:
 
 
 def job(name: str, needs=(), follows=()) -> Job:
-    return Job(
-        "train", name, None, "lenet", None, 0, print, Namespace(), "", Path(),
-        tuple(needs), tuple(follows),
-    )  # fmt: skip
+    run = Run("train", name, None, "lenet", None, 0, "improved")
+    return Job(run, print, Namespace(SRC=name), "", tuple(needs), tuple(follows))
 
 
 def test_needs_come_first_and_fail_with_what_they_need():
@@ -445,8 +442,9 @@ def _runs_jobs(pid: str) -> bool:
 def test_a_pool_that_broke_is_started_again(tmp_path):
     """A process that dies takes no other's job with it, and its place is filled."""
     engine = Processes(2, 1)
-    options = train_source_model.parse_options(["--SRC", "x"])
-    absent = Job("train", "x", None, "lenet", None, 0, train_source_model.run, options, "", tmp_path)
+    options = train_source_model.parse_options(["--SRC", "x", *places(tmp_path)])
+    run = Run("train", "x", None, "lenet", None, 0, "improved")
+    absent = Job(run, train_source_model.run, options, options.command)
     engine.running[0] = engine.pools[0].submit(time.sleep, 1)
     beside = engine.submit(absent)
     with pytest.raises(BrokenProcessPool):

@@ -18,12 +18,11 @@ from typing import Any
 from utils.backbones import MODELS, MOST_PIXELS, TrainingSettings
 from utils.certificate import CertificateSettings
 from utils.datasets import ORIGINS
-from utils.described import kind_of
+from utils.described import has_effect, kind_of
 from utils.device import DEVICES
 from utils.errors import InputError
 from utils.features import CHOICES, MOST_CLASSES
 from utils.linear_head import HeadSettings
-from utils.settings import has_effect
 from utils.storage import REPOSITORY
 from utils.task_transform import TransformSettings
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 
 from utils.backbones import TrainingSettings
 from utils.certificate import CertificateSettings
+from utils.described import has_effect
 from utils.linear_head import HeadSettings
 from utils.task_transform import TransformSettings
 
@@ -58,17 +59,3 @@ def _shown(part: object | None, name: str) -> str:
     unused = part is None or not has_effect(part, name)
     value = None if unused else getattr(part, name)
     return "—" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def has_effect(part: object, name: str) -> bool:
-    """Whether a setting has one: the head of validated strength takes τ instead, the exactly constrained
-    one knows τ alone, and steps, where they are given, replace epochs. Adam has no momentum, SGD no β1,
-    and one schedule alone a decay.
-    """
-    if getattr(part, "method", None) in ("ridge", "lipschitz"):
-        return name in ("method", "tau")
-    if hasattr(part, "penalised"):
-        idle = ("momentum", "weight_decay") if part.penalised == "sum" else ("beta1",)
-    else:
-        idle = ("decay",) if getattr(part, "schedule", None) == "one_cycle" else ()
-    return name not in idle and (name != "epochs" or getattr(part, "steps", None) is None)

@@ -173,7 +173,7 @@ def network_origin(source: str, origin: str) -> str:
 # ------------------------------------------------------------------------------------------- the tasks
 def find_target(options: argparse.Namespace, unlabelled_classes: int | None = None) -> Dataset | Task:
     """`unlabelled_classes`: of a target without labels."""
-    request = task_request(options, options.DATA)
+    request = task_request(options)
     return find_data(options.TRG, request, role="target", unlabelled_classes=unlabelled_classes)
 
 

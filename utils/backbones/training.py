@@ -31,7 +31,7 @@ class TrainingSettings:
     batch_size: int = described(256, "images a step")
     learning_rate: float = described(1e-3, "of Adam")
     beta1: float = described(0.5, "Adam's first decay")
-    decay: float = described(5e-4, "of the inverse_time schedule")
+    decay: float = described(5e-4, "of the inverse_time schedule", needs={"schedule": "inverse_time"})
     schedule: str = described("inverse_time", "of the learning rate", choices=SCHEDULES)
     weight_decay: float = described(0.0, "decoupled, as AdamW's", OURS)
     shift: int = described(0, "pixels that an image moves each way, anew in each epoch", OURS)

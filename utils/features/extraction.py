@@ -13,8 +13,6 @@ from utils.features.types import Features
 
 # Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
 PIXELS = {"cpu": 2**19, "cuda": 2**24}
-
-
 SPEED_SECONDS = 1.0  # for which a network's speed is measured
 
 

@@ -17,6 +17,8 @@ from utils.statistics import wilson_interval
 
 HEAD_METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
+BY_PENALTY = {"method": "penalty"}
+BY_ADAM, BY_SGD = ({**BY_PENALTY, "penalised": how} for how in PENALISED)
 
 
 @dataclass(frozen=True)
@@ -62,15 +64,17 @@ class HeadSettings:
 
     method: str = described("lipschitz", "how it is fitted", OURS, choices=HEAD_METHODS)
     tau: float | None = described(0.2, "Lipschitz constant of the head's loss")
-    epochs: int = described(501, "passes over the features")
-    batch_size: int = described(500, "features a step")
-    learning_rate: float = described(1e-4, "of Adam or SGD")
-    beta1: float = described(0.5, "Adam's first decay")
-    penalty_weight: float = described(1e5, "weight of the gradient penalty")
-    penalised: str = described("sum", "which gradient norms are penalised", choices=PENALISED)
-    momentum: float = described(0.9, "of SGD")
-    weight_decay: float = described(0.0, "of SGD")
-    steps: int | None = described(None, "steps in all, in the place of epochs")
+    epochs: int = described(501, "passes over the features", needs={**BY_PENALTY, "steps": None})
+    batch_size: int = described(500, "features a step", needs=BY_PENALTY)
+    learning_rate: float = described(1e-4, "of Adam or SGD", needs=BY_PENALTY)
+    beta1: float = described(0.5, "Adam's first decay", needs=BY_ADAM)
+    penalty_weight: float = described(1e5, "weight of the gradient penalty", needs=BY_PENALTY)
+    penalised: str = described(
+        "sum", "which gradient norms are penalised", choices=PENALISED, needs=BY_PENALTY
+    )
+    momentum: float = described(0.9, "of SGD", needs=BY_SGD)
+    weight_decay: float = described(0.0, "of SGD", needs=BY_SGD)
+    steps: int | None = described(None, "steps in all, in the place of epochs", needs=BY_PENALTY)
 
 
 # ------------------------------------------------------------------------------ Lipschitz constants

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -43,8 +43,6 @@ PARTS = {
         "label_mismatch", "distribution_mismatch", "bound_published", "bound_certified",
     ),
 }  # fmt: skip
-# What identifies a record, with its procedure.
-RUN = ("stage", "source", "target", "model", "setting", "variant", "seed")
 
 
 # ------------------------------------------------------------------------- run folders and results
@@ -74,15 +72,18 @@ class Run:
 
     @property
     def names(self) -> dict:
-        """As they stand in its record."""
-        names = {name: getattr(self, name) for name in RUN if name != "variant"}
-        return names | ({"variant": self.variant} if self.stage == "transfer" else {})
+        """As they stand in its record, whose configuration holds the procedure."""
+        names = asdict(self)
+        del names["procedure"]
+        if self.stage != "transfer":
+            del names["variant"]
+        return names
 
 
 def run_of(record: Mapping) -> Run:
     """The run that left a record. Raises LookupError for what is none."""
-    names = {name: record[name] for name in RUN if name != "variant"}
-    return Run(**names, procedure=record["config"]["procedure"], variant=record.get("variant"))
+    names = (record[name] for name in ("stage", "source", "target", "model", "setting", "seed"))
+    return Run(*names, record["config"]["procedure"], record.get("variant"))
 
 
 def append_record(path: Path, record: Mapping) -> None:

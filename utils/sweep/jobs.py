@@ -45,31 +45,52 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one cell: what it runs, with which options, and the folder of its result; `command`
-    would do the same.
+    """One stage of one cell: what it is called, what it runs and with which options; `command` would do
+    the same.
 
     It runs after the jobs of `needs`, and not at all if one of them fails; after those of `follows` as
     they come.
     """
 
-    stage: str
-    source: str
-    target: str | None
-    model: str
-    setting: str | None
-    seed: int
+    names: Run
     run: Callable[[argparse.Namespace], Any] = field(repr=False)
     options: argparse.Namespace = field(repr=False, compare=False)
     command: str = field(repr=False)
-    folder: Path = field(repr=False)
     needs: tuple["Job", ...] = field(default=(), repr=False)
     follows: tuple["Job", ...] = field(default=(), repr=False)
 
     @property
+    def stage(self) -> str:
+        return self.names.stage
+
+    @property
+    def model(self) -> str:
+        return self.names.model
+
+    @property
+    def seed(self) -> int:
+        return self.names.seed
+
+    @property
+    def source(self) -> str:
+        """As it was asked for; `names` has it as it stands in paths."""
+        return self.options.SRC
+
+    @property
+    def target(self) -> str | None:
+        return getattr(self.options, "TRG", None)
+
+    @property
+    def folder(self) -> Path:
+        return self.names.folder(self.options.RESULTS_DIR)
+
+    @property
     def name(self) -> str:
-        pair = task_slug(self.source) + (f" → {task_slug(self.target)}" if self.target else "")
+        """For a person."""
+        of = self.names
+        pair = of.source + (f" → {of.target}" if of.target else "")
         return " ".join(
-            part for part in (self.stage, pair, self.model, self.setting, f"seed {self.seed}") if part
+            part for part in (of.stage, pair, of.model, of.setting, f"seed {of.seed}") if part
         )
 
 
@@ -189,15 +210,11 @@ class _Shared:
         flags = getattr(self.options, f"{stage.upper()}_FLAGS")
         options = _read_flags(stage, self.stages[stage], flags, given)
         target, setting = (given.get(name) for name in ("TRG", "SETTING"))
-        run = Run(
+        names = Run(
             stage, task_slug(self.source), target and task_slug(target), self.model, setting,
             self.seed, options.PROCEDURE, variant_slug(options) if setting else None,
         )  # fmt: skip
-        return Job(
-            stage, self.source, target, self.model, setting, self.seed,
-            self.stages[stage].run, options, options.command_with_places,
-            run.folder(options.RESULTS_DIR), needs,
-        )  # fmt: skip
+        return Job(names, self.stages[stage].run, options, options.command_with_places, needs)
 
 
 def _read_flags(
