@@ -79,6 +79,7 @@ from utils.storage import (
     only_one,
     replace_files,
     require_writable,
+    staged,
     write_json,
     write_text,
 )
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n\n{markdown_table(*facts)}", end="")
         with replace_files(folder) as new:
-            write_json(new / "ranking.json", record)
+            write_json(staged(new / "ranking.json"), record)
             write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
             draw_decision(task_slug(options.TRG), record, new / "decision")
             for title, (names, of_group) in agreement.items():

@@ -4,8 +4,8 @@
     python3 report.py --RESULTS_DIR results --OUT somewhere
 
 Writes index.html (self-contained: opens from disk, fetches nothing) and its figures as PNG and PDF into
-RESULTS_DIR/report/. Of a run that was repeated the last line of results.jsonl counts; a line that is no
-result, and a ranking that cannot be read, is named and left out.
+RESULTS_DIR/report/. What counts is the result.json in each run's folder. One that cannot be read, such a
+ranking, and a line of results.jsonl whose run has no such result are named and left out.
 """
 
 import math
@@ -46,7 +46,7 @@ from utils.report import (
     quantities_of,
     render_page,
 )
-from utils.storage import REPOSITORY, read_json, read_records, require_writable, write_text
+from utils.storage import REPOSITORY, finished_results, read_json, require_writable, write_text
 
 STAGES = ("train", "finetune", "transfer")
 TERMS_CAPTION = """For each run: the certificate by its two terms, above the loss that it bounds and
@@ -88,10 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = options.OUT or results / "report"
     require_writable(folder, "--OUT")
     rankings = sorted((results / "rank").glob("*/ranking.json"))
-    lines = results / "results.jsonl"
-    records, damaged = ([], []) if rankings and not lines.exists() else read_records(lines)
+    finished, damaged = finished_results(results)
+    records = list(finished.values())
     if not records and not rankings:
-        raise InputError(f"{lines} holds no result ({len(damaged)} damaged lines): run a stage first")
+        found = f" ({'; '.join(damaged)})" if damaged else ""
+        raise InputError(f"{results} holds no result{found}: run a stage first")
     groups = group_runs(records)
 
     # --------------------------------------------------------------------------- figures, sections

@@ -1,7 +1,11 @@
 """Shared by the tests: no network, no Debian data, one source network trained for a second."""
 
+import subprocess
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,40 @@ from utils.features import TaskRequest, task_of_dataset
 
 # Seconds for what takes a few, on a machine that may be busy: only what hangs takes so long.
 PATIENCE = 1200
+
+
+@contextmanager
+def within_patience(process: subprocess.Popen) -> Iterator[None]:
+    net = threading.Timer(PATIENCE, process.kill)
+    net.start()
+    try:
+        yield
+    finally:
+        net.cancel()
+
+
+def lines_until(process: subprocess.Popen, start: str, count: int) -> list[str]:
+    """What a process says on stderr up to the `count`-th line that starts so: it is told what has
+    happened, where a look at the files sees what is about to.
+    """
+    said = []
+    with within_patience(process):
+        while sum(line.startswith(start) for line in said) < count:
+            line = process.stderr.readline()
+            assert line, f"it ended before: {said}"
+            said.append(line)
+    return said
+
+
+def the_rest(process: subprocess.Popen) -> tuple[str, str]:
+    """(stdout, what is left of stderr) once it and all that it started have ended."""
+    with within_patience(process):
+        told = process.stderr.read()
+        shown = process.stdout.read()
+        process.wait()
+    return shown, told
+
+
 requires_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="compares the GPU's results with the CPU's: no GPU here"
 )

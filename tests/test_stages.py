@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from safetensors.torch import load_file
 import finetune_source_model_on_target_task as stage_2
 import train_source_model as stage_1
 import transfer_source_to_target as stage_3
-from tests.conftest import PATIENCE, places
+from tests.conftest import places
 from utils.backbones import LeNet
 from utils.storage import REPOSITORY, save_checkpoint
 
@@ -290,42 +289,49 @@ def test_a_retrained_network_makes_old_results_old(workplace, capsys):
 @pytest.mark.slow
 def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
     """SIGKILL in the middle of learning; the next run must end as one that was never stopped."""
-    saving_at_once = """if True:
-        import sys
+    ended_while_saving = """if True:
+        import os, sys
         import transfer_source_to_target
         from utils.storage import checkpoints
         checkpoints.SAVE_EVERY = 0.0
-        transfer_source_to_target.main(sys.argv[1:])
+        how, left, write = *map(int, sys.argv[1:3]), checkpoints.write_checkpoint
+        def write_and_count(path, state):
+            global left
+            write(path, state)
+            left -= "resume_transform" in path.name
+            if left == 0:
+                os.kill(os.getpid(), how)
+        checkpoints.write_checkpoint = write_and_count
+        transfer_source_to_target.main(sys.argv[3:])
     """
     source, target = feature_files
-    command = [
-        sys.executable, "-c", saving_at_once, "--SRC", source, "--TRG", target,
-        *("--ITERATIONS", "600", "--BATCH_SIZE", "30", "--ANALYSIS", "published", "--CPUS", "1"),
+    flags = [
+        "--SRC", source, "--TRG", target, "--ITERATIONS", "60", "--BATCH_SIZE", "30",
+        "--ANALYSIS", "published", "--CPUS", "1",
     ]  # fmt: skip
+
+    def command(folder: Path, how: int = 0, saved: int = 0) -> list[str]:
+        ends = [str(int(how)), str(saved)]
+        return [sys.executable, "-c", ended_while_saving, *ends, *flags, *places(folder)]
+
     run = ("transfer", "features-source_to_features-target", "features_LearnedAll_seed0")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
     checkpoint = killed.joinpath("results", *run, "resume_transform.pt")
     for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
-        process = subprocess.Popen([*command, *places(killed)], cwd=REPOSITORY, stderr=-1, text=True)
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and time.monotonic() < deadline:
-            if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
-                break
-            time.sleep(0.02)
-        process.send_signal(how)
-        _, told = process.communicate()
-        assert process.returncode == status, told
-        assert ("terminated: the same command goes on from there" in told) == (how == signal.SIGTERM)
+        ended = subprocess.run(command(killed, how, 20), cwd=REPOSITORY, capture_output=True, text=True)
+        assert ended.returncode == status, ended.stderr
+        said = "terminated: the same command goes on from there" in ended.stderr
+        assert said == (how == signal.SIGTERM)
         assert checkpoint.exists()
         assert not (checkpoint.parent / "result.json").exists()
+    assert list(checkpoint.parent.glob(".*.tmp"))  # what the killed one was writing
 
     for folder in (killed, whole):
-        subprocess.run([*command, *places(folder)], check=True, cwd=REPOSITORY, stdout=-1)
+        subprocess.run(command(folder), check=True, cwd=REPOSITORY, stdout=-1)
     assert without_seconds(result(killed, *run)) == without_seconds(result(whole, *run))
     assert not checkpoint.exists()
-    assert not list(tmp_path.rglob("*.tmp"))  # what the killed one was writing
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # -------------------------------------------------------------------------------------------- bad input

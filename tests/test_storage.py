@@ -3,14 +3,22 @@ import os
 import pickle
 import platform
 import random
+import shutil
 import subprocess
+import sys
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
 
+import finetune_source_model_on_target_task as stage_2
+import rank_models
+import report
+from tests.conftest import places
 from utils.errors import InputError
 from utils.storage import (
+    REPOSITORY,
     ResumePoint,
     Run,
     append_record,
@@ -18,6 +26,7 @@ from utils.storage import (
     changed_settings,
     digest,
     find_network,
+    finished_results,
     load_checkpoint,
     load_tensors,
     network_path,
@@ -28,6 +37,7 @@ from utils.storage import (
     require_writable,
     save_checkpoint,
     save_tensors,
+    staged,
     state_digest,
     write_json,
 )
@@ -113,17 +123,128 @@ def test_files_are_replaced_together_or_not_at_all(tmp_path):
     for name in ("result.json", "a.safetensors", "old.png", "resume.pt"):
         (tmp_path / name).write_text("old")
     with pytest.raises(OSError, match=r"a\.safetensors") as caught, replace_files(tmp_path) as new:
-        (new / "result.json").write_text("new")
+        staged(new / "result.json").write_text("new")
         (new / "a.safetensors" / "b").write_text("")
     assert str(new) not in str(caught.value)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"result.json", "a.safetensors", "old.png", "resume.pt"}
     assert {path.read_text() for path in tmp_path.iterdir()} == {"old"}
     with replace_files(tmp_path) as new:
-        for name in ("result.json", "a.safetensors"):
-            (new / name).write_text("new")
+        for path in (staged(new / "result.json"), new / "a.safetensors"):
+            path.write_text("new")
     texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert texts == {"result.json": "new", "a.safetensors": "new", "resume.pt": "old"}
+
+
+KILLED_IN_AN_EXCHANGE = """if True:
+    import os, signal, sys
+    from pathlib import Path
+    import finetune_source_model_on_target_task as stage_2
+    from utils.storage import results
+    replace, append = os.replace, results.append_record
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+    def killed_at(point, place, argv):
+        def killing_append(*args):
+            if point == "before the line":
+                die()
+            append(*args)
+        def killing_replace(old, new):
+            into_run = Path(new).parent.parent.parent.parent == Path(place) / "results"
+            name = Path(new).name if into_run else ""
+            if name and point == "before the exchange":
+                die()
+            if name == "result.json" and point == "between two files":
+                die()
+            replace(old, new)
+            if name == "result.json" and point == "after the exchange":
+                die()
+        results.append_record, os.replace = killing_append, killing_replace
+        stage_2.main([*argv, "--RESULTS_DIR", f"{place}/results"])
+    for point in sys.argv[2:6]:  # a fork each: Python starts once
+        if os.fork() == 0:
+            killed_at(point, f"{sys.argv[1]}/{point}", sys.argv[6:])
+            os._exit(0)
+        assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL, point
+"""
+POINTS = ("before the line", "before the exchange", "between two files", "after the exchange")
+
+
+def test_a_kill_at_each_point_of_an_exchange(tmp_path, feature_files, capsys):
+    """The earlier result or the new one is there, a search finds no other, the report says what is
+    missing, and the same command leaves what an undisturbed one leaves.
+    """
+    argv = ["--SRC", feature_files[0], "--TRG", feature_files[1], "--CPUS", "1", *places(tmp_path)]
+    folder = Path("finetune", "features-source_to_features-target", "features_seed0")
+
+    def run(place, *flags: str) -> dict:
+        stage_2.main([*argv, *flags, "--RESULTS_DIR", str(place / "results")])
+        record = finished_results(place / "results")[0][place / "results" / folder]
+        return {name: value for name, value in record.items() if name not in ("seconds", "command")}
+
+    whole = run(tmp_path / "whole", "--TAU", "0.3")
+    earlier = [run(tmp_path / point, "--TAU", "0.5") for point in POINTS]
+    subprocess.run(
+        [sys.executable, "-c", KILLED_IN_AN_EXCHANGE, str(tmp_path), *POINTS, *argv, "--TAU", "0.3"],
+        check=True, cwd=REPOSITORY,
+    )  # fmt: skip
+    for point, before in zip(POINTS, earlier, strict=True):
+        results = tmp_path / point / "results"
+        finished, problems = finished_results(results)
+        assert list(finished) == [results / folder], point
+        assert [path.parent for path in results.rglob("result.json")] == [results / folder]
+        record = finished[results / folder]
+        expected = whole if point == "after the exchange" else before
+        assert record["test_loss"] == expected["test_loss"] and whole["test_loss"] != before["test_loss"]
+        lines = len((results / "results.jsonl").read_text().splitlines())
+        assert lines == (1 if point == "before the line" else 2)
+        unfinished = point in ("before the exchange", "between two files")
+        alone = ["tells of 1 results that are not in their folders" in text for text in problems]
+        assert alone == ([True] if unfinished else [])
+        capsys.readouterr()
+        report.main(["--RESULTS_DIR", str(results)])
+        told = capsys.readouterr()
+        assert "1 runs" in told.out and ("not in their folders" in told.err) == unfinished
+        assert f"{record['test_loss']:.3f}" in (results / "report" / "index.html").read_text()
+
+        assert run(tmp_path / point, "--TAU", "0.3") == whole
+        assert finished_results(results)[1] == [] and not list(results.rglob("*.tmp"))
+
+
+def test_a_search_finds_no_result_that_is_being_written(tmp_path, feature_files, monkeypatch):
+    """Neither while its line is written nor before the exchange, of a stage or of a ranking."""
+    results, seen, replace = tmp_path / "results", [], os.replace
+
+    def look_and_replace(old, new):
+        for name in ("result.json", "ranking.json"):
+            seen.extend(path.name for path in results.rglob(name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", look_and_replace)
+    stage_2.main(["--SRC", feature_files[0], "--TRG", feature_files[1], *places(tmp_path)])
+    assert seen == []
+    rank_models.main(["--TRG", feature_files[1], "--RESAMPLES", "20", *places(tmp_path)])
+    assert set(seen) == {"result.json"}  # of stage 2, which has ended
+    assert list(results.rglob("ranking.json"))
+
+
+def test_what_is_no_finished_result_is_named(tmp_path, feature_files):
+    stage_2.main(["--SRC", feature_files[0], "--TRG", feature_files[1], *places(tmp_path)])
+    results = tmp_path / "results"
+    (folder,) = finished_results(results)[0]
+    shutil.copytree(folder, folder.with_name("a copy"))
+    (folder.parent / "damaged").mkdir()
+    (folder.parent / "damaged" / "result.json").write_text("{")
+    (folder.parent / ".hidden").mkdir()
+    (folder.parent / ".hidden" / "result.json").write_text("{")
+    finished, problems = finished_results(results)
+    assert list(finished) == [folder]
+    assert "a copy/result.json is of another run" in problems[0]
+    assert "damaged/result.json is damaged" in problems[1] and len(problems) == 2
+    shutil.rmtree(folder)
+    finished, (*_, alone) = finished_results(results)
+    assert finished == {} and "tells of 1 results that are not in their folders" in alone
+    assert finished_results(tmp_path / "absent") == ({}, [])
 
 
 def test_what_killed_processes_left_is_cleared(tmp_path):

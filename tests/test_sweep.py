@@ -13,6 +13,7 @@ import time
 from argparse import Namespace
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ import pytest
 import rank_models
 import sweep
 import train_source_model
-from tests.conftest import PATIENCE, places
+from tests.conftest import PATIENCE, lines_until, places, the_rest
 from utils import storage
 from utils.errors import InputError
 from utils.linear_head import shared
 from utils.report import latex, markdown, summarise
-from utils.storage import REPOSITORY, Run, only_one, read_records
+from utils.storage import REPOSITORY, Run, finished_results, only_one, read_records
 from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engines, jobs, run_jobs
 
 SHORT = (
@@ -46,13 +47,11 @@ def plan(*argv: str) -> list[Job]:
 
 
 def records(folder) -> dict[str, dict]:
-    """Every result below a folder by its path, without what depends on the run."""
-    found = {}
-    for path in sorted((folder / "results").rglob("result.json")):
-        record = json.loads(path.read_text())
-        del record["seconds"], record["environment"], record["sha256"]
-        found[str(path.relative_to(folder))] = record
-    return found
+    """Every finished result below a folder by its path, without what depends on the run."""
+    finished, _ = finished_results(folder / "results")
+    for record in finished.values():
+        del record["seconds"], record["environment"]
+    return {str((path / "result.json").relative_to(folder)): found for path, found in finished.items()}
 
 
 # ------------------------------------------------------------------------------------------------ plan
@@ -251,7 +250,7 @@ def test_a_run_folder_that_is_a_file_fails_its_cell_alone(command, tmp_path, cap
 
 
 def test_a_cell_whose_line_could_not_be_written_is_run_again(command, tmp_path, monkeypatch):
-    """What stands in no results.jsonl would be in no report."""
+    """No result lacks its line."""
     append, failing = storage.append_record, ["transfer"]
 
     def full_once(path, record):
@@ -378,38 +377,46 @@ def test_lost_jobs_are_run_again_and_bad_input_is_not():
 
 
 # --------------------------------------------------------------------------- processes, Ctrl-C and Ray
-@pytest.mark.slow
-def test_a_killed_worker_and_an_interrupt_lose_no_finished_cell(feature_files, tmp_path):
+@pytest.fixture
+def started(feature_files, tmp_path):
+    """Starts a sweep of 16 cells in two processes. Those of the second pair cannot end while the test
+    holds their folders: whatever the test does after the first pair, it does to a sweep at work.
+    """
     cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SEED", *map(str, range(4))]
-    command = [
-        sys.executable, "sweep.py", *cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path),
-    ]  # fmt: skip
+    flags = [*cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path)]
+    second = {job.folder for job in plan(*flags) if job.source == feature_files[1]}
+    assert len(second) == 8
 
-    def start() -> subprocess.Popen:
+    def start(hold: bool = True) -> tuple[subprocess.Popen, ExitStack]:
+        held = ExitStack()
+        for folder in second if hold else ():
+            held.enter_context(only_one(folder.with_name(f"{folder.name}.exchange")))
         # A shell that starts the tests in the background has Ctrl-C ignored, which is inherited.
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, text=True, stdout=-1, stderr=-1,
+        process = subprocess.Popen(
+            [sys.executable, "sweep.py", *flags], cwd=REPOSITORY, text=True, stdout=-1, stderr=-1,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
+        return process, held
 
-    def wait_for(count: int, process) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while len(records(tmp_path)) < count and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+    return start
 
-    process = start()
-    wait_for(2, process)
-    os.kill(_workers(process.pid)[0], signal.SIGKILL)
-    wait_for(5, process)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
+
+@pytest.mark.slow
+def test_a_killed_worker_and_an_interrupt_lose_no_finished_cell(started, tmp_path):
+    process, held = started()
+    with held:
+        said = lines_until(process, "computed ", 2)
+        os.kill(_workers(process.pid)[0], signal.SIGKILL)
+        said += lines_until(process, "computed ", 3)
+        process.send_signal(signal.SIGINT)
+        shown, told = the_rest(process)
     assert process.returncode == 130 and "interrupted" in told
     kept = records(tmp_path)
-    assert 5 <= len(kept) < 16
+    assert sum(line.startswith("computed ") for line in said) == 5 <= len(kept) <= 8
     stamps = {path: (tmp_path / path).stat().st_mtime_ns for path in kept}
 
-    process = start()
-    shown, told = process.communicate()
+    process, _ = started(hold=False)
+    shown, told = the_rest(process)
     assert process.returncode == 0, told
     assert len(records(tmp_path)) == 16 and f"{len(kept)} reused" in shown
     assert stamps == {path: (tmp_path / path).stat().st_mtime_ns for path in kept}
@@ -456,23 +463,18 @@ def test_a_pool_that_broke_is_started_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_end_with_the_main_process_however_it_ends(feature_files, tmp_path):
+def test_workers_end_with_the_main_process_however_it_ends(started):
     """Else they would go on writing when another sweep is let into the folder."""
-    cells = ["--SRC", feature_files[0], "--TRG", feature_files[1], "--SEED", *map(str, range(30))]
-    command = [
-        sys.executable, "sweep.py", *cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path),
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=-1, stderr=-1)
-    deadline = time.monotonic() + PATIENCE
-    while not records(tmp_path) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    workers = _workers(process.pid)
-    assert len(workers) == 2
-    process.kill()
-    process.communicate()
-    deadline = time.monotonic() + PATIENCE
-    while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    process, held = started()
+    with held:
+        lines_until(process, "computed ", 1)
+        workers = _workers(process.pid)
+        assert len(workers) == 2
+        process.kill()
+        the_rest(process)  # which the workers' ends of the pipes are part of
+        deadline = time.monotonic() + PATIENCE
+        while any(os.path.exists(f"/proc/{pid}") for pid in workers) and time.monotonic() < deadline:
+            time.sleep(0.1)
     assert not any(os.path.exists(f"/proc/{pid}") for pid in workers)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.storage import file_digest, read_json, read_records
+from utils.storage import file_digest, finished_results, read_json, read_records
 
 CLASSES = ("circles", "crosses", "waves")
 PATIENCE = 600  # seconds for a command, which takes some, on a machine that may be busy
@@ -175,14 +175,14 @@ def as_process(command: Command, data: Path, place: Path, root: Path) -> list[st
 def left_in(place: Path) -> dict[str, object]:
     """The results in a place, without what depends on the run: times, speeds, checksums of records."""
     found: dict[str, object] = {}
-    for path in sorted((place / "results").rglob("result.json")):
-        record = read_json(path)
+    finished, _ = finished_results(place / "results")  # a damaged one is missed below
+    for folder, record in finished.items():
         for name in ("seconds", "environment"):
             record.pop(name)
         for name, checksum in record["files"].items():
-            if file_digest(path.parent / name) != checksum:
-                raise RuntimeError(f"{path} does not fit its {name}")
-        found[str(path.relative_to(place))] = record
+            if file_digest(folder / name) != checksum:
+                raise RuntimeError(f"{folder} does not fit its {name}")
+        found[str((folder / "result.json").relative_to(place))] = record
     for path in sorted((place / "results").rglob("ranking.json")):
         candidates = read_json(path)["candidates"]
         found[str(path.relative_to(place))] = {

@@ -46,8 +46,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 @contextmanager
 def replace_files(folder: Path) -> Iterator[Path]:
     """Yields an empty folder. If the block succeeds, the files written there take the place of those in
-    `folder`, the JSON that tells of the others last, and PRODUCTS of before that have no successor go;
-    if it fails, nothing has changed. A process killed during the exchange leaves JSON whose checksums
+    `folder`, the record that tells of the others last, and PRODUCTS of before that have no successor go;
+    if it fails, nothing has changed. The record is written as `staged(new / NAME)`: a search for NAME
+    finds finished results alone. A process killed during the exchange leaves a record whose checksums
     do not fit the files beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,11 +57,11 @@ def replace_files(folder: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        files = sorted(new.iterdir(), key=lambda path: (path.suffix == ".json", path.name))
-        names = {path.name for path in files}
+        files = sorted(new.iterdir(), key=lambda path: (path.suffix == STAGED, path.name))
+        names = [path.name.removesuffix(STAGED) for path in files]
         with only_one(folder.with_name(f"{folder.name}.exchange")):
-            for path in files:
-                os.replace(path, folder / path.name)
+            for path, name in zip(files, names, strict=True):
+                os.replace(path, folder / name)
             for path in folder.iterdir():
                 if path.suffix in PRODUCTS and path.name not in names:
                     path.unlink()
@@ -73,6 +74,12 @@ def replace_files(folder: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
+def staged(path: Path) -> Path:
+    """Where the record of a result stands until `replace_files` has put its other files in place."""
+    return path.with_name(path.name + STAGED)
+
+
+STAGED = ".new"
 PRODUCTS = {".safetensors", ".png", ".pdf", ".csv"}  # of a run's or a ranking's folder
 # Whose it is: machine, process, and what tells two processes of one number apart.
 TEMPORARY = re.compile(r"\..+\.([^.]*)-(\d{1,9})-([0-9a-f]{8})[0-9a-f]{8}\.tmp")

@@ -1,5 +1,6 @@
 """Results: a folder for each run, a record of each result, and what a record must hold."""
 
+import glob
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ from utils.storage.files import (
     require_regular,
     sealed,
     short_reason,
+    staged,
     write_json,
 )
 
@@ -176,8 +178,7 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
         record = _read_record(path)
         if changed_settings(record, config, data):
             return None
-        if run_of(record).folder(Path()).parts != folder.parts[-3:]:
-            raise InputError(f"{path} is of another run")
+        _require_own_folder(record, path)
         for name, checksum in record["files"].items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
                 raise InputError(f"{folder / name} is missing, damaged or of another run")
@@ -187,17 +188,57 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
     return record
 
 
-RESULT = "result.json"
+def finished_results(results: Path) -> tuple[dict[Path, dict], list[str]]:
+    """({run folder: its record} of all runs below `results` that have ended, what is wrong with what
+    else is there).
+
+    What a run at work has written so far is not among them. Named are a result.json that is damaged or
+    in another run's folder, a damaged line of results.jsonl, and runs of which there is a line alone:
+    they were stopped between the line and the exchange, or their folder was removed or changed.
+    """
+    lines = results / LINES
+    told, problems = read_records(lines) if lines.exists() else ([], [])
+    found = {}
+    for name in sorted(glob.glob(f"*/*/*/{RESULT}", root_dir=results)):
+        try:
+            record = _read_record(results / name)
+            _require_own_folder(record, results / name)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        found[(results / name).parent] = record
+    folders = [run_of(record).folder(results) for record in told]
+    alone = [
+        str(folder.relative_to(results))
+        for folder, record in zip(folders, told, strict=True)
+        if found.get(folder) != record
+    ]
+    if alone:
+        shown = ", ".join(alone[:MOST_NAMED]) + (", …" if len(alone) > MOST_NAMED else "")
+        problems.append(
+            f"{lines} tells of {len(alone)} results that are not in their folders (stopped at the last "
+            f"moment, removed or changed): {shown}"
+        )
+    return found, problems
+
+
+def _require_own_folder(record: Mapping, path: Path) -> None:
+    if run_of(record).folder(Path()).parts != path.parent.parts[-3:]:
+        raise InputError(f"{path} is of another run")
+
+
+RESULT, LINES = "result.json", "results.jsonl"
+MOST_NAMED = 3
 
 
 def write_result(folder: Path, results: Path, record: Mapping) -> None:
-    """result.json of `folder`, with the checksums of the tensor files there, and the same content as one
-    more line of results.jsonl.
+    """result.json of a folder that `replace_files` gave, with the checksums of the tensor files there,
+    and before it the same content as one more line of results.jsonl: no result lacks its line.
     """
     files = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     record = {**record, "files": files}
-    write_json(folder / RESULT, record)
-    append_record(results / "results.jsonl", record)
+    write_json(staged(folder / RESULT), record)
+    append_record(results / LINES, record)
 
 
 def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
