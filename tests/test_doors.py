@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from utils.backbones import load_backbone
+from utils.backbones import load_backbone, own_classifier
 from utils.bound import transfer_bound
 from utils.certificate import learn_certificate
 from utils.datasets import load_dataset
@@ -20,7 +20,7 @@ from utils.task_transform import learn_task_transform
 from utils.transport import solve_transport
 
 DOORS = (
-    load_dataset, load_backbone, extract_features, fit_linear_head, solve_transport,
+    load_dataset, load_backbone, own_classifier, extract_features, fit_linear_head, solve_transport,
     learn_task_transform, learn_certificate, transfer_bound, decide, run_jobs,
 )  # fmt: skip
 each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)

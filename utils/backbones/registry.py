@@ -19,8 +19,10 @@ from utils.backbones.libraries import (
     check_random_name,
     check_timm_name,
     efficientnet_lite,
+    efficientnet_lite_classifier,
     open_clip_model,
     random_model,
+    timm_classifier,
     timm_model,
     timm_names,
 )
@@ -28,12 +30,14 @@ from utils.backbones.pretrained import (
     MOCO,
     SWAV,
     clip,
+    robust_classifier,
     robust_resnet,
     self_supervised_resnet50,
     simclr_resnet50,
+    torchvision_classifier,
     torchvision_resnet,
 )
-from utils.backbones.spec import Built, NetworkSpec
+from utils.backbones.spec import Built, Classifier, NetworkSpec
 from utils.errors import InputError
 from utils.storage import digest, read_if_whole, state_digest
 
@@ -91,6 +95,14 @@ PRETRAINED: dict[str, Callable[[NetworkSpec], Built]] = {
     "swav": partial(self_supervised_resnet50, file_format=SWAV),
     "clip": clip,
     **{f"efficientnet_lite{k}": partial(efficientnet_lite, number=k) for k in range(3)},
+}
+# Those whose file holds the classifier that they were trained with.
+CLASSIFIERS: dict[str, Callable[[NetworkSpec], Classifier]] = {
+    "resnet18": partial(torchvision_classifier, depth=18),
+    "resnet50": partial(torchvision_classifier, depth=50),
+    "robust_resnet18": partial(robust_classifier, depth=18),
+    "robust_resnet50": partial(robust_classifier, depth=50),
+    **{f"efficientnet_lite{k}": partial(efficientnet_lite_classifier, number=k) for k in range(3)},
 }
 LIBRARIES: dict[str, tuple[Callable, Callable]] = {
     "random:": (check_random_name, random_model),
@@ -206,6 +218,46 @@ def load_backbone(
     digest_of_weights = state_digest(built.state_dict())
     precision = torch.bfloat16 if spec.autocast and device.type == "cuda" else None
     return Backbone(label, built.to(device), dim, preprocess, digest_of_weights, precision)
+
+
+def own_classifier(network: NetworkSpec | str, **options: Any) -> Classifier:
+    """Reads the classifier that a pre-trained network brings: its last layer, which `load_backbone`
+    cuts off.
+
+    Args:
+        network: a specification, or a registered name or timm:NAME.
+        options: fields of `NetworkSpec` that are to be others.
+
+    Returns:
+        weight (K, d), bias (K,) and the names of the K classes: features of `Backbone.features` times
+        weightᵀ plus bias are the network's logits. 1,000 classes are taken for ImageNet's, in the usual
+        order; where no names are known, classes are called 0..K−1.
+
+    Raises:
+        InputError: the model is unknown or has no classifier of its own; its weights are missing,
+            damaged or of another network; the classifier is not in the file, does not fit the features
+            or holds values that are no finite numbers.
+
+    Source: each model's own publication; docs/models.md says which have one.
+
+    Example:
+        >>> classifier = own_classifier("efficientnet_lite0")
+        >>> classifier.weight.shape, classifier.class_names[985]
+        (torch.Size([1000, 1280]), 'daisy')
+    """
+    spec = network if isinstance(network, NetworkSpec) else NetworkSpec(network)
+    spec = replace(spec, **options)
+    name = check_backbone_name(spec.name)
+    if name.startswith(TIMM):
+        return timm_classifier(spec, name.removeprefix(TIMM))
+    if name in CLASSIFIERS:
+        return CLASSIFIERS[name](spec)
+    reason = "it was trained without classes"
+    if name == LENET:
+        reason = "it was trained on a data set of its own"
+    elif name.startswith("random:"):
+        reason = "it was never trained"
+    raise InputError(f"{name} has no classifier of its own: {reason}; give a data set as --SRC")
 
 
 def _frozen(network: nn.Module, device: torch.device) -> nn.Module:

@@ -8,12 +8,13 @@ import contextlib
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from utils.backbones.spec import is_plain
 from utils.errors import InputError
 from utils.storage import load_checkpoint, load_safetensors
 
@@ -52,7 +53,7 @@ def fit_weights(
     shapes = [
         name
         for name in state.keys() & wanted.keys()
-        if not _is_plain(state[name]) or state[name].shape != wanted[name].shape
+        if not is_plain(state[name]) or state[name].shape != wanted[name].shape
     ]
     problems = [
         f"{what}: {', '.join(sorted(names)[:3])}{f' … ({len(names)})' if len(names) > 3 else ''}"
@@ -64,22 +65,22 @@ def fit_weights(
     network.load_state_dict({**wanted, **state})
 
 
-def _is_plain(value: object) -> bool:
-    """A dense tensor of real numbers that are there."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not value.is_complex()
-        and value.device.type != "meta"
-    )
-
-
 def entry_of(content: Mapping, entry: str | None, path: Path) -> Mapping:
     """The dictionary of weights under an entry of the file, or the file itself."""
     weights = content if entry is None else content.get(entry)
     if not isinstance(weights, Mapping):
         raise InputError(f"{path} is of another format: it has no {entry!r} with the weights")
     return weights
+
+
+def head_entries(weights: Mapping, names: Sequence[str], path: Path) -> list:
+    """The entries of a network's last layer, unchecked. Raises InputError that names the file."""
+    if missing := [name for name in names if name not in weights]:
+        raise InputError(
+            f"{path} has no classifier of its own ({', '.join(missing)} missing): give a file that has "
+            "one, or a data set as --SRC"
+        )
+    return [weights[name] for name in names]
 
 
 def download(url: str, folder: Path, sha256: str) -> Path:
