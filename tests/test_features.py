@@ -10,6 +10,7 @@ from utils.features import (
     Task,
     TaskRequest,
     absolute_name,
+    classifier_of_feature_file,
     load_task,
     standardise,
     task_of_feature_file,
@@ -86,6 +87,64 @@ def test_unusable_feature_files_are_named(tmp_path, change, complaint):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(InputError, match=rf"bad\.npz.*{complaint}"):
         task_of_feature_file(f"features:{tmp_path / 'bad.npz'}")
+
+
+HEAD = {
+    "weight": np.random.default_rng(2).normal(size=(4, 2)),  # of other classes than y_train's
+    "bias": np.arange(4),
+    "class_names": np.array(["ant", "bee", "cat", "ünï"]),
+}
+
+
+def test_a_feature_file_with_a_classifier_of_its_own(tmp_path):
+    name = f"features:{tmp_path / 'file.npz'}"
+    np.savez(tmp_path / "file.npz", **GOOD, **HEAD)
+    found = classifier_of_feature_file(name)
+    assert found.weight.dtype == found.bias.dtype == torch.float32
+    np.testing.assert_allclose(found.weight, HEAD["weight"], rtol=1e-6)
+    assert found.bias.tolist() == [0, 1, 2, 3]
+    assert found.class_names == ("ant", "bee", "cat", "ünï")
+    assert task_of_feature_file(name).num_classes == 3  # the task is as it is without
+
+    parts = {"x_train": GOOD["x_train"], "weight": HEAD["weight"], "bias": HEAD["bias"]}
+    np.savez(tmp_path / "file.npz", **parts)
+    assert classifier_of_feature_file(name).class_names == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (
+            {"weight": None, "bias": None},
+            r"the arrays weight, bias are missing: a classifier of its own",
+        ),
+        ({"weight": None}, r"the arrays weight are missing: .*weight \(K, d\) and bias \(K,\)"),
+        ({"bias": None}, "the arrays bias are missing"),
+        ({"x_train": None}, "the arrays x_train are missing$"),
+        ({"weight": np.zeros((4, 3))}, r"of 2 features .*must be \(K, 2\) .*not \(4, 3\) and \(4,\)"),
+        ({"weight": np.zeros(4)}, r"must be \(K, 2\) .*not \(4,\)"),
+        ({"weight": np.array(4.0)}, r"must be \(K, 2\) .*not \(\)"),
+        ({"bias": np.zeros(3)}, r"its bias \(K,\), not \(4, 2\) and \(3,\)"),
+        ({"weight": np.full((4, 2), np.nan)}, "NaN or infinite"),
+        ({"bias": np.full(4, 1e300)}, "NaN or infinite"),
+        ({"weight": np.zeros((1, 2)), "bias": np.zeros(1)}, "has 1 class"),
+        ({"weight": np.zeros((0, 2)), "bias": np.zeros(0)}, "has 0 class"),
+        ({"weight": np.array([["a", "b"]] * 4)}, "weight must be numbers, not <U1"),
+        ({"bias": np.zeros(4, complex)}, "bias must be numbers, not complex128"),
+        ({"bias": np.array([{}] * 4, dtype=object)}, "not a readable"),
+        ({"class_names": np.array(["a", "b"])}, "there are 2 class names for 4 classes"),
+        ({"class_names": np.arange(4)}, r"class_names must be \(K,\) strings, not \(4,\) of int64"),
+        ({"class_names": np.array("abcd")}, r"class_names must be \(K,\) strings, not \(\)"),
+        ({"x_train": np.zeros(6)}, "x_train must be"),
+    ],
+)
+def test_unusable_classifiers_in_feature_files_are_named(tmp_path, change, complaint):
+    arrays = {**GOOD, **HEAD, **change}
+    arrays = {name: value for name, value in arrays.items() if value is not None}
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(InputError, match=rf"bad\.npz.*{complaint}") as caught:
+        classifier_of_feature_file(f"features:{tmp_path / 'bad.npz'}")
+    assert "\n" not in str(caught.value)
 
 
 def test_feature_files_that_are_none(tmp_path):

@@ -3,7 +3,12 @@
 from utils.features.cache import SHARD, cached_features
 from utils.features.decoding import decoded_split, prepared_frames
 from utils.features.extraction import batch_size, extract_features, images_per_second
-from utils.features.files import MOST_CLASSES, is_feature_file, task_of_feature_file
+from utils.features.files import (
+    MOST_CLASSES,
+    classifier_of_feature_file,
+    is_feature_file,
+    task_of_feature_file,
+)
 from utils.features.pseudo_labels import (
     EQUAL,
     FREE,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.backbones import Classifier, checked_classifier
 from utils.datasets import NO_LABEL, cluster_names, path_of
 from utils.errors import InputError
 from utils.features.types import Features, Task, require_finite_features
@@ -22,6 +23,7 @@ UNREADABLE = (
 )  # fmt: skip
 MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
+HEAD_KEYS = ("weight", "bias")
 
 
 def is_feature_file(name: str) -> bool:
@@ -51,7 +53,24 @@ def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Ta
     return Task(feature_file_slug(name), train, test, num_classes, tuple(class_names), provenance)
 
 
-def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+def classifier_of_feature_file(name: str) -> Classifier:
+    """Reads the classifier that `features:PATH.npz` may carry: `weight` (K, d) and `bias` (K,), which
+    make logits of its x_train, and K strings `class_names`; without these the classes are called 0..K−1.
+    Raises InputError, one line that names the file, where it carries none or one that does not fit.
+    """
+    path = feature_path(name)
+    arrays = _read_arrays(path, (*HEAD_KEYS, "x_train"), optional=("class_names",))
+    dim = _checked_split(path, arrays, "train").x.shape[1]
+    for key in HEAD_KEYS:
+        _require_numbers(path, key, arrays[key])
+    weight, bias = (torch.from_numpy(_as_float32(arrays[key])) for key in HEAD_KEYS)
+    names = arrays.get("class_names")
+    if names is not None and (names.ndim != 1 or names.dtype.kind != "U"):
+        raise InputError(f"{path}: class_names must be (K,) strings, not {names.shape} of {names.dtype}")
+    return checked_classifier(str(path), weight, bias, dim, None if names is None else names.tolist())
+
+
+def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     require_regular(path)
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -60,8 +79,10 @@ def _read_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
                 hint = ""
                 if all(key.startswith("y_") for key in missing):
                     hint = " (a target without labels needs --TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                if set(missing) & set(HEAD_KEYS):
+                    hint = ": a classifier of its own is weight (K, d) and bias (K,)"
                 raise InputError(f"{path}: the arrays {', '.join(missing)} are missing{hint}")
-            return {key: archive[key] for key in keys}
+            return {key: archive[key] for key in (*keys, *optional) if key in archive}
     except InputError:
         raise
     except UNREADABLE as error:
@@ -93,13 +114,20 @@ def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Fea
     x = arrays[f"x_{split}"]
     if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
         raise InputError(f"{path}: x_{split} must be (n, d), not {x.shape}")
-    if not np.issubdtype(x.dtype, np.floating) and not np.issubdtype(x.dtype, np.integer):
-        raise InputError(f"{path}: x_{split} must be numbers, not {x.dtype}")
+    _require_numbers(path, f"x_{split}", x)
     y = arrays.get(f"y_{split}")
     labels = torch.full((len(x),), NO_LABEL) if y is None else _checked_labels(path, y, split, x.shape)
+    return Features(torch.from_numpy(_as_float32(x)), labels)
+
+
+def _require_numbers(path: Path, key: str, values: np.ndarray) -> None:
+    if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
+        raise InputError(f"{path}: {key} must be numbers, not {values.dtype}")
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-        x = x.astype(np.float32)
-    return Features(torch.from_numpy(x), labels)
+        return values.astype(np.float32)
 
 
 def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int]) -> Tensor:
