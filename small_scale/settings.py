@@ -66,6 +66,7 @@ IMPROVED = ScaleSettings(
         iterations=501,
         learning_rate=5e-2,
         label_learning_rate=0.15,
+        start="better",
         schedule="cosine",
         sampler="exact",
         source_loss="split",

@@ -77,3 +77,14 @@ def stratified_folds(y: Tensor) -> Tensor:
             order = torch.randperm(len(members), generator=generator).to(y.device)
             fold[members[order]] = torch.arange(len(members), device=y.device) % FOLDS
     return fold
+
+
+def share_of_each_class(y: Tensor, fold: Tensor, share: float) -> Tensor:
+    """Indices of this share of the samples of each class and fold, at least one; all where it is 1."""
+    if share == 1.0:
+        return torch.arange(len(y), device=y.device)
+    group = y * (FOLDS + 1) + fold + 1
+    order = group.argsort(stable=True)
+    count = torch.bincount(group)
+    place = torch.arange(len(y), device=y.device) - (count.cumsum(0) - count)[group[order]]
+    return order[place < (count[group[order]] * share).ceil()].sort().values

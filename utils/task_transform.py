@@ -9,11 +9,15 @@
 by Adam; P is the optimal plan of a fresh batch, held fixed while gradients are taken. The plan is
 optimal for the un-squared cost ‖Ax_i + b − z_j‖ + Λ‖B e_{y_i} − e_{t_j}‖ while (1) has squares: a
 quirk of the released code, kept so that results can be compared with the paper's line of work.
+
+B̃ begins at random, as in the released code, or at log B of the label map (relation.py). The objective
+is not convex: B keeps much of where it begins, so `better` takes the start with the lower objective
+after a trial of both.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +28,7 @@ from utils.described import OURS, described
 from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
+from utils.relation import fit_label_map
 from utils.sampling import (
     class_counts,
     class_means,
@@ -37,6 +42,8 @@ from utils.transport import SOLVERS, CostError, EuclideanCost, TransportPlan, so
 
 LEARNED = ("LearnedAll", "LearnedA", "FixedAll")
 LEARNED_ALL, NOTHING_LEARNED = LEARNED[0], LEARNED[2]
+STARTS = ("random", "label_map", "better")
+START_RANDOM, START_LABEL_MAP, START_BETTER = STARTS
 OBJECTIVE_TERMS = (
     "weighted_source_loss",
     "label_mismatch",
@@ -52,7 +59,7 @@ class TaskTransform:
     """A (d, d), b (d,), A_inverse (d, d), B (K_T, K_S) with columns on the simplex, D (K_S,).
 
     `history` holds each term of (1) without its weight, one value an iteration; empty if nothing
-    was learned.
+    was learned. `start`: where B began, None where it was not learned.
     """
 
     A: Tensor
@@ -61,6 +68,7 @@ class TaskTransform:
     B: Tensor
     D: Tensor
     history: Mapping[str, Tensor]
+    start: str | None = None
 
     @property
     def iterations(self) -> int:
@@ -89,7 +97,7 @@ class TaskTransform:
 
     def to(self, target: torch.device | torch.dtype) -> "TaskTransform":
         moved = {name: value.to(target) for name, value in self.tensors().items()}
-        return TaskTransform(**moved, history=self.history)
+        return replace(self, **moved)
 
 
 MIXTURE_ELEMENTS = 2**23  # of the (n, K_T, K_S) logits held at a time
@@ -119,6 +127,11 @@ class TransformSettings:
     learning_rate: float = described(1e-2, "of A, b and A's inverse")
     label_learning_rate: float = described(1e-2, "of B")
     prior_learning_rate: float = described(1e-4, "of D")
+    start: str = described(
+        START_RANDOM, "where B begins: random, label_map, or better: the lower objective after a trial",
+        OURS, choices=STARTS,
+    )  # fmt: skip
+    trial_iterations: int = described(80, "steps of the trial of each start", OURS)
     schedule: str = described(
         "constant", "of the three rates: cosine lets them fall to zero", choices=("constant", "cosine")
     )
@@ -193,27 +206,88 @@ def learn_task_transform(
     check_learned(settings.learned, head.num_classes, num_targets)
     generator = torch.Generator().manual_seed(seed)
     variables = _initial_variables(source, head.num_classes, num_targets, settings.learned, generator)
-    if settings.learned == "FixedAll":
+    if settings.learned == NOTHING_LEARNED:
         return _as_transform(variables, settings.learned, {})
     check_batch_size(
         settings.batch_size, max(head.num_classes, num_targets), min(len(source), len(target))
     )
-
     problem = _Problem(source, target, head, settings, num_targets)
-    free = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == "LearnedAll" else ())
+    state = resume.load() if resume else None
+    start = state["start"] if state else None
+    if settings.learned == LEARNED_ALL and not state:
+        starts = {START_RANDOM: variables["B"]}
+        if settings.start != START_RANDOM:
+            starts[START_LABEL_MAP] = _label_map_start(head, target, num_targets)
+        start = settings.start
+        if start == START_BETTER:
+            start = _better_start(problem, variables, starts, settings, seed)
+        variables["B"] = starts[start]
+    return replace(_descend(problem, variables, generator, settings, start, resume, state), start=start)
+
+
+def _label_map_start(head: LinearHead, target: Features, num_targets: int) -> Tensor:
+    """B̃ = log B of the label map, none of whose entries may be too small to grow: (K_T, K_S) float64."""
+    found = fit_label_map(head.logits(target.x), target.y, num_targets)
+    return found.B.double().clamp_min(SMALLEST_AT_START).log()
+
+
+SMALLEST_AT_START = 1e-3  # of B
+
+
+def _better_start(
+    problem: "_Problem",
+    variables: Mapping[str, Tensor],
+    starts: Mapping[str, Tensor],
+    settings: TransformSettings,
+    seed: int,
+) -> str:
+    """The start with the lower objective at the end of a short learning of its own.
+
+    Λ times the label distance counts by the target classes that B reaches alone: both trials end near a
+    map of whole classes, and what Λ makes of the last digits would drown everything else. A trial that
+    diverges is the worse one.
+    """
+    short = replace(settings, iterations=min(settings.trial_iterations, settings.iterations))
+    reached = {}
+    for name, B in starts.items():
+        begin = {**{key: value.clone() for key, value in variables.items()}, "B": B.clone()}
+        generator = torch.Generator().manual_seed(seed)
+        try:
+            tried = _descend(problem, begin, generator, short)
+        except InputError:
+            reached[name] = (math.inf, math.inf)
+        else:
+            unreached = len(tried.B) - len(tried.target_class().unique())
+            reached[name] = (unreached, final_objective(tried, replace(short, label_weight=0.0)))
+    return min(reached, key=reached.get)
+
+
+def _descend(
+    problem: "_Problem",
+    variables: dict[str, Tensor],
+    generator: torch.Generator,
+    settings: TransformSettings,
+    start: str | None = None,
+    resume: ResumePoint | None = None,
+    state: Mapping | None = None,
+) -> TaskTransform:
+    """Adam on (1) from `variables`, whose B began at `start`, or from the `state` that an earlier run
+    left at `resume`.
+    """
+    free = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == LEARNED_ALL else ())
     rates = {"B": settings.label_learning_rate, "D": settings.prior_learning_rate}
     rates = {name: rates.get(name, settings.learning_rate) for name in free}
     optimiser = torch.optim.Adam(
         [{"params": [variables[name].requires_grad_()], "lr": rate} for name, rate in rates.items()]
     )
     history: list[Tensor] = []
-    if resume and (state := resume.load()):
+    if state:
         with torch.no_grad():
             for name, value in state["variables"].items():
                 variables[name].copy_(value)
         optimiser.load_state_dict(state["optimiser"])
         generator.set_state(state["generator"])
-        history = list(state["history"].to(source.x.device))
+        history = list(state["history"].to(variables["A"].device))
 
     iterations = tqdm(
         range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
@@ -239,6 +313,7 @@ def learn_task_transform(
                     "optimiser": optimiser.state_dict(),
                     "generator": generator.get_state(),
                     "history": torch.stack(history),
+                    "start": start,
                 }
             )
     curves = torch.stack(history).cpu().T

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.sampling import FOLDS, stratified_folds
+from utils.sampling import FOLDS, share_of_each_class, stratified_folds
 
 STEP = math.sqrt(10)  # between neighbours of the grid of λ
 EXPONENTS = range(-12, 5)  # λ = STEP^k: from 1e-6 to 100
@@ -88,7 +88,7 @@ def _choose_weight_decay(
     if not (fold == 0).any():
         return STEP**FIRST_EXPONENT, {}
     share = min(1.0, SEARCHED_ON / len(y))
-    used = _share_of_each_class(y, fold, share)
+    used = share_of_each_class(y, fold, share)
     sizes = torch.bincount(fold[used][fold[used] >= 0], minlength=FOLDS)
     judged = [k for k in range(FOLDS) if sizes[k] > 0 and sizes[:k].sum() < JUDGED_ON]
     parts = {}
@@ -117,17 +117,6 @@ def _choose_weight_decay(
     least = min(value for value, _ in found.values())
     best = max(k for k, (value, _) in found.items() if value <= least + INDISTINCT)
     return STEP**best * share, found[best][1]
-
-
-def _share_of_each_class(y: Tensor, fold: Tensor, share: float) -> Tensor:
-    """Indices of this share of the samples of each class and fold, at least one; all where it is 1."""
-    if share == 1.0:
-        return torch.arange(len(y), device=y.device)
-    group = y * (FOLDS + 1) + fold + 1
-    order = group.argsort(stable=True)
-    count = torch.bincount(group)
-    place = torch.arange(len(y), device=y.device) - (count.cumsum(0) - count)[group[order]]
-    return order[place < (count[group[order]] * share).ceil()].sort().values
 
 
 def fit_ridge(

@@ -1,0 +1,526 @@
+"""The relation: what the source's classes have to do with the target's.
+
+The source's classifier is taken as it stands, its labels renamed. With p(z) = softmax(T (W z + c)) on
+target features z that are scaled by their own training split,
+    h_B(z) = B p(z),   B (K_T, K_S) with columns on the simplex,                                   (1)
+B and T by maximum likelihood on the target's training split. For fixed T
+    maximise  (1/n) [ Σ_i log Σ_s B_{t_i s} p_s(z_i) + Σ_s Σ_t π_t log B_ts ]                      (2)
+is concave in B; the second sum is one pseudo-sample for each source class, which keeps B positive. Its
+gradient G has Σ_t B_ts G_ts = λ_s, and concavity bounds what is missing to the optimum:
+    max (2) − (2)(B) ≤ Σ_s ( max_t G_ts − λ_s ).                                                   (3)
+T is the one of a grid, relative to the spread of the logits, with the least loss on a held-out fifth.
+
+How well h_B does says nothing by itself: some directions of some features always help. So it is compared
+with controls, for each of which B and T are fitted anew:
+    mixed classes      p of O (W z + c), O = 11ᵀ/K_S + U Q Uᵀ: the same directions, classes that mean
+                       nothing
+    random directions  p of W Q z + c: as many directions of the features, drawn at random
+with U a basis of the complement of the vector of ones and Q orthogonal matrices drawn by Haar's measure.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from utils.described import OURS, described
+from utils.features import Features
+from utils.linear_head import LinearHead
+from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
+from utils.statistics import Resamples, interval, wilson_interval
+
+MIXED_CLASSES, RANDOM_DIRECTIONS = "mixed classes", "random directions"
+SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what counts as related
+
+
+@dataclass(frozen=True)
+class RelationSettings:
+    """How many controls the source's classifier is compared with."""
+
+    controls: int = described(99, "of each kind, with up to 100 source classes", OURS, most=9999)
+    controls_of_many: int = described(19, "of each kind, with more", OURS, most=9999)
+
+    def of(self, num_sources: int) -> int:
+        return self.controls if num_sources <= MANY_CLASSES else self.controls_of_many
+
+
+MANY_CLASSES = 100
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """B (K_T, K_S) and T of (1); `optimality_gap` bounds by (3) what the training loss lies above the
+    least one (nats).
+    """
+
+    B: Tensor
+    temperature: float
+    optimality_gap: float
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """h_B of source logits (n, K_S): (n, K_T)."""
+        temperature = torch.tensor([self.temperature]).to(logits)
+        return (self.B @ _probabilities(temperature, _centred(logits.T)[None])[0]).T
+
+
+def fit_label_map(logits: Tensor, labels: Tensor, num_targets: int) -> LabelMap:
+    """Fits (1) to source logits (n, K_S) of target points with labels (n,) in 0..K_T−1. Deterministic.
+
+    Example:
+        >>> logits = 5 * torch.eye(3)[torch.arange(60) % 3]
+        >>> found = fit_label_map(logits, torch.tensor([1, 0, 1]).repeat(20), 2)
+        >>> found.B.argmax(0).tolist(), found.optimality_gap < 1e-3
+        ([1, 0, 1], True)
+    """
+    maps = _fit(logits.T[None], labels, num_targets)
+    return LabelMap(maps.B[0], maps.temperature[0].item(), maps.gap[0].item())
+
+
+# ------------------------------------------------------------------------------- fitting many at once
+# Arrays of C problems are (C, K_S, n): points last, which is what a processor reads fastest.
+TEMPERATURES = tuple(2 ** (k / 2) for k in range(-4, 11))  # times the spread of the logits
+SEARCHED_ON = 4000  # points among which the temperature is searched
+TRIAL_STEPS = 10  # for each temperature, from the map of the one before
+MOST_STEPS = 400
+CHECK_EVERY = 10
+SUFFICIENT = 1e-3  # nats, of (3)
+# The exponent of expectation maximisation's factor. Above 1 it is over-relaxed: half the steps.
+RELAXATION = 1.5
+LOWEST = -60.0  # of a log-probability: smaller numbers slow a processor down and change nothing
+BLOCK_ELEMENTS = 2**22  # of the logits (C, K_S, n) of controls that are fitted together
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Of C problems: B (C, K_T, K_S), T and the gap of (3) (C,)."""
+
+    B: Tensor
+    temperature: Tensor
+    gap: Tensor
+
+
+def _centred(logits: Tensor) -> Tensor:
+    """Less their mean over the classes: (…, K, n)."""
+    return logits - logits.mean(-2, keepdim=True)
+
+
+def _probabilities(temperature: Tensor, logits: Tensor) -> Tensor:
+    """softmax(T g) of (C, K, n)."""
+    scaled = temperature[:, None, None] * logits
+    p = (scaled - scaled.amax(1, keepdim=True)).clamp_min_(LOWEST).exp_()
+    return p.div_(p.sum(1, keepdim=True))
+
+
+def _fit(logits: Tensor, labels: Tensor, num_targets: int) -> _Maps:
+    """(1) for each of C arrays of logits (C, K_S, n) of the same points."""
+    logits = _centred(logits.float())
+    prior = class_prior(labels, num_targets).to(logits)
+    start = prior[:, None].expand(len(logits), -1, logits.shape[1]).contiguous()
+    temperature, B = _search_temperature(logits, labels, start)
+    problem = _Problem(_probabilities(temperature, logits), labels, prior)
+    for count in range(1, MOST_STEPS + 1):
+        B = problem.step(B)
+        if count % CHECK_EVERY == 0 and (gap := problem.gap(B)).max() <= SUFFICIENT:
+            break
+    return _Maps(B, temperature, gap)
+
+
+def _search_temperature(logits: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+    """(T (C,), B (C, K_T, K_S)) of the least loss on a held-out fifth of the points, or of a sample."""
+    spread = logits.square().mean((1, 2)).sqrt().clamp_min(1e-12)
+    fold = stratified_folds(labels)
+    used = share_of_each_class(labels, fold, min(1.0, SEARCHED_ON / len(labels)))
+    fitted, held_out = used[fold[used] != 0], used[fold[used] == 0]
+    if not len(held_out):  # every class has a single point
+        return 1 / spread, start
+    prior = class_prior(labels[fitted], start.shape[1]).to(logits)
+    parts = logits[:, :, fitted], logits[:, :, held_out]
+    best, least, B, best_B = 1 / spread, torch.full_like(spread, math.inf), start, start
+    for relative in TEMPERATURES:
+        p, p_held_out = (_probabilities(relative / spread, part) for part in parts)
+        problem = _Problem(p, labels[fitted], prior)
+        for _ in range(TRIAL_STEPS):
+            B = problem.step(B)
+        loss = _losses(B @ p_held_out, labels[held_out]).mean(1)
+        better = loss < least
+        best, least = torch.where(better, relative / spread, best), torch.minimum(loss, least)
+        best_B = torch.where(better[:, None, None], B, best_B)
+    return best, best_B
+
+
+def _losses(h: Tensor, labels: Tensor) -> Tensor:
+    """−log of each point's own class in h (C, K_T, n): (C, n)."""
+    return -h.gather(1, labels.expand(len(h), 1, -1))[:, 0].log()
+
+
+class _Problem:
+    """(2) for C arrays of probabilities (C, K_S, n) of the same points, which are kept by class."""
+
+    def __init__(self, p: Tensor, labels: Tensor, prior: Tensor):
+        self.count, self.prior = len(labels), prior[:, None]
+        sizes = torch.bincount(labels, minlength=len(prior)).tolist()
+        self.points = p[:, :, labels.argsort(stable=True)].split(sizes, 2)
+
+    def ratios(self, B: Tensor) -> Tensor:
+        """Σ_{i: t_i = t} p_is / Σ_r B_tr p_ir: (C, K_T, K_S)."""
+        of_class = []
+        for p, row in zip(self.points, B.split(1, 1), strict=True):
+            mixture = row @ p  # (C, 1, n_t)
+            of_class.append(p @ mixture.reciprocal_().transpose(1, 2))
+        return torch.cat(of_class, 2).transpose(1, 2)
+
+    def step(self, B: Tensor) -> Tensor:
+        """Expectation maximisation, over-relaxed: B_ts times (its share of the posteriors / B_ts)^ω."""
+        expected = B * self.ratios(B) + self.prior
+        ascent = expected / expected.sum(1, keepdim=True)
+        relaxed = (B * (ascent / B) ** RELAXATION).clamp_min_(SMALLEST)
+        return relaxed / relaxed.sum(1, keepdim=True)
+
+    def gap(self, B: Tensor) -> Tensor:
+        """The right-hand side of (3): (C,)."""
+        gradient = self.ratios(B) + self.prior / B
+        return (gradient.amax(1) - (B * gradient).sum(1)).sum(1) / self.count
+
+
+SMALLEST = 1e-12  # of B, before its columns are scaled: over-relaxed, a step may go far
+
+
+# ------------------------------------------------------------------------------------- the controls
+def _haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """`columns` orthonormal vectors of dimension `rows` by Haar's measure: (rows, columns)."""
+    q, r = torch.linalg.qr(torch.randn(rows, columns, generator=generator))
+    return q * r.diagonal().sign()  # else the signs would be the algorithm's
+
+
+class MixedClasses:
+    """Draws O g for logits g (n, K) of training and test points, anew at each call: (K, n) each.
+
+    Two classes cannot be mixed: O is then 1 or −1, and a label map undoes it.
+    """
+
+    def __init__(self, train: Tensor, test: Tensor, generator: torch.Generator):
+        self.generator, classes = generator, train.shape[1]
+        ones = torch.cat([torch.ones(classes, 1), torch.eye(classes)[:, 1:]], 1)
+        self.basis = torch.linalg.qr(ones)[0][:, 1:].to(train)  # U (K, K − 1)
+        self.parts = [self.basis.T @ logits.T for logits in (train, test)]
+
+    def __call__(self) -> list[Tensor]:
+        dim = self.basis.shape[1]
+        rotation = self.basis @ _haar(dim, dim, self.generator).to(self.basis)
+        return [rotation @ part for part in self.parts]
+
+
+class RandomDirections:
+    """Draws W Q z + c for training and test points z (n, d), anew at each call: (K, n) each.
+
+    With Wᵀ = Q₀ R it is Rᵀ times as many random orthonormal directions as W has: the Gram matrix of its
+    rows is kept.
+    """
+
+    def __init__(self, head: LinearHead, train: Tensor, test: Tensor, generator: torch.Generator):
+        self.points, self.bias, self.generator = (train.T, test.T), head.bias[:, None], generator
+        self.triangle = torch.linalg.qr(head.weight.T.double())[1].T.to(train)  # Rᵀ (K, r)
+
+    def __call__(self) -> list[Tensor]:
+        dim, rank = len(self.points[0]), self.triangle.shape[1]
+        weight = self.triangle @ _haar(dim, rank, self.generator).to(self.bias).T
+        return [torch.addmm(self.bias, weight, points) for points in self.points]
+
+
+@dataclass(frozen=True)
+class Control:
+    """What the controls of one kind reach on the test split: mean and standard deviation of loss (nats)
+    and accuracy over `count` of them, and `p`, the share of controls, the classifier itself counted as
+    one, that are at least as good as it is.
+    """
+
+    count: int
+    loss: float
+    loss_spread: float
+    accuracy: float
+    accuracy_spread: float
+    p: float
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """`control`, the mean loss of each test point (m,) and the mean accuracy of each class (K_T,)."""
+
+    control: Control
+    losses: Tensor
+    class_accuracy: Tensor
+
+
+def _judge(
+    draw: Callable[[], list[Tensor]],
+    count: int,
+    labels: tuple[Tensor, Tensor],
+    num_targets: int,
+    least: float,
+    progress: str,
+) -> _Judged:
+    """Fits and tests `count` controls, as many at a time as BLOCK_ELEMENTS allow."""
+    train_labels, test_labels = labels
+    losses, hits, total, right = [], [], 0.0, 0.0
+    with tqdm(total=count, desc=progress, unit="control", disable=None, leave=False) as bar:
+        while len(losses) < count:
+            first = draw()
+            together = max(1, BLOCK_ELEMENTS // first[0].numel())
+            drawn = [first, *(draw() for _ in range(min(together, count - len(losses)) - 1))]
+            train, test = (torch.stack(parts) for parts in zip(*drawn, strict=True))
+            maps = _fit(train, train_labels, num_targets)
+            h = maps.B @ _probabilities(maps.temperature, _centred(test.float()))
+            of_points = _losses(h, test_labels).double()
+            correct = (h.argmax(1) == test_labels).double()
+            losses += of_points.mean(1).tolist()
+            hits += correct.mean(1).tolist()
+            total, right = total + of_points.sum(0), right + correct.sum(0)
+            bar.update(len(drawn))
+    loss, accuracy = torch.tensor(losses).double(), torch.tensor(hits).double()
+    control = Control(
+        count,
+        loss.mean().item(),
+        loss.std().item() if count > 1 else 0.0,
+        accuracy.mean().item(),
+        accuracy.std().item() if count > 1 else 0.0,
+        (1 + int((loss <= least).sum())) / (count + 1),
+    )
+    return _Judged(control, total / count, class_means(right / count, test_labels, num_targets))
+
+
+# ------------------------------------------------------------------------------------ what it says
+@dataclass(frozen=True)
+class ClassRelation:
+    """One target class: its share of the test points; what the source calls it, the source classes with
+    the largest mean probability; how often it is told right by labels alone (h_B), by mixed classes (the
+    deciding control's mean) and by linear fine-tuning; and what fine-tuning mistakes it for.
+    """
+
+    target_class: str
+    frequency: float
+    called: tuple[tuple[str, float], ...]
+    label_map_accuracy: float
+    control_accuracy: float
+    fine_tuned_accuracy: float
+    taken_for: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Losses in nats, accuracies in [0, 1], on the target's test split.
+
+    `control`: which of the two kinds decides, mixed classes wherever there are three source classes.
+    `source_contribution`: the share of the way from that control to linear fine-tuning that the source's
+    classes go; None, with the reason in `no_contribution`, where there is no such way.
+    `related`: p ≤ 0.05 and a contribution of at least 0.05. `steps`: what each part of the way from
+    random directions to linear fine-tuning brings (nats). `intervals`: 95 %, over test points.
+    `shared_images`: B, T and controls were fitted on held-out logits of the source's head.
+    """
+
+    label_map_loss: float
+    label_map_accuracy: float
+    fine_tuned_loss: float
+    fine_tuned_accuracy: float
+    constant_prediction_loss: float
+    mixed_classes: Control | None
+    random_directions: Control
+    control: str
+    source_contribution: float | None
+    source_contribution_p: float
+    no_contribution: str | None
+    related: bool
+    steps: dict[str, float]
+    temperature: float
+    optimality_gap: float
+    shared_images: bool
+    classes: tuple[ClassRelation, ...]
+    intervals: dict[str, tuple[float, float]] | None
+
+    def quantities(self) -> dict:
+        return asdict(self)
+
+
+@torch.no_grad()
+def relate(
+    source_head: LinearHead,
+    target_head: LinearHead,
+    train: Features,
+    test: Features,
+    class_names: tuple[Sequence[str], Sequence[str]],
+    settings: RelationSettings,
+    *,
+    shared_images: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> tuple[Relation, LabelMap]:
+    """What the source's classes have to do with the target's.
+
+    Args:
+        source_head: the source's classifier (K_S, d), as it reads standardised target features.
+        target_head: linear fine-tuning, of validated strength (K_T, d).
+        train: standardised training features of the target (n, d) with labels 0..K_T−1.
+        test: its test features.
+        class_names: of the source and of the target.
+        settings: how many controls.
+        shared_images: the source head was fitted to the same images; it has held-out logits then.
+        bootstrap: resamples of the test points for the intervals; 0: none.
+        seed: of controls and resamples.
+
+    Returns:
+        The relation, and the label map.
+
+    Raises:
+        ValueError: images are shared and the source head has no held-out logits.
+
+    Source: docs/method.md, "The relation"; control tasks as in Hewitt and Liang (1909.03368).
+
+    Example:
+        >>> from utils.linear_head import fit_linear_head
+        >>> x = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+        >>> task = Features(x, (3 * x[:, :3]).argmax(1))
+        >>> head = fit_linear_head(task, 3, None, "ridge")
+        >>> few = RelationSettings(controls=19)
+        >>> found, _ = relate(head, head, task, task, ("abc", "xyz"), few)
+        >>> found.related, [row.called[0][0] for row in found.classes]
+        (True, ['a', 'b', 'c'])
+    """
+    seen = Features(train.x, train.y)
+    if shared_images:
+        if source_head.held_out_logits is None:
+            raise ValueError("source_head needs held_out_logits where images are shared")
+        seen = Features(train.x[source_head.held_out], train.y[source_head.held_out])
+        logits = source_head.held_out_logits
+    else:
+        logits = source_head.logits(train.x)
+    sources, targets = source_head.num_classes, target_head.num_classes
+    test_logits = source_head.logits(test.x)
+    label_map = fit_label_map(logits, seen.y, targets)
+    h = label_map.probabilities(test_logits).double()
+    losses, right = functional.nll_loss(h.log(), test.y, reduction="none"), h.argmax(1) == test.y
+    fine_tuned = target_head.to(torch.float64).logits(test.x.double())
+    tuned = functional.cross_entropy(fine_tuned, test.y, reduction="none")
+
+    generator = torch.Generator().manual_seed(seed)
+    count, least, labels = settings.of(sources), losses.mean().item(), (seen.y, test.y)
+    draw = RandomDirections(source_head, seen.x, test.x, generator)
+    random = _judge(draw, count, labels, targets, least, RANDOM_DIRECTIONS)
+    mixed = None
+    if sources > 2:
+        draw = MixedClasses(logits, test_logits, generator)
+        mixed = _judge(draw, count, labels, targets, least, MIXED_CLASSES)
+    deciding = mixed or random
+    resamples = Resamples(test.y, bootstrap or FEWEST_RESAMPLES, generator)
+    way = _Way(deciding.losses, losses, tuned)
+    contribution, reason = way.share(deciding.control, resamples)
+    intervals = None
+    if bootstrap:
+        count_right = [int(hits.sum()) for hits in (right, fine_tuned.argmax(1) == test.y)]
+        names = ("label_map_accuracy", "fine_tuned_accuracy")
+        intervals = {n: wilson_interval(k, len(test)) for n, k in zip(names, count_right, strict=True)}
+        intervals["label_map_loss"] = interval(resamples.means(losses))
+        if contribution is not None:
+            intervals["source_contribution"] = interval(way.shares(resamples))
+    p = deciding.control.p
+    found = Relation(
+        label_map_loss=least,
+        label_map_accuracy=right.double().mean().item(),
+        fine_tuned_loss=tuned.mean().item(),
+        fine_tuned_accuracy=(fine_tuned.argmax(1) == test.y).double().mean().item(),
+        constant_prediction_loss=math.log(targets),
+        mixed_classes=mixed and mixed.control,
+        random_directions=random.control,
+        control=MIXED_CLASSES if mixed else RANDOM_DIRECTIONS,
+        source_contribution=contribution,
+        source_contribution_p=p,
+        no_contribution=reason,
+        related=contribution is not None and p <= SIGNIFICANT <= contribution,
+        steps=_steps(random, mixed, least, tuned.mean().item()),
+        temperature=label_map.temperature,
+        optimality_gap=label_map.optimality_gap,
+        shared_images=shared_images,
+        classes=_by_class(
+            torch.softmax(test_logits, 1), h.argmax(1), fine_tuned.argmax(1), test.y,
+            deciding.class_accuracy, class_names,
+        ),
+        intervals=intervals,
+    )  # fmt: skip
+    return found, label_map
+
+
+FEWEST_RESAMPLES = 200  # that say how well the way is known, where no intervals are asked for
+CLEAR = 2.0  # spreads that the way must be long
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Losses of each test point (m,) by the control, by labels alone and by linear fine-tuning."""
+
+    control: Tensor
+    label_map: Tensor
+    tuned: Tensor
+
+    def shares(self, resamples: Resamples) -> Tensor:
+        """The contribution in each resample, (R,)."""
+        control, own, tuned = map(resamples.means, (self.control, self.label_map, self.tuned))
+        return (control - own) / (control - tuned)
+
+    def share(self, control: Control, resamples: Resamples) -> tuple[float | None, str | None]:
+        """(source_contribution, None), or (None, why there is none)."""
+        gain = control.loss - self.tuned.mean().item()
+        low, _ = interval(resamples.means(self.control - self.tuned))
+        if gain <= CLEAR * control.loss_spread or low <= 0:
+            return None, (
+                f"linear fine-tuning is hardly better than the control ({gain:.2f} nats, where controls "
+                f"differ by {control.loss_spread:.2f}): there is no way to go a share of"
+            )
+        return (control.loss - self.label_map.mean().item()) / gain, None
+
+
+def _steps(random: _Judged, mixed: _Judged | None, own: float, tuned: float) -> dict[str, float]:
+    """What each part of the way brings (nats): looking where the source looks, in the place of random
+    directions; its classes, in the place of mixed ones; the target's own labels.
+    """
+    if mixed is None:
+        return {"source": random.control.loss - own, "labels": own - tuned}
+    directions = random.control.loss - mixed.control.loss
+    return {"directions": directions, "classes": mixed.control.loss - own, "labels": own - tuned}
+
+
+def _by_class(
+    p: Tensor,
+    mapped: Tensor,
+    tuned: Tensor,
+    t: Tensor,
+    control_accuracy: Tensor,
+    class_names: tuple[Sequence[str], Sequence[str]],
+) -> tuple[ClassRelation, ...]:
+    sources, targets = class_names
+    rows = []
+    for k, name in enumerate(targets):
+        members = t == k
+        count = int(members.sum())
+        taken = torch.bincount(tuned[members], minlength=len(targets)).double() / max(1, count)
+        own, taken[k] = taken[k].item(), 0.0
+        called = p[members].double().mean(0) if count else torch.zeros(len(sources))
+        rows.append(
+            ClassRelation(
+                target_class=name,
+                frequency=count / len(t),
+                called=_largest(called, sources),
+                label_map_accuracy=(mapped[members] == k).double().mean().item() if count else 0.0,
+                control_accuracy=control_accuracy[k].item() if count else 0.0,
+                fine_tuned_accuracy=own,
+                taken_for=_largest(taken, targets),
+            )
+        )
+    return tuple(rows)
+
+
+def _largest(shares: Tensor, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The two largest that are not zero, with their names."""
+    most = shares.argsort(descending=True, stable=True)[:2].tolist()
+    return tuple((names[j], shares[j].item()) for j in most if shares[j] > 0)
