@@ -38,17 +38,29 @@ from utils.report import (
     agreement_of_bounds,
     comparable_settings,
     draw_agreement,
+    draw_relations,
     draw_settings,
     draw_terms,
     group_runs,
     is_pseudo,
     pseudo_table,
     quantities_of,
+    relation_groups,
+    relation_table,
     render_page,
 )
 from utils.storage import REPOSITORY, finished_results, read_json, require_writable, write_text
 
 STAGES = ("train", "finetune", "transfer")
+NUMBERS_OF_RUNS = (
+    "label_map_accuracy", "label_map_loss", "source_contribution", "source_contribution_p",
+    "bound_published", "bound_certified",
+)  # fmt: skip
+RELATION_CAPTION = """For each pair and model: how often the source's classifier, its labels renamed, is
+right on the target (labels alone), the same with its classes mixed at random (the control), and linear
+fine-tuning. The contribution is the share of the way from the control to fine-tuning that the source's
+classes go; p says how often mixed classes do as well. A source whose p is above 0.05 has no classes that
+are known to say anything of the target's."""
 TERMS_CAPTION = """For each run: the certificate by its two terms, above the loss that it bounds and
 the loss of a fine-tuned head; then the published bound by its terms, above the loss of its own
 transformed classifier. The dotted line is ln K of the target: the loss of a constant prediction."""
@@ -63,7 +75,8 @@ DECISION_CAPTION = """For each candidate the predicted accuracy of a linear prob
 95 % interval, and in how many resamples of the training images it is the best."""
 RANKING_NOTE = """How well each score orders the models: correlations with fine-tuned accuracy (1 is
 best), what the pick loses in accuracy (regret), and its seconds a model."""
-RUNS_NOTE = """A LeNet's transfer or fine-tuning needs its training first. A command whose result is
+RUNS_NOTE = """Accuracy and loss of a transfer are those of the source's classifier with its labels
+renamed. A LeNet's transfer or fine-tuning needs its training first. A command whose result is
 there only shows it; --OVERWRITE computes it again. Losses of pseudo-labels are against clusters."""
 
 
@@ -127,6 +140,12 @@ Section = tuple[str, list[Block]]
 def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Section]:
     labelled = [group for group in groups if not is_pseudo(group)]
     sections: list[Section] = []
+    if related := relation_groups(labelled):
+        draw_relations(related, folder)
+        figure = Figure(folder / "relations.png", RELATION_CAPTION)
+        sections.append(
+            ("What the sources have to do with it", [figure, Table(*relation_table(related), left=3)])
+        )
     if labelled:
         drawn = [Figure(path, TERMS_CAPTION) for path in draw_terms(labelled, folder)]
         sections.append(("Bounds and losses", drawn))
@@ -209,7 +228,7 @@ def read_agreement(of_group: Mapping) -> dict[str, dict]:
 def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
     head = [
         "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
-        "certificate", "published bound", "command that makes the row again",
+        "source contribution", "p", "published bound", "certificate", "command that makes the row again",
     ]  # fmt: skip
 
     def order(record: Mapping) -> list:
@@ -220,12 +239,9 @@ def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
     for record in sorted(records, key=order):
         if record["stage"] == "transfer":
             values = quantities_of(record, None)
-            prefix = "" if record["certificate"] else "published_"
-            shown = ("target_accuracy", "target_loss")
-            numbers = [values[prefix + name] for name in shown]
-            numbers += [values["bound_certified"], values["bound_published"]]
+            numbers = [values[name] for name in NUMBERS_OF_RUNS]
         else:
-            numbers = [record["test_accuracy"], record["test_loss"], None, None]
+            numbers = [record["test_accuracy"], record["test_loss"], None, None, None, None]
         cells = [UNDEFINED if value is None else f"{value:.3f}" for value in numbers]
         what = [record[name] or "" for name in ("stage", "source", "target", "model")]
         what.append(" ".join(filter(None, (record["setting"], record.get("variant")))))

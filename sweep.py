@@ -25,6 +25,8 @@ from utils.backbones import LENET, check_backbone_name
 from utils.entry import stage_entry
 from utils.features import absolute_name, check_task_name
 from utils.options import (
+    PUBLISHED,
+    RELATION,
     StageParser,
     add_analysis_flag,
     add_flag,
@@ -74,7 +76,7 @@ def parse_options(argv: Sequence[str] | None):
         group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"
     )
     add_procedure_flag(group)
-    add_analysis_flag(group, "both")
+    add_analysis_flag(group, (RELATION, PUBLISHED))
     add_stage_flags(group)
 
     engine = parser.add_argument_group("where they run")

@@ -1,4 +1,4 @@
-"""Stage 3: how well a source transfers to a target, and why: the certificate and the published bound.
+"""Stage 3: how well a network transfers to a target, and what the source has to do with it.
 
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --BATCH_SIZE 500 --TAU 0.2
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SETTING LearnedA
@@ -7,14 +7,18 @@
     python3 transfer_source_to_target.py --SRC features:A.npz --TRG features:B.npz
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --TARGET_LABELS pseudo
     python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --SOURCE_CLASSES 5
-    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ANALYSIS certificate
+    python3 transfer_source_to_target.py --SRC MNIST --TRG FMNIST --DATA embedded --ANALYSIS relation
+    python3 transfer_source_to_target.py --SRC head --TRG folder:photos --model efficientnet_lite0
 
 A LeNet (the default model) comes from stage 1; other models come pre-trained; feature files need none.
-The certificate takes seconds and is shown first; the published form (its transform learned for the
-published objective) follows. Stage 2 need not have run.
+Three parts, shown in this order: the relation (does the source's classifier, its labels renamed, tell
+the target's classes apart better than with its classes mixed?), the published form (the paper's
+transform and bound), and the certificate. --SRC head is the network's own classifier: it needs no source
+images, and the relation is the whole answer. Stage 2 need not have run.
 """
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +31,7 @@ from utils import distributed
 from utils.backbones import LENET
 from utils.bound import transfer_bound
 from utils.certificate import certify, impossible, learn_certificate
+from utils.datasets import Dataset
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import InputError, check_batch_size, require_finite
@@ -35,18 +40,26 @@ from utils.features import (
     EQUAL,
     FREE,
     GIVEN,
+    HEAD,
     PSEUDO,
     Features,
+    Standardiser,
     Task,
     choose_source_classes,
     cluster,
     clustering_accuracy,
     standardise,
+    task_slug,
     with_clusters,
 )
-from utils.linear_head import HeadSettings, LinearHead, shared_linear_head
+from utils.linear_head import HeadSettings, LinearHead, on_standardised, shared_linear_head
 from utils.options import (
+    ANALYSES,
+    CERTIFICATE,
     CERTIFICATE_FLAGS,
+    PUBLISHED,
+    RELATION,
+    RELATION_FLAGS,
     SOURCE_HEAD_FLAGS,
     TRANSFORM_FLAGS,
     add_analysis_flag,
@@ -60,15 +73,18 @@ from utils.options import (
     stage_parser,
     whole,
 )
+from utils.relation import relate
 from utils.report import (
     draw_certificate,
     draw_published,
     draw_published_bound,
+    draw_relation,
     is_fine_tuning_of,
     print_certificate,
     print_heading,
     print_pseudo_labels,
     print_published,
+    print_relation,
     print_where,
 )
 from utils.settings import ScaleSettings
@@ -77,6 +93,7 @@ from utils.stage import (
     count_classes,
     find_source,
     find_target,
+    open_classifier,
     open_network,
     open_task,
     timed,
@@ -137,7 +154,7 @@ def parse_options(
         group, "--PSEUDO_SIZES", type=one_of((EQUAL, FREE)), default=EQUAL, metavar="HOW",
         help="clusters of equal size (default), as the classes of most data sets are, or free",
     )  # fmt: skip
-    add_analysis_flag(group, "both")
+    add_analysis_flag(group, ANALYSES)
     add_flag(
         group, "--BOOTSTRAP", type=whole(0, 10_000), default=200, metavar="N",
         help="resamples of the test samples for 95 %% intervals (default 200); 0: no intervals",
@@ -148,6 +165,7 @@ def parse_options(
     )  # fmt: skip
     settings = procedures(parser.peek("MODEL", argv)).items()
     for title, flags, defaults in (
+        ("relation", RELATION_FLAGS, {name: scale.relation for name, scale in settings}),
         (
             "published form: source head",
             SOURCE_HEAD_FLAGS,
@@ -169,7 +187,7 @@ def run(options: argparse.Namespace) -> dict | None:
     # ------------------------------------------------------------------------------------- options
     options = check_options(options)
     settings = chosen_settings(options)
-    certified, published = parts_of(options)
+    wanted = parts_of(options)
     pseudo = options.TARGET_LABELS == PSEUDO
     if options.TARGET_CLASSES and not pseudo:
         raise InputError("--TARGET_CLASSES is for a target without labels: add --TARGET_LABELS pseudo")
@@ -179,22 +197,24 @@ def run(options: argparse.Namespace) -> dict | None:
     with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
         target_data = find_target(options, options.TARGET_CLASSES)
-        source_data = find_source(options, network, target_data)
-        num_classes = count_classes(options, source_data, target_data)
-        check_learned(options.SETTING, *num_classes)
-        warn_of_few_classes(*num_classes)
-        if published and options.SETTING != "FixedAll":  # which draws no batch
-            smaller = min(len(source_data.train), len(target_data.train))
-            check_batch_size(settings.transform.batch_size, max(num_classes), smaller)
-        source, target = (open_task(data, options, network) for data in (source_data, target_data))
+        if options.SRC == HEAD:
+            classifier, source = open_classifier(options), None
+            num_classes = (len(classifier.bias), target_data.num_classes)
+        else:
+            classifier, source_data = None, find_source(options, network, target_data)
+            num_classes = count_classes(options, source_data, target_data)
+            check_before_learning(options, settings, wanted, num_classes, source_data, target_data)
+            source = open_task(source_data, options, network)
+        target = open_task(target_data, options, network)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return None
 
     # ------------------------------------------------------------------------ a result that is there?
     config = configuration(options, settings, network.about)
-    data = {"source": source.provenance, "target": target.provenance}
+    data = {"source": source.provenance} if source else {}
+    data["target"] = target.provenance
     this = Run(
-        "transfer", source.name, target.name, network.model, options.SETTING, options.SEED,
+        "transfer", task_slug(options.SRC), target.name, network.model, options.SETTING, options.SEED,
         options.PROCEDURE, variant_slug(options),
     )  # fmt: skip
     folder = this.folder(options.RESULTS_DIR)
@@ -208,9 +228,10 @@ def run(options: argparse.Namespace) -> dict | None:
     record = {
         **this.names,
         "command": options.command,
-        "certificate": None,
-        "no_certificate": impossible(*num_classes) if certified else None,
+        "relation": None,
         "published": None,
+        "certificate": None,
+        "no_certificate": impossible(*num_classes) if CERTIFICATE in wanted else None,
         "pseudo_labels": None,
         "config": config,
         "data": data,
@@ -223,36 +244,46 @@ def run(options: argparse.Namespace) -> dict | None:
             target, target_splits, record["pseudo_labels"] = cluster_target(
                 target, target_splits, options
             )
-    source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
-    if options.SOURCE_CLASSES != ALL:
-        record["source_classes"] = list(source.class_names)
-    source_splits = standardise(source, device, settings.deviation_floor)
-    train, test = zip(source_splits, target_splits, strict=True)
-    pair = Pair(train, test, (source.class_names, target.class_names))
+    if classifier:
+        scaler = Standardiser.fit(target.train.x, settings.deviation_floor)
+        own_head = on_standardised(classifier.weight, classifier.bias, scaler).to(device)
+        pair = Pair((None, None), target_splits, (classifier.class_names, target.class_names), own_head)
+    else:
+        source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
+        if options.SOURCE_CLASSES != ALL:
+            record["source_classes"] = list(source.class_names)
+        source_splits = standardise(source, device, settings.deviation_floor)
+        pair = Pair(source_splits, target_splits, (source.class_names, target.class_names))
 
     # ---------------------------------------------------------------------- learn, bound, show, save
     tensors = {}
     print_heading(record)
-    if certified and record["no_certificate"] is None:
-        record["certificate"], tensors["certificate"] = certificate_of(pair, options, settings, seconds)
-    if certified:
-        print_certificate(record, options.SHOW_CLASSES)
-    if published:
+    if RELATION in wanted:
+        record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
+        print_relation(record, options.SHOW_CLASSES)
+    if PUBLISHED in wanted:
         resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, options.SEED))
         record["published"], tensors["transform"], transform = published_form_of(
             pair, options, settings, seconds, resume
         )
         print_published(record, fine_tuned)
+    if CERTIFICATE in wanted and record["no_certificate"] is None:
+        record["certificate"], tensors["certificate"] = certificate_of(pair, options, settings, seconds)
+    if CERTIFICATE in wanted:
+        print_certificate(record, options.SHOW_CLASSES)
     with replace_files(folder) as new:
         for name, content in tensors.items():
             tasks = {"source": options.SRC, "target": options.TRG}
             save_tensors(new / f"{name}.safetensors", content, tasks)
+        if record["relation"]:
+            draw_relation(record, new)
+        if record["published"]:
+            tests = pair.source[1], pair.target[1]
+            draw_published(record, fine_tuned, transform, *tests, pair.class_names, new)
         if record["certificate"]:
             draw_certificate(record, new)
-        if published:
-            draw_published(record, fine_tuned, transform, *pair.test, pair.class_names, new)
         write_result(new, options.RESULTS_DIR, record)
-    if published:
+    if record["published"]:
         resume.clear()
     print_where(record, folder)
     if pseudo:
@@ -274,20 +305,51 @@ def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
         scale,
         source_head=override(scale.source_head, SOURCE_HEAD_FLAGS, options),
         transform=replace(transform, learned=options.SETTING),
+        relation=override(scale.relation, RELATION_FLAGS, options),
         certificate=override(scale.certificate, CERTIFICATE_FLAGS, options),
     )
 
 
-def parts_of(options: argparse.Namespace) -> tuple[bool, bool]:
-    """Whether the certificate and the published form are wanted."""
-    return options.ANALYSIS != "published", options.ANALYSIS != "certificate"
+def parts_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Those of ANALYSES that are wanted. Raises InputError where none of them can be had."""
+    wanted = tuple(part for part in ANALYSES if part in options.ANALYSIS)
+    if options.SRC != HEAD:
+        return wanted
+    for flag, usual in (("SOURCE_CLASSES", ALL), ("SETTING", LEARNED[0])):
+        if getattr(options, flag) != usual:
+            raise InputError(f"--{flag} has no effect on --SRC {HEAD}, which has no source images")
+    if RELATION not in wanted:
+        raise InputError(
+            f"--SRC {HEAD} has no source images, which {' and '.join(wanted)} need: give --ANALYSIS "
+            f"{RELATION}, or a data set as --SRC"
+        )
+    return (RELATION,)
+
+
+def check_before_learning(
+    options: argparse.Namespace,
+    settings: ScaleSettings,
+    wanted: Sequence[str],
+    num_classes: tuple[int, int],
+    source: Dataset | Task,
+    target: Dataset | Task,
+) -> None:
+    """Raises InputError for what cannot be learned, before any image is looked at."""
+    check_learned(options.SETTING, *num_classes)
+    if {PUBLISHED, CERTIFICATE} & {*wanted}:
+        warn_of_few_classes(*num_classes)
+    if PUBLISHED in wanted and options.SETTING != "FixedAll":  # which draws no batch
+        smaller = min(len(source.train), len(target.train))
+        check_batch_size(settings.transform.batch_size, max(num_classes), smaller)
 
 
 def configuration(options: argparse.Namespace, settings: ScaleSettings, network: Mapping | None) -> dict:
     """All that determines the numbers beside the data and the seed."""
-    certified, published = parts_of(options)
+    wanted = parts_of(options)
+    certified, published = CERTIFICATE in wanted, PUBLISHED in wanted
     config = {
         "procedure": options.PROCEDURE,
+        "relation": asdict(settings.relation) if RELATION in wanted else None,
         "certificate": asdict(settings.certificate) if certified else None,
         "head": asdict(settings.source_head) if published else None,
         "transform": asdict(settings.transform) if published else None,
@@ -319,20 +381,43 @@ def neighbours(
 
 @dataclass(frozen=True)
 class Pair:
-    """Standardised features of (source, target), on the device, and the names of their classes."""
+    """Standardised (training, test) features of both tasks, on the device, and the names of their
+    classes, (source, target). A source that is a classifier without data, `own_head`, has no features.
+    """
 
-    train: tuple[Features, Features]
-    test: tuple[Features, Features]
+    source: tuple[Features | None, Features | None]
+    target: tuple[Features, Features]
     class_names: tuple[tuple[str, ...], tuple[str, ...]]
+    own_head: LinearHead | None = None
+
+    @property
+    def train(self) -> tuple[Features, Features]:
+        """Of (source, target)."""
+        return self.source[0], self.target[0]
+
+    @property
+    def test(self) -> tuple[Features, Features]:
+        return self.source[1], self.target[1]
 
     def head(
         self, which: int, settings: HeadSettings, options: argparse.Namespace, progress: str
     ) -> LinearHead:
         """Of the source (0) or the target (1); one that was fitted before is read."""
+        if which == 0 and self.own_head:
+            return self.own_head
         return shared_linear_head(
             options.CHECKPOINT_DIR / "heads", self.train[which], len(self.class_names[which]), settings,
             seed=options.SEED, overwrite=options.OVERWRITE, progress=progress,
         )  # fmt: skip
+
+    def validated_heads(
+        self, options: argparse.Namespace, seconds: dict[str, float]
+    ) -> list[LinearHead]:
+        """Of validated strength, of source and target."""
+        validated = HeadSettings(method="ridge", tau=None)
+        heads = [self.head(k, validated, options, f"{role} head") for k, role in enumerate(ROLES)]
+        seconds["heads"] = sum(head.fit_seconds for head in heads)
+        return heads
 
 
 def cluster_target(
@@ -347,14 +432,40 @@ def cluster_target(
     return with_clusters(target, train.y, test.y), (train, test), {"agreement": agreement}
 
 
-# ------------------------------------------------------------------------------------- its two parts
+# ----------------------------------------------------------------------------------- its three parts
+def relation_of(
+    pair: Pair,
+    options: argparse.Namespace,
+    settings: ScaleSettings,
+    data: Mapping,
+    seconds: dict[str, float],
+) -> tuple[dict, dict[str, Tensor]]:
+    """(what the record says of the relation, the classifier and the label map)."""
+    heads = pair.validated_heads(options, seconds)
+    same = "source" in data and data["source"]["sha256"] == data["target"]["sha256"]
+    if same and options.SOURCE_CLASSES != ALL:
+        warnings.warn(
+            "source and target share images: some of the target's were seen by the source's classifier, "
+            "and the relation is too favourable",
+            stacklevel=2,
+        )
+    with timed(seconds, "relation"):
+        relation, label_map = relate(
+            *heads, *pair.target, pair.class_names, settings.relation,
+            shared_images=same and options.SOURCE_CLASSES == ALL, bootstrap=options.BOOTSTRAP,
+            seed=options.SEED,
+        )  # fmt: skip
+    quantities = relation.quantities()
+    require_finite("the relation", quantities)
+    tensors = {"B": label_map.B, "weight": heads[0].weight, "bias": heads[0].bias}
+    return quantities, tensors
+
+
 def certificate_of(
     pair: Pair, options: argparse.Namespace, settings: ScaleSettings, seconds: dict[str, float]
 ) -> tuple[dict, dict[str, Tensor]]:
     """(what the record says of the certificate, the learned tensors)."""
-    validated = HeadSettings(method="ridge", tau=None)
-    heads = [pair.head(which, validated, options, f"{role} head") for which, role in enumerate(ROLES)]
-    seconds["heads"] = sum(head.fit_seconds for head in heads)
+    heads = pair.validated_heads(options, seconds)
     with timed(seconds, "certificate"):
         learned = learn_certificate(
             *pair.train, *heads, settings.certificate, learned=options.SETTING, seed=options.SEED
@@ -395,6 +506,7 @@ def published_form_of(
     quantities |= {
         "source_head_optimality_gap": head.optimality_gap,
         "iterations": transform.iterations,
+        "start": transform.start,
         "final_objective": final_objective(transform, settings.transform),
     }
     return quantities, {**transform.tensors(), "weight": head.weight, "bias": head.bias}, transform
@@ -408,13 +520,15 @@ def show_again(
     options: argparse.Namespace,
 ) -> None:
     """What the run showed when it was computed."""
-    certified, published = parts_of(options)
+    wanted = parts_of(options)
     print_heading(stored, reused=True)
-    if certified:
-        print_certificate(stored, options.SHOW_CLASSES)
-    if published:
+    if RELATION in wanted:
+        print_relation(stored, options.SHOW_CLASSES)
+    if PUBLISHED in wanted:
         draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
         print_published(stored, fine_tuned)
+    if CERTIFICATE in wanted:
+        print_certificate(stored, options.SHOW_CLASSES)
     print_where(stored, folder)
     if stored["pseudo_labels"]:
         print_pseudo_labels(stored, labelled)

@@ -23,11 +23,12 @@ from utils.device import DEVICES
 from utils.errors import InputError
 from utils.features import CHOICES, MOST_CLASSES
 from utils.linear_head import HeadSettings
+from utils.relation import RelationSettings
 from utils.storage import REPOSITORY
 from utils.task_transform import TransformSettings
 
 PROCEDURE_NAMES = ("improved", "published")
-ANALYSES = ("certificate", "published", "both")
+ANALYSES = RELATION, PUBLISHED, CERTIFICATE = ("relation", "published", "certificate")
 PLACE_FLAGS = ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "WORKERS")
 
 
@@ -200,11 +201,12 @@ def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
 
 
-def add_analysis_flag(group: argparse._ArgumentGroup, default: str) -> None:
+def add_analysis_flag(group: argparse._ArgumentGroup, default: Sequence[str]) -> None:
     add_flag(
-        group, "--ANALYSIS", type=one_of(ANALYSES), default=default, metavar="WHICH",
-        help="certificate (seconds), published (the published form: its learned transform and bound, "
-        f"seconds to minutes) or both (default {default})",
+        group, "--ANALYSIS", nargs="+", type=one_of(ANALYSES), default=list(default), metavar="PART",
+        help="relation (what the source's classes have to do with the target's; the quickest), "
+        "published (the paper's form: its learned transform and bound), certificate (what a moved "
+        f"classifier's loss cannot exceed); default {' '.join(default)}",
     )  # fmt: skip
 
 
@@ -358,6 +360,7 @@ TRANSFORM_FLAGS = flags_of(
         if field.name != "learned"  # --SETTING, which the certificate has, too
     },
 )
+RELATION_FLAGS = flags_of(RelationSettings, controls="--CONTROLS")
 CERTIFICATE_FLAGS = flags_of(CertificateSettings, steps="--CERTIFICATE_STEPS", matchings="--MATCHINGS")
 
 

@@ -31,7 +31,7 @@ from utils.described import OURS, described
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
-from utils.statistics import Resamples, interval, wilson_interval
+from utils.statistics import Resamples, interval, least_share, wilson_interval
 
 MIXED_CLASSES, RANDOM_DIRECTIONS = "mixed classes", "random directions"
 SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what counts as related
@@ -39,13 +39,14 @@ SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what cou
 
 @dataclass(frozen=True)
 class RelationSettings:
-    """How many controls the source's classifier is compared with."""
+    """How many controls the source's classifier is compared with: p is at least 1 / (controls + 1)."""
 
-    controls: int = described(99, "of each kind, with up to 100 source classes", OURS, most=9999)
-    controls_of_many: int = described(19, "of each kind, with more", OURS, most=9999)
+    controls: int | None = described(
+        None, "of each kind; unset 99, with more than 100 source classes 19", OURS, most=9999
+    )
 
-    def of(self, num_sources: int) -> int:
-        return self.controls if num_sources <= MANY_CLASSES else self.controls_of_many
+    def count(self, num_sources: int) -> int:
+        return self.controls or (99 if num_sources <= MANY_CLASSES else 19)
 
 
 MANY_CLASSES = 100
@@ -313,7 +314,9 @@ class ClassRelation:
 class Relation:
     """Losses in nats, accuracies in [0, 1], on the target's test split.
 
-    `control`: which of the two kinds decides, mixed classes wherever there are three source classes.
+    `accuracy_at_least`: with 95 % confidence the chance that linear fine-tuning is right on a new image
+    of the same kind. `control`: which of the two kinds decides, mixed classes wherever there are three
+    source classes.
     `source_contribution`: the share of the way from that control to linear fine-tuning that the source's
     classes go; None, with the reason in `no_contribution`, where there is no such way.
     `related`: p ≤ 0.05 and a contribution of at least 0.05. `steps`: what each part of the way from
@@ -325,6 +328,7 @@ class Relation:
     label_map_accuracy: float
     fine_tuned_loss: float
     fine_tuned_accuracy: float
+    accuracy_at_least: float
     constant_prediction_loss: float
     mixed_classes: Control | None
     random_directions: Control
@@ -405,7 +409,7 @@ def relate(
     tuned = functional.cross_entropy(fine_tuned, test.y, reduction="none")
 
     generator = torch.Generator().manual_seed(seed)
-    count, least, labels = settings.of(sources), losses.mean().item(), (seen.y, test.y)
+    count, least, labels = settings.count(sources), losses.mean().item(), (seen.y, test.y)
     draw = RandomDirections(source_head, seen.x, test.x, generator)
     random = _judge(draw, count, labels, targets, least, RANDOM_DIRECTIONS)
     mixed = None
@@ -430,6 +434,7 @@ def relate(
         label_map_accuracy=right.double().mean().item(),
         fine_tuned_loss=tuned.mean().item(),
         fine_tuned_accuracy=(fine_tuned.argmax(1) == test.y).double().mean().item(),
+        accuracy_at_least=least_share(int((fine_tuned.argmax(1) == test.y).sum()), len(test)),
         constant_prediction_loss=math.log(targets),
         mixed_classes=mixed and mixed.control,
         random_directions=random.control,

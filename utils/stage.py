@@ -15,22 +15,26 @@ from utils.backbones import (
     LENET,
     ROBUST_PREFIX,
     Backbone,
+    Classifier,
     NetworkSpec,
     check_backbone_name,
     is_grey_model,
     load_backbone,
+    own_classifier,
 )
 from utils.datasets import Dataset, folder_path, is_image_folder
 from utils.distributed import main_process_first
 from utils.errors import InputError
 from utils.features import (
     ALL,
+    HEAD,
     PSEUDO,
     PSEUDO_VARIANT,
     SIMILAR,
     Task,
     TaskRequest,
     check_task_name,
+    classifier_of_feature_file,
     find_data,
     is_feature_file,
     needs_backbone,
@@ -58,14 +62,24 @@ def check_options(options: argparse.Namespace) -> argparse.Namespace:
     if grey_only:
         for name in filter(None, (options.SRC, options.TRG)):
             warn_of_grey(name)
-    if options.SRC is not None and is_feature_file(options.SRC):
+    if options.SRC == HEAD and grey_only and not is_feature_file(options.TRG):
+        raise InputError(
+            f"--SRC {HEAD} is the classifier that a pre-trained network brings: give a --model ({LENET} "
+            "is trained on a source)"
+        )
+    if options.SRC is not None and has_no_network(options):
         given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
         if given:
-            raise InputError(f"--{given[0]} has no effect on a features: source, which has no network")
+            raise InputError(f"--{given[0]} has no effect on features: files, which have no network")
         if not is_feature_file(options.TRG):
             raise needs_backbone(options.TRG)
     require_places(options)
     return options
+
+
+def has_no_network(options: argparse.Namespace) -> bool:
+    """Whether features come from files."""
+    return is_feature_file(options.TRG if options.SRC in (None, HEAD) else options.SRC)
 
 
 def require_places(options: argparse.Namespace) -> None:
@@ -127,14 +141,25 @@ def open_network(options: argparse.Namespace, device: torch.device) -> SourceNet
     command that trains a missing one.
     """
     spec, origin = network_spec(options), options.DATA
-    if is_feature_file(options.SRC or options.TRG):
-        read = task_of_feature_file(options.SRC) if options.SRC else None
+    if has_no_network(options):
+        read = task_of_feature_file(options.SRC) if is_feature_file(options.SRC or "") else None
         return SourceNetwork("features", None, origin, read)
     if spec.name == LENET:
         path, origin = _trained_network(options)
         spec = replace(spec, weights=path)
     backbone = main_process_first(lambda: load_backbone(spec, device))
     return SourceNetwork(backbone.name, backbone, origin)
+
+
+def open_classifier(options: argparse.Namespace) -> Classifier:
+    """The classifier that --SRC head stands for: the network's own, or the one in the target's file.
+
+    Raises:
+        InputError: there is none.
+    """
+    if is_feature_file(options.TRG):
+        return classifier_of_feature_file(options.TRG)
+    return main_process_first(lambda: own_classifier(network_spec(options)))
 
 
 def _trained_network(options: argparse.Namespace) -> tuple[Path, str]:
@@ -198,7 +223,8 @@ def require_same_features(
     options: argparse.Namespace, network: SourceNetwork, target: Dataset | Task
 ) -> None:
     """Raises InputError unless a target of features can come from the source's network."""
-    dim = (network.backbone or network.features).feature_dim
+    known = network.backbone or network.features
+    dim = known.feature_dim if known else target.feature_dim
     if isinstance(target, Task) and target.feature_dim != dim:
         raise InputError(
             f"{task_slug(options.SRC)} has {dim} features and {target.name} {target.feature_dim}: both "

@@ -29,6 +29,7 @@ from utils.features.source_classes import (
 )
 from utils.features.standardise import Standardiser, standardise
 from utils.features.tasks import (
+    HEAD,
     TaskRequest,
     absolute_name,
     check_task_name,

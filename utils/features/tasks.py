@@ -31,11 +31,17 @@ from utils.features.files import (
 )
 from utils.features.types import Features, Task, require_finite_features
 
+HEAD = "head"  # in the place of a source's name: the network's own classifier, without source data
+
 
 def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
-    """`features:PATH` as it is, or the registered spelling of a data set; InputError otherwise."""
+    """`features:PATH` as it is, HEAD for a source, or the registered spelling of a data set; InputError
+    otherwise.
+    """
     if is_feature_file(name):
         return name
+    if role == "source" and name.lower() == HEAD:
+        return HEAD
     return check_dataset_name(name, role, grey_only, also=f"{FEATURE_FILE_PREFIX}PATH.npz")
 
 

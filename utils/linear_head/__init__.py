@@ -8,6 +8,7 @@ from utils.linear_head.head import (
     label_gradient_norms,
     lipschitz_constant,
     loss_gradient_norms,
+    on_standardised,
     summed_gradient_norms,
 )
 from utils.linear_head.lipschitz import GAP

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.described import OURS, described
-from utils.features import Features
+from utils.features import Features, Standardiser
 from utils.statistics import wilson_interval
 
 HEAD_METHODS = ("ridge", "lipschitz", "penalty")
@@ -75,6 +75,11 @@ class HeadSettings:
     momentum: float = described(0.9, "of SGD", needs=BY_SGD)
     weight_decay: float = described(0.0, "of SGD", needs=BY_SGD)
     steps: int | None = described(None, "steps in all, in the place of epochs", needs=BY_PENALTY)
+
+
+def on_standardised(weight: Tensor, bias: Tensor, scaler: Standardiser) -> LinearHead:
+    """The head with the same logits on standardised features: W x + c = W (scale · z + mean) + c."""
+    return LinearHead(weight * scaler.scale, bias + weight @ scaler.mean)
 
 
 # ------------------------------------------------------------------------------ Lipschitz constants

@@ -5,6 +5,7 @@ from utils.report.figures import (
     draw_certificate,
     draw_published,
     draw_published_bound,
+    draw_relation,
     save_both,
 )
 from utils.report.overview import (
@@ -12,11 +13,14 @@ from utils.report.overview import (
     agreement_of_bounds,
     comparable_settings,
     draw_agreement,
+    draw_relations,
     draw_settings,
     draw_terms,
     group_runs,
     is_pseudo,
     pseudo_table,
+    relation_groups,
+    relation_table,
 )
 from utils.report.page import Block, Figure, Folded, Paragraph, Table, render_page
 from utils.report.summary import (
@@ -40,6 +44,7 @@ from utils.report.tables import (
     print_heading,
     print_pseudo_labels,
     print_published,
+    print_relation,
     print_training,
     print_where,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.features import Features
+from utils.report.tables import verdict
 from utils.storage import atomic_write
 from utils.task_transform import TaskTransform
 
@@ -34,9 +35,74 @@ POINTS = 600  # of each cloud, shared evenly by its classes
 CLASSES_DRAWN = 15
 
 
+def draw_relation(record: Mapping, folder: Path) -> None:
+    """relation.png: on the left the way from random directions to linear fine-tuning; on the right each
+    target class by the control, by labels alone and by fine-tuning, and what the source calls it.
+    """
+    found = record["relation"]
+    classes = sorted(found["classes"], key=lambda one: one["fine_tuned_accuracy"])[:CLASSES_DRAWN]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10.2, 1.9 + 0.36 * max(7, len(classes))), layout="constrained",
+        width_ratios=(1.0, 1.9),
+    )  # fmt: skip
+    _draw_way(left, found)
+    _draw_class_accuracies(right, record, classes)
+    figure.suptitle(f"{_title(record)}\n{verdict(record)}", fontsize=10)
+    save_figure(figure, folder / "relation.png")
+
+
+def _draw_way(axes: plt.Axes, found: Mapping) -> None:
+    """The losses along the way, each with the step that leads to the next."""
+    stations = [("random\ndirections", found["random_directions"], COLOURS["certified"])]
+    if found["mixed_classes"]:
+        stations.append(("classes\nmixed", found["mixed_classes"], COLOURS["fine_tuned"]))
+    own = {"loss": found["label_map_loss"], "loss_spread": 0.0}
+    tuned = {"loss": found["fine_tuned_loss"], "loss_spread": 0.0}
+    stations += [("labels\nalone", own, COLOURS["source"]), ("fine-\ntuning", tuned, COLOURS["actual"])]
+    for place, (_, one, colour) in enumerate(stations):
+        axes.bar(place, one["loss"], 0.66, color=colour)
+        if one["loss_spread"]:
+            axes.errorbar(place, one["loss"], one["loss_spread"], color="black", capsize=3, linewidth=1)
+        height = one["loss"] + one["loss_spread"]
+        axes.annotate(
+            f"{one['loss']:.2f}", (place, height), (0, 3), textcoords="offset points", ha="center"
+        )
+    constant = found["constant_prediction_loss"]
+    axes.axhline(
+        constant, color="black", linestyle=":", linewidth=1, label=f"guessing evenly {constant:.2f}"
+    )
+    axes.set_xticks(range(len(stations)), [name for name, *_ in stations], fontsize=8.5)
+    axes.set_ylabel("loss on the target's test images (nats)")
+    axes.set_ylim(0, 1.25 * max(constant, *(one["loss"] for _, one, _ in stations)))
+    axes.legend(loc="upper right", frameon=False, fontsize=8.5)
+
+
+def _draw_class_accuracies(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
+    control = (
+        "random directions" if record["relation"]["control"] != "mixed classes" else "classes mixed"
+    )
+    bars = (
+        ("control_accuracy", f"{control} (the control)", COLOURS["fine_tuned"]),
+        ("label_map_accuracy", "labels alone", COLOURS["source"]),
+        ("fine_tuned_accuracy", "linear fine-tuning", COLOURS["actual"]),
+    )
+    for k, (name, label, colour) in enumerate(bars):
+        places = [row + 0.26 * (k - 1) for row in range(len(classes))]
+        axes.barh(places, [one[name] for one in classes], 0.24, color=colour, label=label)
+    for row, one in enumerate(classes):
+        called = ", ".join(f"{name} {often:.0%}" for name, often in one["called"])
+        axes.text(1.02, row, called, va="center", fontsize=8)
+    axes.set_yticks(range(len(classes)), [one["target_class"] for one in classes], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.5)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    axes.set_xlabel(f"told right, by class of {record['target']}; right: what the source calls it")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8.5)
+
+
 def draw_certificate(record: Mapping, folder: Path) -> None:
     """certificate.png: on the left the losses, the certificate and ln K; on the right each target class,
-    its share of the certificate, the source class that stands for it and what it is taken for.
+    its share of the certificate and what it is taken for.
     """
     found = record["certificate"]
     classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
@@ -47,9 +113,8 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
     figure.suptitle(
-        f"{_title(record)}\nmoved onto {record['target']}, the source classifier is right on "
-        f"{found['target_accuracy']:.1%} of the test images (linear fine-tuning: "
-        f"{found['fine_tuned_accuracy']:.1%})",
+        f"{_title(record)}\nwhat the moved classifier's loss cannot exceed on these splits: a measure "
+        f"of how far {record['target']} can be told apart, nearly blind to the source",
         fontsize=10,
     )
     save_figure(figure, folder / "certificate.png")
@@ -87,15 +152,11 @@ def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) ->
         taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"])
         text = f"taken for {taken}" if taken else "never mistaken"
         axes.text(one["share"] + 0.015 * most, row, text, va="center", fontsize=8)
-    names = [f"{one['target_class']}  ←  {', '.join(one['stood_for_by'])}" for one in classes]
-    axes.set_yticks(range(len(classes)), names, fontsize=9)
+    axes.set_yticks(range(len(classes)), [one["target_class"] for one in classes], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 2.0 * most)
     axes.set_xlabel("part of the certificate (nats)")
-    axes.set_title(
-        f"by class of {record['target']} ← the class of {record['source']} that stands for it",
-        fontsize=9,
-    )
+    axes.set_title(f"by class of {record['target']}", fontsize=9)
 
 
 def draw_published(

@@ -20,6 +20,7 @@ from utils.report.summary import (
     is_fine_tuning_of,
     quantities_of,
 )
+from utils.report.tables import deciding_control
 from utils.statistics import order_agreement
 
 SETTING_COLOURS = {"LearnedAll": "#4477aa", "LearnedA": "#66ccee", "FixedAll": "#aa3377"}
@@ -51,6 +52,8 @@ def group_runs(records: Sequence[Mapping]) -> list[dict]:
         fine_tuned = head if head and is_fine_tuning_of(head, record["config"], record["data"]) else None
         values = quantities_of(record, fine_tuned)
         values["constant_prediction_loss"] = constant_prediction_loss(record)
+        control = deciding_control(record["relation"]) if record.get("relation") else {}
+        values["control_accuracy"] = control.get("accuracy")
         values["agreement"] = (record.get("pseudo_labels") or {}).get("agreement")
         for name, value in values.items():
             group["values"].setdefault(name, []).append(value)
@@ -63,7 +66,7 @@ def group_runs(records: Sequence[Mapping]) -> list[dict]:
 
 
 def constant_prediction_loss(record: Mapping) -> float | None:
-    part = record["certificate"] or record["published"]
+    part = record["certificate"] or record["published"] or record.get("relation")
     return part and part["constant_prediction_loss"]
 
 
@@ -141,6 +144,61 @@ def _missing(group: Mapping, name: str) -> str:
     return "undefined" if count == len(values) else f"undefined for {count} of {len(values)} seeds"
 
 
+# ---------------------------------------------------------------------------------------- the relation
+def relation_groups(groups: Sequence[Mapping]) -> list[Mapping]:
+    """One for each pair and model of which the relation is known: it has no setting."""
+    known = [group for group in groups if _mean(group, "label_map_accuracy") is not None]
+    return list({(*_place(group), group["variant"]): group for group in reversed(known)}.values())[::-1]
+
+
+def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): for each pair the accuracies by mixed classes, labels alone and fine-tuning, the
+    source's contribution and its p (means over seeds).
+    """
+    names = (
+        "control_accuracy", "label_map_accuracy", "fine_tuned_accuracy", "source_contribution",
+        "source_contribution_p",
+    )  # fmt: skip
+    rows = []
+    for group in groups:
+        values = [_mean(group, name) for name in names]
+        cells = (UNDEFINED if value is None else f"{value:.2f}" for value in values)
+        rows.append([group["source"], group["target"], group["model"], str(len(group["seeds"])), *cells])
+    head = [
+        "source", "target", "model", "seeds", "classes mixed", "labels alone", "fine-tuned",
+        "source contribution", "p",
+    ]  # fmt: skip
+    return head, rows
+
+
+def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
+    """For each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
+    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.62 * len(groups)), layout="constrained")
+    bars = (
+        ("control_accuracy", "classes mixed (the control)", "fine_tuned"),
+        ("label_map_accuracy", "labels alone", "source"),
+        ("fine_tuned_accuracy", "linear fine-tuning", "actual"),
+    )
+    for row, group in enumerate(groups):
+        for k, (name, label, colour) in enumerate(bars):
+            value = _mean(group, name)
+            axes.barh(
+                row + 0.26 * (k - 1), value or 0.0, 0.24, color=COLOURS[colour],
+                label=None if row else label,
+            )  # fmt: skip
+        share, p = _mean(group, "source_contribution"), _mean(group, "source_contribution_p")
+        text = UNDEFINED if share is None else f"contribution {share:.2f}, p {p:.2f}"
+        axes.text(1.02, row, text, va="center", fontsize=8)
+    titles = [f"{group['source']} → {group['target']}\n{group['model']}" for group in groups]
+    axes.set_yticks(range(len(groups)), titles, fontsize=8)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlim(0, 1.45)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    axes.set_xlabel("test images of the target told right")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
+    save_both(figure, folder / "relations")
+
+
 # ----------------------------------------------------------------------------------------- the figures
 def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
     """One row a group: the certificate by its terms, the losses of h and of a fine-tuned head, then the
@@ -167,7 +225,13 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
         ("bound_published", zip(PUBLISHED_TERMS, PUBLISHED_COLOURS, strict=True)),
         ("published_target_loss", [("published_target_loss", "#ffffff")]),
     )
-    stacks = [(name, list(parts)) for name, parts in stacks]
+    computed = {
+        name
+        for group in groups
+        for name, values in group["values"].items()
+        if any(value is not None for value in values)
+    }
+    stacks = [(name, list(parts)) for name, parts in stacks if name in {*computed, "bound_published"}]
     height = 0.84 / len(stacks)
     constants = [_mean(group, "constant_prediction_loss") or 0.0 for group in groups]
     limit = MOST_CONSTANTS * max(constants) or None

@@ -11,10 +11,14 @@ from pathlib import Path
 from utils.storage import write_text
 
 CELL = ("source", "target", "model", "setting")
-# Of the certificate, of stage 2 or the certificate's own fine-tuned head, and of the published form.
+# Of stage 2 or a fine-tuned head of stage 3's own, of the relation, the certificate, the published form.
 QUANTITIES = {
     "fine_tuned_accuracy": "fine-tuned accuracy",
     "fine_tuned_loss": "fine-tuned loss",
+    "label_map_accuracy": "labels alone",
+    "label_map_loss": "label map loss",
+    "source_contribution": "source contribution",
+    "source_contribution_p": "source p",
     "target_accuracy": "accuracy of h",
     "target_loss": "loss of h",
     "bound_certified": "certificate",
@@ -38,7 +42,8 @@ PUBLISHED_NAMES = {
     },
 }  # fmt: skip
 SUMMARY_COLUMNS = (
-    "fine_tuned_accuracy", "target_accuracy", "target_loss", "bound_certified", "bound_published",
+    "fine_tuned_accuracy", "label_map_accuracy", "source_contribution", "source_contribution_p",
+    "bound_published", "bound_certified",
 )  # fmt: skip
 UNDEFINED = "—"
 LATEX = str.maketrans(
@@ -52,9 +57,12 @@ def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, floa
     """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed; None where a
     part was not computed.
     """
-    certificate, published = record["certificate"] or {}, record["published"] or {}
+    relation, certificate, published = (
+        record.get(part) or {} for part in ("relation", "certificate", "published")
+    )
+    own = {**certificate, **relation}  # of earlier versions the certificate told the fine-tuned head
     values = {
-        name: published.get(PUBLISHED_NAMES[name]) if name in PUBLISHED_NAMES else certificate.get(name)
+        name: published.get(PUBLISHED_NAMES[name]) if name in PUBLISHED_NAMES else own.get(name)
         for name in QUANTITIES
     }
     # A head that was fitted to labels says nothing of a run on clusters.
@@ -129,19 +137,27 @@ def csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def latex(rows: Sequence[Mapping]) -> str:
     """A tabular with the rules of the package booktabs."""
     head, *body = (" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in _table(rows))
-    columns = "l" * len(CELL) + "r" * (1 + len(SUMMARY_COLUMNS))
+    columns = "l" * len(CELL) + "r" * (1 + len(_columns(rows)))
     start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", end]) + "\n"
 
 
 def _table(rows: Sequence[Mapping]) -> list[list[str]]:
-    table = [[*CELL, "seeds", *(QUANTITIES[name] for name in SUMMARY_COLUMNS)]]
+    columns = _columns(rows)
+    table = [[*CELL, "seeds", *(QUANTITIES[name] for name in columns)]]
     for row in rows:
-        cells = [_number(row[name], row[f"{name}_spread"]) for name in SUMMARY_COLUMNS]
+        cells = [_number(row[name], row[f"{name}_spread"]) for name in columns]
         few = row["seeds"] < row["seeds_asked"]
         seeds = f"{row['seeds']} of {row['seeds_asked']}" if few else str(row["seeds"])
         table.append([*(str(row[name]) for name in CELL), seeds, *cells])
     return table
+
+
+def _columns(rows: Sequence[Mapping]) -> list[str]:
+    """Without those of parts that no run has; all where no quantity is defined."""
+    return [name for name in SUMMARY_COLUMNS if any(row[name] is not None for row in rows)] or list(
+        SUMMARY_COLUMNS
+    )
 
 
 def _number(mean: float | None, spread: float | None) -> str:

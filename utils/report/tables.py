@@ -1,22 +1,35 @@
 """What a run prints: its quantities, each with what it means."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from utils.features import HEAD
 from utils.linear_head import GAP
+from utils.relation import SIGNIFICANT
 from utils.report.summary import fine_tuned_values
+from utils.storage.results import PARTS
 
-CERTIFICATE_ROWS = {
+HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
-    "fine_tuned_loss": "its loss (nats)",
-    "target_accuracy": "h, the source classifier moved onto the target, on its test split",
     "accuracy_at_least": "95 % sure: at least this share of new such images is classified rightly",
+    "fine_tuned_loss": "its loss (nats)",
+    "constant_prediction_loss": "ln K: what calling every class equally likely costs",
+}
+RELATION_ROWS = {
+    "label_map_accuracy": "the source's classifier as it stands, its labels renamed, on the target",
+    "label_map_loss": "its loss (nats)",
+    "control_accuracy": "the same with its classes mixed: the control, a mean",
+    "control_loss": "its loss",
+    "source_contribution": "of the way from the control to linear fine-tuning: the classes' share",
+    "source_contribution_p": "how often mixed classes do as well as the source's own",
+}
+CERTIFICATE_ROWS = {
+    "target_accuracy": "h, a classifier moved from the source onto the target, on its test split",
     "target_loss": "h's loss (nats)",
     "bound_certified": "what h's loss cannot exceed on these splits, the sum of the next two",
     "certified_source_loss": "h's loss on the source points that stand for the target's classes",
     "certified_transport": "what the way to the target's points adds, in the loss's own metric",
-    "constant_prediction_loss": "ln K: what calling every class equally likely costs",
     "bound_certified_train": "bound_certified on as many training points: the gap is over-fitting",
     "target_loss_train": "h's loss on these",
 }
@@ -72,12 +85,103 @@ def print_heading(record: Mapping, reused: bool = False) -> None:
     _print_title(title, record, reused)
 
 
+def print_relation(record: Mapping, shown_classes: int) -> None:
+    """How well the target can be told apart, and what the source's classes have to do with it."""
+    found = record["relation"]
+    print("how well:")
+    _print_rows(found, HOW_WELL_ROWS)
+    print(f"\nwhy: what {source_classes(record)} have to do with it:")
+    control = deciding_control(found)
+    rows = dict(RELATION_ROWS)
+    if found["control"] != "mixed classes":
+        rows["control_accuracy"] = "as many random directions of the features: the weaker control"
+        rows["source_contribution_p"] = "how often random directions do as well as the source's own"
+    shown = {**found, "control_accuracy": control["accuracy"], "control_loss": control["loss"]}
+    _print_rows(shown, rows)
+    print(f"  {verdict(record)}")
+    if found["shared_images"]:
+        print("  source and target are the same images: all this is by heads that did not see them")
+    _print_classes_of_relation(record, shown_classes)
+    if record["source"] == HEAD:
+        print("no source images: the published form and the certificate are left out")
+
+
+def deciding_control(found: Mapping) -> Mapping:
+    return found[found["control"].replace(" ", "_")]
+
+
+def source_classes(record: Mapping) -> str:
+    return (
+        "the network's own classes" if record["source"] == HEAD else f"the classes of {record['source']}"
+    )
+
+
+def verdict(record: Mapping) -> str:
+    """What the relation says, in one sentence."""
+    found, classes = record["relation"], source_classes(record)
+    if found["no_contribution"]:
+        return f"{found['no_contribution']}."
+    p, share = found["source_contribution_p"], found["source_contribution"]
+    if found["related"]:
+        return (
+            f"{classes} say something of {record['target']}'s: they go {share:.0%} of the way that "
+            f"{record['target']}'s own labels go (p = {p:.2f})."
+        )
+    if p <= SIGNIFICANT:
+        return (
+            f"{classes} say next to nothing of {record['target']}'s: {share:.0%} of the way that its "
+            f"own labels go (p = {p:.2f})."
+        )
+    return (
+        f"no relation is found: {classes} do no better on {record['target']} than classes mixed at "
+        f"random (p = {p:.2f})."
+    )
+
+
+def _print_classes_of_relation(record: Mapping, shown_classes: int) -> None:
+    """Those that linear fine-tuning tells least first."""
+    classes = sorted(record["relation"]["classes"], key=lambda one: one["fine_tuned_accuracy"])
+    called = "the network" if record["source"] == HEAD else record["source"]
+    head = ("class", "labels alone", "control", "fine-tuned", f"{called} calls it", "mistaken for")
+    rows = [
+        (
+            one["target_class"],
+            *(
+                f"{one[name]:.0%}"
+                for name in ("label_map_accuracy", "control_accuracy", "fine_tuned_accuracy")
+            ),
+            *(
+                ", ".join(f"{name} {often:.0%}" for name, often in one[names]) or "no other"
+                for names in ("called", "taken_for")
+            ),
+        )
+        for one in classes[: shown_classes or None]
+    ]
+    print(f"\nby class of {record['target']}, how often it is told right, and what it is called:")
+    _print_columns([head, *rows], right=range(1, 4))
+    if len(rows) < len(classes):
+        print(f"  and {len(classes) - len(rows)} better ones (--SHOW_CLASSES 0 for all)")
+    print()
+
+
+def _print_columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
+    """Cells in columns, those of `right` aligned to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            f"{cell:>{width}}" if k in right else f"{cell:<{width}}"
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        print("  ".join(("", *cells)).rstrip())
+
+
 def print_certificate(record: Mapping, shown_classes: int) -> None:
     """The certificate, and for `shown_classes` target classes (0: all) where it comes from."""
     found = record["certificate"]
     if found is None:
         print(record["no_certificate"])
         return
+    print("certificate, true for these splits and nearly blind to the source (docs/method.md):")
     _print_rows(found, CERTIFICATE_ROWS)
     if found["start"] is not None and not found["improved"]:
         print(
@@ -86,20 +190,12 @@ def print_certificate(record: Mapping, shown_classes: int) -> None:
     classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)
     shown = classes[: shown_classes or None]
     print(f"\nwhere the {found['bound_certified']:.2f} nats come from, by class of {record['target']}:")
-    rows = [("class", "share", "h's loss", f"stood for by ({record['source']})", "most taken for")]
+    rows = [("class", "share", "h's loss", "most taken for")]
     for one in shown:
         share = one["share"] / found["bound_certified"] if found["bound_certified"] else 0.0
         taken = ", ".join(f"{name} {often:.0%}" for name, often in one["taken_for"]) or "no other"
-        rows.append(
-            (
-                one["target_class"], f"{share:.0%}", f"{one['target_loss']:.2f}",
-                ", ".join(one["stood_for_by"]), taken,
-            )
-        )  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, share, loss, by, taken in rows:
-        cells = (f"{name:<{widths[0]}}", f"{share:>{widths[1]}}", f"{loss:>{widths[2]}}")
-        print("  ".join(("", *cells, f"{by:<{widths[3]}}", taken)).rstrip())
+        rows.append((one["target_class"], f"{share:.0%}", f"{one['target_loss']:.2f}", taken))
+    _print_columns(rows, right=(1, 2))
     if len(shown) < len(classes):
         print(f"  and {len(classes) - len(shown)} classes of smaller share (--SHOW_CLASSES 0 for all)")
     print()
@@ -124,12 +220,14 @@ def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
 
 
 def print_where(record: Mapping, folder: Path) -> None:
-    if any((record[part] or {}).get("intervals") for part in ("certificate", "published")):
+    if any((record.get(part) or {}).get("intervals") for part in PARTS):
         print("[ ]: 95 % intervals over test samples (accuracies: Wilson's; others: bootstrap)")
     print(f"result: {_short(folder / 'result.json')}")
-    figures = ["certificate"] if record["certificate"] else []
+    figures = ["relation"] if record["relation"] else []
     if record["published"]:
         figures += ["bound", "label_map", "curves", "features"]
+    if record["certificate"]:
+        figures.append("certificate")
     if figures:
         others = f" (beside it: {', '.join(figures[1:])})" if len(figures) > 1 else ""
         print(f"figure: {_short(folder / figures[0])}.png{others}")

@@ -36,6 +36,10 @@ from utils.storage.files import (
 # parts, of which one may be missing.
 RECORDED = {"train": ("test_accuracy", "test_loss"), "finetune": ("test_accuracy", "test_loss")}
 PARTS = {
+    "relation": (
+        "fine_tuned_accuracy", "fine_tuned_loss", "label_map_accuracy", "label_map_loss",
+        "source_contribution", "source_contribution_p", "constant_prediction_loss",
+    ),
     "certificate": (
         "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "bound_certified",
         "certified_source_loss", "certified_transport", "constant_prediction_loss",
@@ -139,7 +143,8 @@ def _identity(record: Mapping) -> Run:
     if not isinstance(record["seed"], int):
         raise TypeError("its seed is no number")
     if record["stage"] == "transfer":
-        parts = [(record[part], names) for part, names in PARTS.items() if record[part] is not None]
+        found = {part: record.get(part) for part in PARTS}  # earlier versions knew no relation
+        parts = [(found[part], names) for part, names in PARTS.items() if found[part] is not None]
     else:
         parts = [(record, RECORDED[record["stage"]])]
     for part, names in parts:
