@@ -108,7 +108,7 @@ def foretell(task: Task, factor: int, seed: int, measured: float, floor: float) 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--FOLDERS", nargs="*", default=[], help="folders of images")
-    parser.add_argument("--EMBEDDED", nargs="*", default=["MNIST", "FMNIST"], help="seen by MODEL, too")
+    parser.add_argument("--EMBEDDED", nargs="*", default=["FMNIST", "MNIST"], help="seen by MODEL, too")
     parser.add_argument("--PAIRS", nargs="*", default=PAIRS, metavar="SRC,TRG", help="seen by a LeNet")
     parser.add_argument("--MODEL", default="efficientnet_lite0")
     parser.add_argument("--IMAGE_SIZE", type=int, default=96)

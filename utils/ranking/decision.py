@@ -12,11 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
 from utils.sampling import FOLDS, stratified_folds
 from utils.statistics import LEVEL, held_out_interval
 
 CHUNK = 250  # resamples that are counted at a time
+LITTLE = 0.005  # half a point: a third of the deviation of an accuracy near 0.7 of 1,000 new images
 
 
 @dataclass(frozen=True)
@@ -127,3 +129,35 @@ def decide(
         float((best - accuracies[:, pick]).mean()),
         tuple(names[k] for k in order if k != pick and as_good[k] > (1 - LEVEL) / 2),
     )
+
+
+def more_or_another(
+    curve: LearningCurve, decision: Decision, predictions: Mapping[str, Prediction]
+) -> str:
+    """Whether twice as many labels or another candidate would bring more, for a person: the gain of the
+    pick's `curve` beside the expected regret, which is what the best choice would bring in the mean.
+    """
+    images, gain = curve.sizes[-1], curve.gain(2)
+    if gain is None:
+        return (
+            f"more labels or another network? what more labels would bring is not said: {curve.unsaid}"
+        )
+    accuracy, (low, high) = curve.extrapolate(2)
+    labels = (
+        f"twice as many labels ({2 * images} images) would add about {100 * gain:.1f} points "
+        f"(to {accuracy:.3f} [{low:.3f}, {high:.3f}])"
+    )
+    others = [name for name in decision.odds if name != decision.pick]
+    if not others:
+        return f"more labels? {labels}; there is no other network to compare with"
+    behind = predictions[decision.pick].accuracy - predictions[others[0]].accuracy
+    networks = (
+        f"the best choice among these networks {100 * decision.regret:.1f} (the expected regret; the "
+        f"next, {others[0]}, is {100 * behind:.1f} lower)"
+    )
+    verdict = "more labels" if gain > decision.regret else "another network"
+    if max(gain, decision.regret) < LITTLE:
+        verdict = "neither brings much"
+    elif abs(gain - decision.regret) < LITTLE:
+        verdict = "about as much"
+    return f"more labels or another network? {verdict}: {labels}, {networks}"
