@@ -82,7 +82,7 @@ def more_labels_text(found: Mapping) -> str:
         return f"{', '.join(parts)}; what twice as many would bring is not said, since {found['unsaid']}"
     low, high = found["twice"]["interval"]
     reached = f"{found['twice']['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-    return f"{', '.join(parts)} (of held-out ones); twice as many would reach about {reached}"
+    return f"{', '.join(parts)} (judged on held-out ones); twice as many would reach about {reached}"
 
 
 def print_heading(record: Mapping, reused: bool = False) -> None:
