@@ -10,6 +10,7 @@ A LeNet (the default model) comes from stage 1; other models come pre-trained; f
 """
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +22,7 @@ from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
 from utils.features import standardise, task_slug
+from utils.learning_curve import learning_curve
 from utils.linear_head import evaluate_head, shared_linear_head
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
@@ -86,6 +88,14 @@ def run(options: argparse.Namespace) -> dict | None:
     # ---------------------------------------------------------------------------- report and save
     quantities = evaluate_head(head, train, test)
     require_finite("the target head", quantities)
+    seconds = {"head": head.fit_seconds}
+    if head_settings.method == "ridge":
+        start = time.perf_counter()
+        curve = learning_curve(
+            train, target.num_classes, options.SEED, fitted=head, new_images=len(test)
+        )
+        quantities["more_labels"] = curve.record
+        seconds["more_labels"] = time.perf_counter() - start
     record = {
         **this.names,
         "command": options.command,
@@ -93,7 +103,7 @@ def run(options: argparse.Namespace) -> dict | None:
         "config": config,
         "data": data,
         "environment": environment(device),
-        "seconds": {"head": head.fit_seconds},
+        "seconds": seconds,
     }
     of_head = {"stage": "finetune", "source": options.SRC, "target": options.TRG}
     with replace_files(folder) as new:

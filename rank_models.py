@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import train_source_model
@@ -31,6 +31,8 @@ from utils.device import choose_device, use_threads
 from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.features import check_task_name, is_feature_file, task_slug
+from utils.learning_curve import LearningCurve, learning_curve
+from utils.linear_head import ValidatedRidge
 from utils.options import (
     StageParser,
     add_flag,
@@ -64,6 +66,7 @@ from utils.ranking import (
     draw_ranking,
     mean_rank_elsewhere,
     measure_full,
+    more_or_another,
     open_candidate,
     published_agreement,
     read_scores,
@@ -195,11 +198,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         decision = decide(predictions, found.views, options.RESAMPLES, options.SEED)
 
         # ------------------------------------------------------------------------ report and save
-        line = headline(decision, found)
+        line, curve = headline(decision, found), curve_of_leader(found, options.SEED)
+        more = more_or_another(curve, decision, predictions)
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
+        record["more_labels"] = {"line": more, **curve.record}
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
-        print(f"{line}\n\n{markdown_table(*facts)}", end="")
+        print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
         with replace_files(folder) as new:
             write_json(staged(new / "ranking.json"), record)
             write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
@@ -226,7 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass
 class Ranking:
-    """What is known of each candidate by its name; `failed`: why others are left out."""
+    """What is known of each candidate by its name; `failed`: why others are left out. Of the best one so
+    far, the `leader`, features and probe are kept: (its place, the candidate, the probe).
+    """
 
     scores: dict[str, dict[str, Score]] = field(default_factory=dict)
     predictions: dict[str, Prediction] = field(default_factory=dict)
@@ -239,23 +246,27 @@ class Ranking:
     data: dict[str, dict] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     images: str | None = None
+    leader: tuple[tuple[float, float], Candidate, ValidatedRidge | None] | None = None
 
     def add(self, candidate: Candidate, scored: Scored) -> None:
         name, self.images = candidate.name, candidate.images
         self.scores[name], self.predictions[name] = scored.scores, scored.prediction
         self.networks[name], self.views[name] = candidate.network, candidate.view
         self.facts[name] = candidate.facts
-        self.of_views.setdefault(candidate.view, scored)
+        # Of held-out logits there are as many as of features: they are not kept for every network.
+        self.of_views.setdefault(candidate.view, replace(scored, fitted=None))
         self.data |= candidate.provenance
+        place = self.place(name)
+        if self.leader is None or place < self.leader[0]:
+            self.leader = place, candidate, scored.fitted
+
+    def place(self, name: str) -> tuple[float, float]:
+        """The less, the better: the best prediction first; of one network's, the least certificate."""
+        certificate = self.scores[name].get("certificate")
+        return -self.scores[name][PREDICTED].value, certificate.value if certificate else math.inf
 
     def sort(self) -> None:
-        """The best prediction first; of one network's, the least certificate."""
-
-        def key(name: str) -> tuple[float, float]:
-            certificate = self.scores[name].get("certificate")
-            return -self.scores[name][PREDICTED].value, certificate.value if certificate else math.inf
-
-        self.scores = {name: self.scores[name] for name in sorted(self.scores, key=key)}
+        self.scores = {name: self.scores[name] for name in sorted(self.scores, key=self.place)}
 
 
 # --------------------------------------------------------------------------------------- the candidates
@@ -366,6 +377,14 @@ def headline(decision: Decision, found: Ranking) -> str:
     if found.failed:
         text += f"; {len(found.failed)} failed and are not compared: {', '.join(found.failed)}"
     return text
+
+
+def curve_of_leader(found: Ranking, seed: int) -> LearningCurve:
+    """What more labels would bring the pick."""
+    _, candidate, fitted = found.leader
+    return learning_curve(
+        candidate.scaled, candidate.num_classes, seed, fitted=fitted, new_images=candidate.new_images
+    )
 
 
 def agreements(

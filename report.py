@@ -185,6 +185,7 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
     )  # fmt: skip
     blocks: list[Block] = [
         Paragraph(decision["line"][0].upper() + decision["line"][1:] + "."),
+        *more_labels(ranking),
         Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
         Table(*candidate_table(scores, truth, decision["odds"], facts)),
         Paragraph(
@@ -212,6 +213,12 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
 
 def environment_line(environment: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items())
+
+
+def more_labels(ranking: Mapping) -> list[Block]:
+    """What they would bring; an earlier version's ranking does not say it."""
+    line = ranking.get("more_labels", {}).get("line")
+    return [Paragraph(line[0].upper() + line[1:] + ".")] if line else []
 
 
 def read_agreement(of_group: Mapping) -> dict[str, dict]:

@@ -7,6 +7,7 @@ import torch
 from benchmarks import (
     certificate,
     heads,
+    learning_curve,
     pipeline,
     pseudo_labels,
     rankings,
@@ -59,6 +60,22 @@ def test_rankings_says_what_few_labels_cost(tmp_path):
     assert all(0 <= float(cell) <= 1 for name in ("covered", "right") for cell in rows[name])
     for name in ("predicted accuracy", "LogME"):  # of the last table: of two candidates
         assert set(rows[name]) <= {"-1.00", "0.00", "1.00", "nan"}, name
+
+
+def test_learning_curve_counts_what_its_intervals_hold(tmp_path):
+    write_class_folders(tmp_path / "photos", ("a", "b", "c"), 90)
+    argv = ["--FOLDERS", str(tmp_path / "photos"), "--EMBEDDED", "--PAIRS", "--MODEL", "random:resnet18"]
+    learning_curve.main([*argv, "--IMAGE_SIZE", "32", "--DRAWS", "2", "--RESULTS", str(tmp_path)])
+    rows = values(tmp_path, "learning_curve")  # of all data sets, which is the one
+    for factor in learning_curve.FACTORS:
+        _, foretold, measured, width, held, of, count, error, *_ = rows[f"1/{factor} of them"]
+        assert 0 <= int(held) <= int(count) == 2 and of == "of" and float(width) > 0
+        assert abs(float(foretold) - float(measured)) <= float(error) + 0.11
+    assert rows["all"][6] == "6"
+    assert (
+        f"photos, random:resnet18 at 32 px: {3 * 72} + {3 * 18} images"
+        in (tmp_path / "learning_curve.txt").read_text()
+    )
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from utils.bound import transfer_bound
 from utils.certificate import learn_certificate
 from utils.datasets import load_dataset
 from utils.features import extract_features
+from utils.learning_curve import learning_curve
 from utils.linear_head import fit_linear_head
 from utils.ranking import decide
+from utils.relation import relate
 from utils.storage import REPOSITORY
 from utils.sweep import run_jobs
 from utils.task_transform import learn_task_transform
@@ -21,7 +23,7 @@ from utils.transport import solve_transport
 
 DOORS = (
     load_dataset, load_backbone, own_classifier, extract_features, fit_linear_head, solve_transport,
-    learn_task_transform, learn_certificate, transfer_bound, decide, run_jobs,
+    relate, learn_task_transform, learn_certificate, transfer_bound, learning_curve, decide, run_jobs,
 )  # fmt: skip
 each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 

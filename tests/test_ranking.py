@@ -18,9 +18,11 @@ from tests.conftest import places
 from utils.certificate import CertificateSettings
 from utils.errors import InputError
 from utils.features import Features
+from utils.learning_curve import LearningCurve
 from utils.linear_head import fit_validated_ridge
 from utils.ranking import (
     PREDICTED,
+    Decision,
     Entry,
     Prediction,
     Score,
@@ -30,6 +32,7 @@ from utils.ranking import (
     fine_tune,
     mean_rank_elsewhere,
     measure_full,
+    more_or_another,
     open_candidate,
     predict_accuracy,
     published_agreement,
@@ -145,6 +148,43 @@ def test_what_is_clearly_worse_is_no_rival():
     assert list(of_candidate.odds) == ["x", "z"] and of_candidate.rivals == ()
     alone = decide({"x": prediction(good)}, {"x": 1}, 100, 0)
     assert alone.line == "x is the only candidate: there is nothing to choose between"
+
+
+def curve_of(gain: float) -> LearningCurve:
+    """Of 1,000 images, the error at all of them 0.3."""
+    return replace(
+        LearningCurve.of(np.zeros((3, 100)), (250, 500, 1000), (200, 400, 800)),
+        accuracies=(0.7 - 2 * gain, 0.7 - gain, 0.7), covariance=1e-9 * np.eye(3),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "gain, regret_, verdict",
+    [
+        (0.04, 0.002, "more labels"),
+        (0.001, 0.03, "another network"),
+        (0.0, 0.001, "neither brings much"),
+        (0.03, 0.03, "about as much"),
+    ],
+)
+def test_more_labels_are_compared_with_another_network(gain, regret_, verdict):
+    predictions = {"a": prediction([1, 1, 0, 0]), "b": prediction([1, 0, 0, 0])}
+    decision = Decision("a", {"a": 0.9, "b": 0.1}, regret_, ("b",))
+    line = more_or_another(curve_of(gain), decision, predictions)
+    assert line.startswith(
+        f"more labels or another network? {verdict}: twice as many labels (2000 images)"
+    )
+    foretold = float(line.partition("add about ")[2].partition(" points")[0]) / 100
+    assert foretold == pytest.approx(gain, abs=0.01) and "the next, b, is 25.0 lower" in line
+    assert f"these networks {100 * regret_:.1f} (the expected regret" in line
+
+
+def test_more_labels_where_there_is_nothing_to_compare_or_to_say():
+    alone = Decision("a", {"a": 1.0}, 0.0, ())
+    line = more_or_another(curve_of(0.04), alone, {"a": prediction([1, 0])})
+    assert line.startswith("more labels? twice as many") and "no other network" in line
+    few = LearningCurve.of(np.zeros((1, 9)), (9,), (7.2,))
+    assert "is not said: a class has fewer than 8" in more_or_another(few, alone, {})
 
 
 def test_the_consensus_is_the_mean_rank_by_scores_that_all_have():
@@ -499,11 +539,16 @@ def test_networks_are_ranked_without_a_source(tmp_path, photographs, capsys):
         assert "certificate" not in about["scores"] and 0 <= about["accuracy"] <= 1
     assert set(record["agreement"]) == {"all candidates"}  # without the controls nothing is left
     assert sum(record["decision"]["odds"].values()) == pytest.approx(1)
+    more, pick = record["more_labels"], record["candidates"][record["decision"]["pick"]]
+    assert shown.out.splitlines()[1] == more["line"] and more["sizes"] == [6, 12, 24]
+    assert more["accuracies"][-1] == pick["scores"]["predicted accuracy"]["value"]
+    assert more["twice"]["interval"][0] <= more["twice"]["accuracy"] <= more["twice"]["interval"][1]
 
     rank_models.main([*argv, "--SHOTS", "5"])
     few = json.loads(path.read_text())
     assert few["data"]["folder-photos"]["points"] == 10 and few["shots"] == 5
     assert few["candidates"]["random:lenet"]["accuracy"] is None
+    assert few["more_labels"]["sizes"] == [5, 10] and few["more_labels"]["twice"] is None
     with pytest.raises(SystemExit):
         rank_models.main([*argv, "--SHOTS", "13"])
     assert "class above has 12 training images, fewer than --SHOTS 13" in capsys.readouterr().err

@@ -88,6 +88,14 @@ def test_three_stages_leave_what_the_design_says(workplace, capsys):
     assert second["weight_decay"] > 0 and second["test_accuracy"] > 0.75
     low, high = second["intervals"]["test_accuracy"]
     assert low < second["test_accuracy"] < high
+    more = second["more_labels"]
+    assert more["sizes"] == [2000, 4000, 8000] and more["accuracies"] == sorted(more["accuracies"])
+    assert more["accuracies"][-1] < more["twice"]["accuracy"] < more["accuracies"][-1] + 0.05
+    low, high = more["twice"]["interval"]
+    assert low < second["test_accuracy"] < high
+    assert (
+        "with all 8000 images" in shown and f"would reach about {more['twice']['accuracy']:.3f}" in shown
+    )
 
     third = result(workplace, "transfer", "MNIST_to_FMNIST", "lenet_LearnedAll_seed0")
     assert set(third) >= KEYS
@@ -434,6 +442,7 @@ def test_the_strength_of_each_head_is_said(workplace, capsys):
     stage_2.main([*PAIR, "--TAU", "0.5", *places(workplace)])
     fine_tuned = result(workplace, "finetune", "MNIST_to_FMNIST", "lenet_seed0")
     assert fine_tuned["tau_certified"] <= 0.5 and fine_tuned["weight_decay"] is None
+    assert "more_labels" not in fine_tuned  # which is of a validated head
     capsys.readouterr()
     stage_3.main([*PAIR, "--TAU", "0.3", *SHORT, *places(workplace)])
     shown = capsys.readouterr().out

@@ -147,6 +147,31 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def widening_of_folds(folds: int) -> float:
+    """(t/z)²: by how much the variance of a mean over held-out folds is taken to be larger than if their
+    samples were independent, t Student's quantile with folds − 1 degrees of freedom, z the normal one.
+    """
+    tail = (1 + LEVEL) / 2
+    return float((stats.t.ppf(tail, folds - 1) / stats.norm.ppf(tail)) ** 2)
+
+
+def held_out_interval(
+    hits: float, count: int, folds: int, new_samples: int | None = None
+) -> tuple[float, float]:
+    """For the share that is right of `new_samples` new samples (None: of all that could be drawn), from
+    `hits` of `count` held-out ones: with p = (hits + 2)/(count + 4),
+
+        hits/count ± √(t² p(1 − p)/count + z² p(1 − p)/new_samples).
+
+    Student's t: the folds share most of their training data, so that their samples say less than
+    independent ones (Bates, Hastie and Tibshirani 2024).
+    """
+    p, z = (hits + 2) / (count + 4), stats.norm.ppf((1 + LEVEL) / 2)
+    shares = widening_of_folds(folds) / count + (1 / new_samples if new_samples else 0.0)
+    share, reach = hits / count, float(z * math.sqrt(p * (1 - p) * shares))
+    return max(0.0, share - reach), min(1.0, share + reach)
+
+
 def least_share(hits: int, count: int) -> float:
     """What the chance behind `hits` of `count` samples is at least, with confidence LEVEL: the exact
     bound of Clopper and Pearson, to one side.

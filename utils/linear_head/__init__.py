@@ -12,5 +12,5 @@ from utils.linear_head.head import (
     summed_gradient_norms,
 )
 from utils.linear_head.lipschitz import GAP
-from utils.linear_head.ridge import STEP, ValidatedRidge, fit_ridge, fit_validated_ridge
+from utils.linear_head.ridge import SEARCHED, STEP, ValidatedRidge, fit_ridge, fit_validated_ridge
 from utils.linear_head.shared import shared_linear_head

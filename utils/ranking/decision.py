@@ -5,20 +5,20 @@ same images for all. Resampling them for all candidates at once says how often e
 what is lost by taking another one.
 """
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
 from utils.sampling import FOLDS, stratified_folds
-from utils.statistics import LEVEL
+from utils.statistics import LEVEL, held_out_interval
 
 CHUNK = 250  # resamples that are counted at a time
+LITTLE = 0.005  # half a point: a third of the deviation of an accuracy near 0.7 of 1,000 new images
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,8 @@ class Prediction:
 
 def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) -> Prediction:
     """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
-    new images as `new_images`: with p = (hits + 2)/(m + 4),
-
-        accuracy ± √(t² p(1 − p)/m + z² p(1 − p)/new_images).
-
-    t: Student's with four degrees of freedom, of five folds. They share most of their data, so that m
-    held-out images say less than m independent ones (Bates, Hastie and Tibshirani 2024). Raises
-    InputError where no class has two images.
+    new images as `new_images` (`statistics.held_out_interval`). Raises InputError where no class has two
+    images.
     """
     order = fitted.held_out.argsort()
     # A class's only image was seen by the head that judges it.
@@ -49,12 +44,8 @@ def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) ->
         raise InputError("no class has two training images: what a probe will reach cannot be foretold")
     truth = labels[fitted.held_out[order]]
     right = (fitted.held_out_logits[order].argmax(1) == truth).double().cpu().numpy()
-    accuracy, count = float(right.mean()), len(right)
-    p = (right.sum() + 2) / (count + 4)
-    tail = (1 + LEVEL) / 2
-    t, z = stats.t.ppf(tail, FOLDS - 1), stats.norm.ppf(tail)
-    reach = float(math.sqrt(p * (1 - p) * (t**2 / count + z**2 / new_images)))
-    return Prediction(accuracy, (max(0.0, accuracy - reach), min(1.0, accuracy + reach)), right)
+    interval = held_out_interval(right.sum(), len(right), FOLDS, new_images)
+    return Prediction(float(right.mean()), interval, right)
 
 
 @dataclass(frozen=True)
@@ -138,3 +129,35 @@ def decide(
         float((best - accuracies[:, pick]).mean()),
         tuple(names[k] for k in order if k != pick and as_good[k] > (1 - LEVEL) / 2),
     )
+
+
+def more_or_another(
+    curve: LearningCurve, decision: Decision, predictions: Mapping[str, Prediction]
+) -> str:
+    """Whether twice as many labels or another candidate would bring more, for a person: the gain of the
+    pick's `curve` beside the expected regret, which is what the best choice would bring in the mean.
+    """
+    images, gain = curve.sizes[-1], curve.gain(2)
+    if gain is None:
+        return (
+            f"more labels or another network? what more labels would bring is not said: {curve.unsaid}"
+        )
+    accuracy, (low, high) = curve.extrapolate(2)
+    labels = (
+        f"twice as many labels ({2 * images} images) would add about {100 * gain:.1f} points "
+        f"(to {accuracy:.3f} [{low:.3f}, {high:.3f}])"
+    )
+    others = [name for name in decision.odds if name != decision.pick]
+    if not others:
+        return f"more labels? {labels}; there is no other network to compare with"
+    behind = predictions[decision.pick].accuracy - predictions[others[0]].accuracy
+    networks = (
+        f"the best choice among these networks {100 * decision.regret:.1f} (the expected regret; the "
+        f"next, {others[0]}, is {100 * behind:.1f} lower)"
+    )
+    verdict = "more labels" if gain > decision.regret else "another network"
+    if max(gain, decision.regret) < LITTLE:
+        verdict = "neither brings much"
+    elif abs(gain - decision.regret) < LITTLE:
+        verdict = "about as much"
+    return f"more labels or another network? {verdict}: {labels}, {networks}"

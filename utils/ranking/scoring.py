@@ -20,7 +20,7 @@ from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import Features, Standardiser
-from utils.linear_head import LinearHead, fit_linear_head, fit_validated_ridge
+from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
 from utils.ranking.candidates import Candidate, chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
 from utils.ranking.fine_tuning import RECIPE, fine_tune
@@ -43,13 +43,15 @@ CERTIFIED = ("bound_certified", "certified_source_loss", "certified_transport", 
 @dataclass(frozen=True)
 class Scored:
     """Every score of a candidate by name, and the prediction behind the first; `linear_accuracy`: of the
-    probe on the test split, where there is one, and the `seconds` that fitting it took.
+    probe on the test split, where there is one, and the `seconds` that fitting it took; the probe itself
+    as `fitted`, None where another candidate's was used.
     """
 
     scores: dict[str, Score]
     prediction: Prediction
     linear_accuracy: float | None
     seconds: float
+    fitted: ValidatedRidge | None = None
 
 
 def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = None) -> Scored:
@@ -88,7 +90,7 @@ def _score_target(candidate: Candidate) -> Scored:
     sample = Sample(candidate.points.x.double().cpu().numpy(), y.cpu().numpy())
     with threadpool_limits(1, user_api="blas"):  # a second core is for another part of the jackknife
         scores |= _scores_of_features(candidate.name, sample, stratified_folds(y).cpu().numpy())
-    return Scored(scores, prediction, accuracy, seconds)
+    return Scored(scores, prediction, accuracy, seconds, fitted)
 
 
 def _scores_of_features(candidate: str, sample: Sample, folds: np.ndarray) -> dict[str, Score]:

@@ -39,6 +39,7 @@ from utils.report.summary import (
 from utils.report.tables import (
     CERTIFICATE_ROWS,
     PUBLISHED_ROWS,
+    more_labels_text,
     print_certificate,
     print_fine_tuning,
     print_heading,

@@ -76,7 +76,26 @@ def print_fine_tuning(record: Mapping, folder: Path, reused: bool = False) -> No
         rows.pop("weight_decay")
     _print_rows(record, rows)
     _print_gap(record.get("optimality_gap"))
+    if more := record.get("more_labels"):  # not of an older version, nor of a head that is not validated
+        print(f"more labels: {more_labels_text(more)}")
     print(f"result: {_short(folder / 'result.json')}")
+
+
+PART_NAMES = ("with all", "with half", "with a quarter")
+
+
+def more_labels_text(found: Mapping) -> str:
+    """What a `LearningCurve.record` says, for a person."""
+    if not found["sizes"]:
+        return f"what they would bring is not said, since {found['unsaid']}"
+    names = PART_NAMES[: len(found["sizes"])][::-1]
+    parts = [f"{share:.3f} {name}" for share, name in zip(found["accuracies"], names, strict=True)]
+    parts[-1] += f" {found['sizes'][-1]} images"
+    if found["twice"] is None:
+        return f"{', '.join(parts)}; what twice as many would bring is not said, since {found['unsaid']}"
+    low, high = found["twice"]["interval"]
+    reached = f"{found['twice']['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{', '.join(parts)} (judged on held-out ones); twice as many would reach about {reached}"
 
 
 def print_heading(record: Mapping, reused: bool = False) -> None:
