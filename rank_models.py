@@ -30,7 +30,7 @@ from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, expand_pattern
 from utils.device import choose_device, use_threads
 from utils.entry import stage_entry
 from utils.errors import InputError
-from utils.features import check_task_name, is_feature_file, task_slug
+from utils.features import HEAD, check_task_name, is_feature_file, task_slug
 from utils.learning_curve import LearningCurve, learning_curve
 from utils.linear_head import ValidatedRidge
 from utils.options import (
@@ -74,7 +74,8 @@ from utils.ranking import (
     score_candidate,
     score_table,
 )
-from utils.report import csv_table, markdown_table
+from utils.relation import SIGNIFICANT
+from utils.report import QUANTITIES, csv_table, markdown_table
 from utils.stage import require_places
 from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import (
@@ -97,6 +98,7 @@ from utils.sweep import (
 )
 
 TRUTHS = ("linear", "full")
+SOURCE_P, MAP_LOSS = QUANTITIES["source_contribution_p"], QUANTITIES["label_map_loss"]
 EVERYONE, WITHOUT_CONTROLS = "all candidates", "without random controls"
 
 
@@ -111,7 +113,7 @@ def parse_options(argv: Sequence[str] | None):
     )  # fmt: skip
     add_flag(
         group, "--SRC", nargs="+", default=[], metavar="NAME",
-        help="source data sets, for the certificate, LEEP and NCE, and to train LeNets on",
+        help="source data sets, for the relation, the certificate, LEEP and NCE, and to train LeNets on",
     )  # fmt: skip
     add_flag(
         group, "--MOST_MODELS", type=whole(1, 10_000), default=20, metavar="N",
@@ -246,7 +248,7 @@ class Ranking:
     data: dict[str, dict] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     images: str | None = None
-    leader: tuple[tuple[float, float], Candidate, ValidatedRidge | None] | None = None
+    leader: tuple[tuple[float, bool, float], Candidate, ValidatedRidge | None] | None = None
 
     def add(self, candidate: Candidate, scored: Scored) -> None:
         name, self.images = candidate.name, candidate.images
@@ -260,10 +262,15 @@ class Ranking:
         if self.leader is None or place < self.leader[0]:
             self.leader = place, candidate, scored.fitted
 
-    def place(self, name: str) -> tuple[float, float]:
-        """The less, the better: the best prediction first; of one network's, the least certificate."""
-        certificate = self.scores[name].get("certificate")
-        return -self.scores[name][PREDICTED].value, certificate.value if certificate else math.inf
+    def place(self, name: str) -> tuple[float, bool, float]:
+        """The less, the better: the best prediction first; of one network's sources those whose classes
+        say something of the target's, and of these the least label map's loss.
+        """
+        scores = self.scores[name]
+        p, loss = (
+            scores[score].value if score in scores else math.inf for score in (SOURCE_P, MAP_LOSS)
+        )
+        return -scores[PREDICTED].value, p > SIGNIFICANT, loss
 
     def sort(self) -> None:
         self.scores = {name: self.scores[name] for name in sorted(self.scores, key=self.place)}
@@ -279,6 +286,10 @@ def list_entries(options: argparse.Namespace) -> dict[str, Entry]:
     if options.MODEL is None and not options.SRC and not is_feature_file(options.TRG):
         raise InputError("give the candidates with --model, or --SRC, whose LeNet is one")
     options.SRC = list(dict.fromkeys(check_task_name(name, "source") for name in options.SRC))
+    if HEAD in options.SRC:
+        raise InputError(
+            f"--SRC {HEAD} is for transfer_source_to_target.py: scores of a source need its images here"
+        )
     options.TRG = check_task_name(options.TRG, "target")
     options.MODEL = [
         name for text in options.MODEL or [LENET] for name in expand_pattern(text, options.MOST_MODELS)
@@ -369,11 +380,9 @@ def headline(decision: Decision, found: Ranking) -> str:
     text, speed = decision.line, found.facts[decision.pick].images_per_second
     text += f"; {speed:.0f} images/s here" if speed else ""
     if len(decision.odds) == 1 and len(found.scores) > 1:
-        certificate = found.scores[decision.pick].get("certificate")
         text = f"{', '.join(found.scores)} see the same: there is nothing to choose between"
-        if certificate:
-            text = f"take {decision.pick}: of one network with several sources, the least certificate"
-            text += f" ({certificate.value:.3f} nats)"
+        if SOURCE_P in found.scores[decision.pick]:
+            text = headline_of_sources(decision.pick, found)
     if found.failed:
         text += f"; {len(found.failed)} failed and are not compared: {', '.join(found.failed)}"
     return text
@@ -385,6 +394,21 @@ def curve_of_leader(found: Ranking, seed: int) -> LearningCurve:
     return learning_curve(
         candidate.scaled, candidate.num_classes, seed, fitted=fitted, new_images=candidate.new_images
     )
+
+
+def headline_of_sources(pick: str, found: Ranking) -> str:
+    """Of one network with several sources: whose classes say most of the target's."""
+    p = {name: scores[SOURCE_P].value for name, scores in found.scores.items()}
+    empty = [name for name, value in p.items() if value > SIGNIFICANT]
+    said = f"the classes of {', '.join(empty)} say no more of the target's than classes mixed at random"
+    if pick in empty:
+        return f"one network with several sources: there is nothing to choose between; {said}"
+    loss = found.scores[pick][MAP_LOSS].value
+    text = (
+        f"take {pick}: of one network's sources the one whose classes say most of the target's (p "
+        f"{p[pick]:.2f}, {loss:.2f} nats by labels alone)"
+    )
+    return f"{text}; {said}" if empty else text
 
 
 def agreements(

@@ -13,19 +13,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from utils.backbones import Backbone, imagenet_accuracy
 from utils.certificate import CertificateSettings, certify, impossible, learn_certificate
 from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
-from utils.features import Features, Standardiser
+from utils.features import Features, Standardiser, task_slug
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
 from utils.ranking.candidates import Candidate, chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
 from utils.ranking.fine_tuning import RECIPE, fine_tune
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
 from utils.ranking.scores import MODEL_SIZE, PREDICTED, Score
+from utils.relation import RelationSettings, relate
 from utils.report import QUANTITIES
 from utils.sampling import stratified_folds
 from utils.stage import decoding_workers, find_target, open_network
@@ -152,7 +154,57 @@ def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
             return metric(p[~out], y[~out])
 
         scores |= _defined(candidate.name, name, partial(metric, p, y), without, folds, seconds)
-    return {**_certificate_scores(candidate, (train, test), head, seed), **scores}
+    return {
+        **_relation_scores(candidate, head, seed),
+        **_certificate_scores(candidate, (train, test), head, seed),
+        **scores,
+    }
+
+
+def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[str, Score]:
+    """What the source's classes have to do with the target's: the label map and its controls fitted on
+    four fifths of the points, judged on the fifth. Of a source that is the target itself the classifier
+    that did not see the fifth stands for it.
+    """
+    start, points = time.perf_counter(), candidate.points
+    out = stratified_folds(points.y) == 0
+    if not out.any():
+        warnings.warn(f"{candidate.name}: no class has a point to judge the relation on", stacklevel=2)
+        return {}
+    target_head, train, held_out = _without(candidate, out)
+    target = candidate.provenance[task_slug(candidate.entry.options.TRG)]
+    same = candidate.source.provenance["sha256"] == target["sha256"]
+    names = (candidate.source.class_names, tuple(map(str, range(candidate.num_classes))))
+    found, _ = relate(
+        target_head if same else head, target_head, train, held_out,
+        (names[1], names[1]) if same else names, RelationSettings(),
+        shared_images=same, bootstrap=INTERVAL_RESAMPLES, seed=seed,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    values = {
+        "source_contribution_p": (found.source_contribution_p, True),
+        "label_map_loss": (found.label_map_loss, True),
+        "source_contribution": (found.source_contribution, False),
+    }
+    return {
+        QUANTITIES[name]: Score(value, found.intervals.get(name), seconds, lower_is_better=low)
+        for name, (value, low) in values.items()
+        if value is not None
+    }
+
+
+INTERVAL_RESAMPLES = 200
+
+
+def _without(candidate: Candidate, out: Tensor) -> tuple[LinearHead, Features, Features]:
+    """(the target's head, the points that it was fitted to, those of the mask `out`, which it has not
+    seen), scaled by the former.
+    """
+    points = candidate.points
+    scaler = Standardiser.fit(points.x[~out], candidate.deviation_floor)
+    train, held_out = (scaler.scaled(Features(points.x[rows], points.y[rows])) for rows in (~out, out))
+    head = fit_linear_head(train, candidate.num_classes, None, "ridge", progress="target head")
+    return head, train, held_out
 
 
 def _certificate_scores(
@@ -173,13 +225,7 @@ def _certificate_scores(
     values: dict[str, list[float]] = {name: [] for name in CERTIFIED}
     for k in range(int(folds.max()) + 1):
         out = folds == k
-        scaler = Standardiser.fit(points.x[~out], candidate.deviation_floor)
-        train, held_out = (
-            scaler.scaled(Features(points.x[rows], points.y[rows])) for rows in (~out, out)
-        )
-        target_head = fit_linear_head(
-            train, candidate.num_classes, None, "ridge", progress="target head"
-        )
+        target_head, train, held_out = _without(candidate, out)
         learned = learn_certificate(
             source[0], train, head, target_head, CertificateSettings(), seed=seed
         )
