@@ -24,7 +24,9 @@ from utils.report import (
 )
 from utils.storage import read_records
 
-SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1"
+SHORT = "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1 --CONTROLS 19"
+RELATIONS = "What the sources have to do with it"
+ALL_PARTS = ("--ANALYSIS", "relation", "published", "certificate")
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def swept(tmp_path, feature_files):
     """Two pairs, two settings, two seeds."""
     cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SEED", "0", "1"]
     settings = ["--SETTING", "FixedAll", "LearnedAll"]
-    sweep.main([*cells, *settings, "--TRANSFER_FLAGS", SHORT, *places(tmp_path)])
+    sweep.main([*cells, *settings, *ALL_PARTS, "--TRANSFER_FLAGS", SHORT, *places(tmp_path)])
     return tmp_path / "results"
 
 
@@ -115,9 +117,9 @@ def test_runs_with_other_settings_are_no_seeds_of_one_group(swept):
     losses = _fine_tuned_losses(group_runs(records))
     transfers = [r for r in records if r["stage"] == "transfer" and r["target"] == head["target"]]
     assert 99.0 not in losses and len(losses) == 8
-    assert {r["certificate"]["fine_tuned_loss"] for r in transfers} <= set(losses)
+    assert {r["relation"]["fine_tuned_loss"] for r in transfers} <= set(losses)
     for record in transfers:
-        record["certificate"] = None
+        record["certificate"] = record["relation"] = None
     assert _fine_tuned_losses(group_runs(records)).count(None) == 2
 
 
@@ -132,7 +134,7 @@ def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
     stage_3.main([*base, "--TARGET_LABELS", "pseudo", "--SOURCE_CLASSES", "2"])
     report.main(["--RESULTS_DIR", str(tmp_path / "results")])
     page = Page((tmp_path / "results" / "report" / "index.html").read_text())
-    assert page.headings[:2] == ["Bounds and losses", "Targets without labels"]
+    assert page.headings[:3] == [RELATIONS, "Bounds and losses", "Targets without labels"]
     records, _ = read_records(tmp_path / "results" / "results.jsonl")
     of_variant = {record["variant"]: record for record in records}
     for title, part, name in (
@@ -161,20 +163,21 @@ def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_
     text = (folder / "index.html").read_text()
     page = Page(text)
     assert page.headings == [
-        "Left out", "Bounds and losses", "Does the bound tell the loss?", "Settings compared",
+        "Left out", RELATIONS, "Bounds and losses", "Does the bound tell the loss?", "Settings compared",
         "Models ranked for features-target", "Every run", "Where the numbers come from",
     ]  # fmt: skip
     assert {address[:22] for address in page.addresses} == {"data:image/png;base64,"}
     assert not re.search(r"https?://|<script|@import|url\(", text)
-    for name in ("terms", "agreement", "settings"):
+    for name in ("relations", "terms", "agreement", "settings"):
         assert (folder / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert (folder / f"{name}.pdf").read_bytes()[:4] == b"%PDF"
     records, _ = read_records(swept / "results.jsonl")
     transfers = [r for r in records if r["stage"] == "transfer"]
     for column, part, name in (
-        (9, "certificate", "target_loss"),
-        (10, "certificate", "bound_certified"),
-        (11, "published", "bound_published"),
+        (8, "relation", "label_map_accuracy"),
+        (11, "relation", "source_contribution_p"),
+        (12, "published", "bound_published"),
+        (13, "certificate", "bound_certified"),
     ):
         shown = {row[column] for row in page.rows if row[0] == "transfer"}
         assert {f"{r[part][name]:.3f}" for r in transfers} <= shown

@@ -7,14 +7,19 @@ from utils.bound import transfer_bound
 from utils.certificate import CertificateSettings, certify, learn_certificate
 from utils.features import Features
 from utils.linear_head import fit_linear_head
+from utils.relation import RelationSettings, relate
 from utils.report import (
     CERTIFICATE_ROWS,
+    HOW_WELL_ROWS,
     PUBLISHED_ROWS,
+    RELATION_ROWS,
     draw_certificate,
     draw_published,
+    draw_relation,
     print_certificate,
     print_heading,
     print_published,
+    print_relation,
     print_where,
 )
 from utils.task_transform import TransformSettings, learn_task_transform
@@ -24,7 +29,7 @@ NAMES = (tuple("0123"), ("a rather long name", "b", "c", "d"))
 
 @pytest.fixture
 def run(generator):
-    """(record, transform, source, target) of a small LearnedAll run with both parts."""
+    """(record, transform, source, target) of a small LearnedAll run with all three parts."""
     source, target = random_features(60, 3, 4, generator), random_features(60, 3, 4, generator)
     source = Features(source.x + 2 * torch.randn(4, 3, generator=generator)[source.y], source.y)
     head = random_head(4, 3, 0.5, generator)
@@ -33,12 +38,15 @@ def run(generator):
     heads = [fit_linear_head(side, 4, None, "ridge") for side in (source, target)]
     learned = learn_certificate(source, target, *heads, CertificateSettings(steps=30, matchings=1))
     pair = (source, target)
+    few = RelationSettings(controls=19)
+    relation, _ = relate(*heads, target, target, NAMES, few, bootstrap=20)
     record = {
         "source": "MNIST",
         "target": "FMNIST",
         "model": "lenet",
         "setting": "LearnedAll",
         "seed": 0,
+        "relation": {**relation.quantities(), "source_contribution": 0.25, "no_contribution": None},
         "certificate": certify(learned, heads[1], pair, pair, NAMES, bootstrap=20).quantities(),
         "no_certificate": None,
         "published": transfer_bound(transform, head, source, target, bootstrap=20).quantities(),
@@ -65,13 +73,60 @@ def check_rows(lines, rows, values) -> None:
 
 def test_the_certificate_shows_every_quantity_with_its_meaning(run, capsys):
     record = run[0]
-    print_heading(record)
     print_certificate(record, 10)
     lines = capsys.readouterr().out.splitlines()
-    assert "data: source embedded, target full" in lines[0]
     check_rows(lines, CERTIFICATE_ROWS, record["certificate"])
     low, high = record["certificate"]["intervals"]["target_accuracy"]
     assert any(f"[{low:.3f}, {high:.3f}]" in line for line in lines)
+
+
+def test_the_relation_shows_every_quantity_with_its_meaning(run, capsys):
+    record = run[0]
+    print_heading(record)
+    print_relation(record, 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert "data: source embedded, target full" in lines[0]
+    found = record["relation"]
+    control = {f"control_{name}": found["mixed_classes"][name] for name in ("accuracy", "loss")}
+    check_rows(lines, HOW_WELL_ROWS, found)
+    check_rows(lines, RELATION_ROWS, {**found, **control})
+    low, high = found["intervals"]["label_map_accuracy"]
+    assert any(f"[{low:.3f}, {high:.3f}]" in line for line in lines)
+    rows = [line for line in lines if line.strip().startswith(tuple(NAMES[1])) and "%" in line]
+    assert len(rows) == 4
+    worst = min(found["classes"], key=lambda one: one["fine_tuned_accuracy"])
+    assert rows[0].strip().startswith(worst["target_class"])
+    assert f"{worst['called'][0][0]} {worst['called'][0][1]:.0%}" in rows[0]
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        (
+            {"related": True, "source_contribution_p": 0.05},
+            "say something of FMNIST's: they go 25%",
+        ),
+        (
+            {"related": False, "source_contribution_p": 0.4},
+            "no relation is found: the classes of MNIST",
+        ),
+        (
+            {"related": False, "source_contribution_p": 0.05, "source_contribution": 0.02},
+            "the classes of MNIST say next to nothing of FMNIST's: 2% of the way",
+        ),
+        (
+            {"source_contribution": None, "no_contribution": "it is hardly better"},
+            "it is hardly better.",
+        ),
+        ({"control": "random directions"}, "as many random directions of the features: the weaker"),
+        ({"shared_images": True}, "source and target are the same images"),
+    ],
+)
+def test_what_the_relation_says_in_words(run, capsys, changed, said):
+    record = run[0]
+    print_relation({**record, "relation": {**record["relation"], **changed}}, 2)
+    shown = capsys.readouterr().out
+    assert said in shown and "and 2 better ones (--SHOW_CLASSES 0 for all)" in shown
 
 
 def test_the_classes_stand_by_their_share(run, capsys):
@@ -131,9 +186,10 @@ def test_figures_are_named_and_drawn(tmp_path, run, capsys):
     record, transform, source, target = run
     print_where(record, tmp_path)
     shown = capsys.readouterr().out
+    draw_relation(record, tmp_path)
     draw_certificate(record, tmp_path)
     draw_published(record, FINE_TUNED, transform, source, target, NAMES, tmp_path)
-    names = ["bound", "certificate", "curves", "features", "label_map"]
+    names = ["bound", "certificate", "curves", "features", "label_map", "relation"]
     assert sorted(path.stem for path in tmp_path.iterdir()) == names
     assert all(name in shown for name in names) and "Wilson" in shown
     for path in tmp_path.iterdir():
@@ -143,11 +199,12 @@ def test_figures_are_named_and_drawn(tmp_path, run, capsys):
         assert 0.005 < ink.float().mean() < 0.95
         # Nothing is cut off: the outermost pixels are paper.
         for edge in (ink[0], ink[-1], ink[:, 0], ink[:, -1]):
-            assert not edge.any()
+            assert not edge.any(), path
 
 
 def test_the_same_run_draws_the_same_figures(tmp_path, run):
     for folder in ("one", "two"):
+        draw_relation(run[0], tmp_path / folder)
         draw_certificate(run[0], tmp_path / folder)
         draw_published(run[0], FINE_TUNED, *run[1:], NAMES, tmp_path / folder)
     for path in (tmp_path / "one").iterdir():

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import finetune_source_model_on_target_task as stage_2
+import report
 import train_source_model as stage_1
 import transfer_source_to_target as stage_3
 from tests.conftest import places
@@ -123,7 +124,8 @@ def test_three_stages_leave_what_the_design_says(workplace, capsys):
     tensors = load_file(folder / "certificate.safetensors")
     assert tensors["U"].shape == tensors["V"].shape == (10, 200)
     assert {path.name for path in folder.iterdir()} == {
-        "result.json", "transform.safetensors", "certificate.safetensors", "certificate.png",
+        "result.json", "relation.safetensors", "relation.png",
+        "transform.safetensors", "certificate.safetensors", "certificate.png",
         "bound.png", "label_map.png", "curves.png", "features.png",
     }  # fmt: skip
 
@@ -346,6 +348,7 @@ def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
 BAD_INPUT = [
     (stage_1, "--SRC CIFAR", "not a data set; choose from MNIST, KMNIST, FMNIST, USPS, EMNIST"),
     (stage_1, "--SRC features:x.npz", "is not a data set"),
+    (stage_1, "--SRC head", "is not a data set"),
     (stage_1, "--SRC MNIST --BATCH_SIZE 4001", "training samples (4000), not 4001"),
     (stage_1, "--SRC MNIST --EPOCHS 0", "--EPOCHS"),
     (stage_1, "--SRC KMNIST", "KMNIST has no embedded sample"),
@@ -463,6 +466,58 @@ def test_fewer_source_than_target_classes_are_told(tmp_path, capsys):
     record = result(tmp_path, "transfer", "features-A_to_features-B", "features_LearnedAll_seed0")
     assert record["certificate"] is None and "cannot stand for" in record["no_certificate"]
     assert record["published"]["bound_certified"] is None
+
+
+def test_the_head_that_a_file_carries_is_a_source(tmp_path, feature_files, capsys):
+    """Without any source data: the relation is the whole answer."""
+    arrays = dict(np.load(feature_files[1].removeprefix("features:")))
+    weight, names = 4 * np.eye(5)[[1, 2, 0]], np.array(["one", "two", "none"])
+    path = tmp_path / "own.npz"
+    np.savez(path, **arrays, weight=weight, bias=np.zeros(3) - 8.0, class_names=names)
+    argv = ["--TRG", f"features:{path}", "--CONTROLS", "19", *places(tmp_path)]
+    stage_3.main(["--SRC", "head", *argv])
+    shown = capsys.readouterr().out
+    assert "the network's own classes say something of features-own's" in shown
+    assert "the published form and the certificate are left out" in shown
+    record = result(tmp_path, "transfer", "head_to_features-own", "features_LearnedAll_seed0")
+    assert record["published"] is None and record["certificate"] is None
+    assert record["relation"]["related"] and set(record["data"]) == {"target"}
+    called = {one["target_class"]: one["called"][0][0] for one in record["relation"]["classes"]}
+    assert called == {"0": "none", "1": "one", "2": "two"}
+    stage_3.main(["--SRC", "HEAD", *argv])
+    assert "the result was there" in capsys.readouterr().out
+    report.main(["--RESULTS_DIR", str(tmp_path / "results")])
+    for flags, complaint in (
+        (["--ANALYSIS", "published"], "--SRC head has no source images, which published need"),
+        (["--SETTING", "FixedAll"], "--SETTING has no effect on --SRC head"),
+        (["--SOURCE_CLASSES", "2"], "--SOURCE_CLASSES has no effect on --SRC head"),
+        (["--TRG", feature_files[0]], "weight"),
+        (["--TRG", "MNIST"], "a pre-trained network brings: give a --model"),
+        (["--TRG", "MNIST", "--model", "clip", "--DATA", "embedded"], "clip"),
+    ):
+        assert complaint in fails(stage_3, ["--SRC", "head", *argv, *flags], capsys)
+
+
+def test_each_part_can_be_had_alone(tmp_path, feature_files):
+    argv = ["--SRC", feature_files[0], "--TRG", feature_files[1], "--BATCH_SIZE", "30", "--CPUS", "1"]
+    argv += ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--CONTROLS", "19"]
+    run = ("transfer", "features-source_to_features-target", "features_LearnedAll_seed0")
+    stage_3.main([*argv, *places(tmp_path / "all")])
+    whole = result(tmp_path / "all", *run)
+    assert whole["published"]["start"] in ("random", "label_map")
+    for part in ("relation", "published", "certificate"):
+        stage_3.main([*argv, "--ANALYSIS", part, *places(tmp_path / part)])
+        record = result(tmp_path / part, *run)
+        assert record[part] == whole[part]
+        assert [name for name in ("relation", "published", "certificate") if record[name]] == [part]
+
+
+def test_the_same_data_as_source_and_target_are_judged_unseen(tmp_path, feature_files, capsys):
+    argv = ["--SRC", feature_files[0], "--TRG", feature_files[0], "--ANALYSIS", "relation"]
+    stage_3.main([*argv, "--CONTROLS", "19", *places(tmp_path)])
+    assert "source and target are the same images" in capsys.readouterr().out
+    run = ("transfer", "features-source_to_features-source", "features_LearnedAll_seed0")
+    assert result(tmp_path, *run)["relation"]["shared_images"]
 
 
 def test_a_class_of_two_samples_among_thousands(tmp_path):

@@ -31,7 +31,7 @@ from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engin
 
 SHORT = (
     "--TRANSFER_FLAGS",
-    "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1",
+    "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1 --CONTROLS 19",
 )
 
 
@@ -90,7 +90,7 @@ def test_flags_reach_the_models_that_know_them():
     assert given["lenet"].IMAGE_SIZE is None and given["resnet18"].IMAGE_SIZE == 96
     assert given["resnet18"].EPS is None and given["robust_resnet18_eps0.1"].EPS == 0.1
     assert [job.model for job in planned if job.stage == "train"] == ["lenet"]
-    assert all(options.ANALYSIS == "both" for options in given.values())
+    assert all(options.ANALYSIS == ["relation", "published"] for options in given.values())
     for job in plan("--SRC", "MNIST", "--TRG", "FMNIST", "--ANALYSIS", "certificate"):
         assert (job.stage == "transfer") == ("--ANALYSIS certificate" in job.command)
 
@@ -113,8 +113,8 @@ def test_a_sweep_and_its_second_call(command, tmp_path, capsys):
         pair = f"{row['source']}_to_{row['target']}"
         record = first[f"results/transfer/{pair}/features_{row['setting']}_seed0/result.json"]
         for name, (part, quantity) in {
-            "bound_certified": ("certificate", "bound_certified"),
-            "target_loss": ("certificate", "target_loss"),
+            "label_map_loss": ("relation", "label_map_loss"),
+            "source_contribution_p": ("relation", "source_contribution_p"),
             "bound_published": ("published", "bound_published"),
             "published_target_loss": ("published", "target_loss"),
         }.items():
@@ -160,9 +160,9 @@ def test_a_target_without_labels_needs_no_head(tmp_path, feature_files, capsys):
     assert "1 tasks: 1 computed" in capsys.readouterr().out
     (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
     (path,) = (tmp_path / "results" / "transfer").rglob("result.json")
-    certificate = json.loads(path.read_text())["certificate"]
+    relation = json.loads(path.read_text())["relation"]
     # That of a head fitted to the clusters, as all the row's numbers are against clusters.
-    assert json.loads(row)["fine_tuned_accuracy"] == certificate["fine_tuned_accuracy"]
+    assert json.loads(row)["fine_tuned_accuracy"] == relation["fine_tuned_accuracy"]
     sweep.main([*argv, "--ANALYSIS", "published"])
     (row,) = (tmp_path / "results" / "sweep" / "summary.jsonl").read_text().splitlines()
     assert json.loads(row)["fine_tuned_accuracy"] is None

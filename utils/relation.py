@@ -457,7 +457,7 @@ def relate(
 
 
 FEWEST_RESAMPLES = 200  # that say how well the way is known, where no intervals are asked for
-CLEAR = 2.0  # spreads that the way must be long
+CLEAR = 1.0  # spreads of the controls that the way must be long
 
 
 @dataclass(frozen=True)

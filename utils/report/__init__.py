@@ -38,7 +38,9 @@ from utils.report.summary import (
 )
 from utils.report.tables import (
     CERTIFICATE_ROWS,
+    HOW_WELL_ROWS,
     PUBLISHED_ROWS,
+    RELATION_ROWS,
     more_labels_text,
     print_certificate,
     print_fine_tuning,

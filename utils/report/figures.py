@@ -1,6 +1,7 @@
 """The figures of a run."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,8 +48,13 @@ def draw_relation(record: Mapping, folder: Path) -> None:
     )  # fmt: skip
     _draw_way(left, found)
     _draw_class_accuracies(right, record, classes)
-    figure.suptitle(f"{_title(record)}\n{verdict(record)}", fontsize=10)
+    said = "\n".join(textwrap.wrap(verdict(record), TITLE_LETTERS))
+    figure.suptitle(f"{_title(record)}\n{said}", fontsize=10)
     save_figure(figure, folder / "relation.png")
+
+
+TITLE_LETTERS = 120  # of a line
+LETTER = 0.017  # width of one beside a bar, where the bar of 100 % has the width 1
 
 
 def _draw_way(axes: plt.Axes, found: Mapping) -> None:
@@ -89,12 +95,15 @@ def _draw_class_accuracies(axes: plt.Axes, record: Mapping, classes: Sequence[Ma
     for k, (name, label, colour) in enumerate(bars):
         places = [row + 0.26 * (k - 1) for row in range(len(classes))]
         axes.barh(places, [one[name] for one in classes], 0.24, color=colour, label=label)
-    for row, one in enumerate(classes):
-        called = ", ".join(f"{name} {often:.0%}" for name, often in one["called"])
-        axes.text(1.02, row, called, va="center", fontsize=8)
+    texts = [
+        ", ".join(f"{textwrap.shorten(name, 24, placeholder='…')} {often:.0%}" for name, often in called)
+        for called in (one["called"] for one in classes)
+    ]
+    for row, text in enumerate(texts):
+        axes.text(1.02, row, text, va="center", fontsize=8)
     axes.set_yticks(range(len(classes)), [one["target_class"] for one in classes], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.5)
+    axes.set_xlim(0, 1.1 + LETTER * max(map(len, texts)))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
     axes.set_xlabel(f"told right, by class of {record['target']}; right: what the source calls it")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8.5)
@@ -113,8 +122,8 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
     figure.suptitle(
-        f"{_title(record)}\nwhat the moved classifier's loss cannot exceed on these splits: a measure "
-        f"of how far {record['target']} can be told apart, nearly blind to the source",
+        f"{_title(record)}\nwhat the moved classifier's loss cannot exceed on these splits:\na measure of "
+        f"how far {record['target']} can be told apart, nearly blind to the source",
         fontsize=10,
     )
     save_figure(figure, folder / "certificate.png")

@@ -8,7 +8,7 @@ from utils.features import HEAD
 from utils.linear_head import GAP
 from utils.relation import SIGNIFICANT
 from utils.report.summary import fine_tuned_values
-from utils.storage.results import PARTS
+from utils.storage import PARTS
 
 HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",

@@ -29,6 +29,7 @@ from utils.storage.files import (
     write_text,
 )
 from utils.storage.results import (
+    PARTS,
     Run,
     append_record,
     changed_settings,
