@@ -260,7 +260,7 @@ def run(options: argparse.Namespace) -> dict | None:
     print_heading(record)
     if RELATION in wanted:
         record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
-        print_relation(record, options.SHOW_CLASSES)
+        print_relation(record, options.SHOW_CLASSES, fine_tuned)
     if PUBLISHED in wanted:
         resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, options.SEED))
         record["published"], tensors["transform"], transform = published_form_of(
@@ -523,7 +523,7 @@ def show_again(
     wanted = parts_of(options)
     print_heading(stored, reused=True)
     if RELATION in wanted:
-        print_relation(stored, options.SHOW_CLASSES)
+        print_relation(stored, options.SHOW_CLASSES, fine_tuned)
     if PUBLISHED in wanted:
         draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
         print_published(stored, fine_tuned)

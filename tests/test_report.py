@@ -108,11 +108,11 @@ def test_the_relation_shows_every_quantity_with_its_meaning(run, capsys):
         ),
         (
             {"related": False, "source_contribution_p": 0.4},
-            "no relation is found: the classes of MNIST",
+            "no relation is found: on FMNIST the classes of MNIST cannot",
         ),
         (
             {"related": False, "source_contribution_p": 0.05, "source_contribution": 0.02},
-            "the classes of MNIST say next to nothing of FMNIST's: 2% of the way",
+            "the classes of MNIST say next to nothing of FMNIST's: they go 2% of the way",
         ),
         (
             {"source_contribution": None, "no_contribution": "it is hardly better"},
@@ -127,6 +127,14 @@ def test_what_the_relation_says_in_words(run, capsys, changed, said):
     print_relation({**record, "relation": {**record["relation"], **changed}}, 2)
     shown = capsys.readouterr().out
     assert said in shown and "and 2 better ones (--SHOW_CLASSES 0 for all)" in shown
+
+
+def test_what_more_labels_would_bring_stands_beside_how_well(run, capsys):
+    more = {"sizes": [], "accuracies": [], "intervals": [], "twice": None, "unsaid": "too few images"}
+    print_relation(run[0], 10, {**FINE_TUNED, "more_labels": more})
+    assert "more labels: " in capsys.readouterr().out
+    print_relation(run[0], 10, FINE_TUNED)
+    assert "more labels: " not in capsys.readouterr().out
 
 
 def test_the_classes_stand_by_their_share(run, capsys):

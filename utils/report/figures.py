@@ -122,8 +122,8 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
     figure.suptitle(
-        f"{_title(record)}\nwhat the moved classifier's loss cannot exceed on these splits:\na measure of "
-        f"how far {record['target']} can be told apart, nearly blind to the source",
+        f"{_title(record)}\nwhat the moved classifier's loss cannot exceed on these splits:\na measure "
+        f"of how far {record['target']} can be told apart, nearly blind to the source",
         fontsize=10,
     )
     save_figure(figure, folder / "certificate.png")

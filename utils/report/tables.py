@@ -104,11 +104,15 @@ def print_heading(record: Mapping, reused: bool = False) -> None:
     _print_title(title, record, reused)
 
 
-def print_relation(record: Mapping, shown_classes: int) -> None:
-    """How well the target can be told apart, and what the source's classes have to do with it."""
+def print_relation(record: Mapping, shown_classes: int, fine_tuned: Mapping | None = None) -> None:
+    """How well the target can be told apart, and what the source's classes have to do with it.
+    `fine_tuned`: stage 2's record, which knows what more labels would bring.
+    """
     found = record["relation"]
     print("how well:")
     _print_rows(found, HOW_WELL_ROWS)
+    if more := (fine_tuned or {}).get("more_labels"):
+        print(f"  more labels: {more_labels_text(more)}")
     print(f"\nwhy: what {source_classes(record)} have to do with it:")
     control = deciding_control(found)
     rows = dict(RELATION_ROWS)
@@ -143,16 +147,16 @@ def verdict(record: Mapping) -> str:
     p, share = found["source_contribution_p"], found["source_contribution"]
     if found["related"]:
         return (
-            f"{classes} say something of {record['target']}'s: they go {share:.0%} of the way that "
-            f"{record['target']}'s own labels go (p = {p:.2f})."
+            f"{classes} say something of {record['target']}'s: they go {share:.0%} of the way from "
+            f"classes mixed at random to linear fine-tuning (p = {p:.2f})."
         )
     if p <= SIGNIFICANT:
         return (
-            f"{classes} say next to nothing of {record['target']}'s: {share:.0%} of the way that its "
-            f"own labels go (p = {p:.2f})."
+            f"{classes} say next to nothing of {record['target']}'s: they go {share:.0%} of the way "
+            f"from classes mixed at random to linear fine-tuning (p = {p:.2f})."
         )
     return (
-        f"no relation is found: {classes} do no better on {record['target']} than classes mixed at "
+        f"no relation is found: on {record['target']} {classes} cannot be told from classes mixed at "
         f"random (p = {p:.2f})."
     )
 

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, is_grey_model
 from utils.datasets import is_image_folder
 from utils.errors import InputError
-from utils.features import is_feature_file, task_slug
+from utils.features import HEAD, is_feature_file, task_slug
 from utils.options import PLACE_FLAGS
 from utils.stage import variant_slug
 from utils.storage import Run, write_text
@@ -130,7 +130,7 @@ def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[
     jobs: dict[Job, None] = {}
     for (source, target), model, seed in itertools.product(pairs, options.MODEL, options.SEED):
         shared = _Shared(options, stages, source, model, seed)
-        trained = (shared.train(),) if shared.model == LENET else ()
+        trained = (shared.train(),) if shared.model == LENET and source != HEAD else ()
         transfers = [shared.transfer(target, setting, trained) for setting in options.SETTING]
         if transfers[0].options.TARGET_CLASSES is None:  # a target without labels has no head of its own
             fine_tuned = shared.fine_tune(target, trained)
@@ -210,8 +210,10 @@ class _Shared:
         flags = getattr(self.options, f"{stage.upper()}_FLAGS")
         options = _read_flags(stage, self.stages[stage], flags, given)
         target, setting = (given.get(name) for name in ("TRG", "SETTING"))
+        of_files = self.source == HEAD and is_feature_file(target or "")
         names = Run(
-            stage, task_slug(self.source), target and task_slug(target), self.model, setting,
+            stage, task_slug(self.source), target and task_slug(target),
+            "features" if of_files else self.model, setting,
             self.seed, options.PROCEDURE, variant_slug(options) if setting else None,
         )  # fmt: skip
         return Job(names, self.stages[stage].run, options, options.command_with_places, needs)
