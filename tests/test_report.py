@@ -49,8 +49,15 @@ def run(generator):
         "relation": {**relation.quantities(), "source_contribution": 0.25, "no_contribution": None},
         "certificate": certify(learned, heads[1], pair, pair, NAMES, bootstrap=20).quantities(),
         "no_certificate": None,
-        "published": transfer_bound(transform, head, source, target, bootstrap=20).quantities(),
-        "config": {"procedure": "improved", "head": {"tau": 0.2}},
+        "published": {
+            **transfer_bound(transform, head, source, target, bootstrap=20).quantities(),
+            "start": "label_map",
+        },
+        "config": {
+            "procedure": "improved",
+            "head": {"tau": 0.2},
+            "transform": {"learned": "LearnedAll"},
+        },
         "data": {"source": {"origin": "embedded"}, "target": {"origin": "full"}},
     }
     return record, transform, source, target
@@ -173,6 +180,7 @@ def test_the_published_form_shows_every_quantity(run, capsys):
     )
     check_rows(lines, rows, record["published"])
     assert any("1.5000" in line and "fine_tuned_loss" in line for line in lines)
+    assert any(line.startswith("one seed, B began at the label map; sweep.py") for line in lines)
 
 
 def test_undefined_quantities_are_explained(tmp_path, run, capsys):

@@ -9,6 +9,7 @@ from utils.linear_head import GAP
 from utils.relation import SIGNIFICANT
 from utils.report.summary import fine_tuned_values
 from utils.storage import PARTS
+from utils.task_transform import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 
 HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
@@ -122,11 +123,23 @@ def print_relation(record: Mapping, shown_classes: int, fine_tuned: Mapping | No
     shown = {**found, "control_accuracy": control["accuracy"], "control_loss": control["loss"]}
     _print_rows(shown, rows)
     print(f"  {verdict(record)}")
+    whole = sum(found["steps"].values())
+    if found["source_contribution"] is not None and whole > 0:
+        parts = (f"{STEP_NAMES[name]} {step / whole:.0%}" for name, step in found["steps"].items())
+        print(f"  of the way from random directions to linear fine-tuning: {', '.join(parts)}")
     if found["shared_images"]:
         print("  source and target are the same images: all this is by heads that did not see them")
     _print_classes_of_relation(record, shown_classes)
     if record["source"] == HEAD:
         print("no source images: the published form and the certificate are left out")
+
+
+STEP_NAMES = {
+    "directions": "where the source looks",
+    "classes": "its classes",
+    "source": "the source's classifier",
+    "labels": "the target's own labels",
+}
 
 
 def deciding_control(found: Mapping) -> Mapping:
@@ -237,9 +250,15 @@ def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
         rows["fine_tuned_loss"] = f"head fine-tuned directly on the target (stage 2, {strength}; nats)"
     _print_rows({**found, **fine_tuned_values(fine_tuned)}, rows)
     _print_gap(found.get("source_head_optimality_gap"))
+    if record["config"]["transform"]["learned"] != NOTHING_LEARNED:
+        start = f", B began at {START_NAMES[found['start']]}" if found.get("start") else ""
+        print(f"one seed{start}; sweep.py --SEED 0 1 2 says how far others lie (docs/results.md)")
     if found["unreached_classes"]:
         classes = ", ".join(map(str, found["unreached_classes"]))
         print(f"undefined: no source class is mapped to target class {classes}, so W and the bounds are")
+
+
+START_NAMES = {START_RANDOM: "random", START_LABEL_MAP: "the label map"}
 
 
 def print_where(record: Mapping, folder: Path) -> None:
