@@ -96,6 +96,7 @@ from utils.stage import (
     open_classifier,
     open_network,
     open_task,
+    require_samples,
     timed,
     variant_slug,
     warn_of_few_classes,
@@ -200,6 +201,7 @@ def run(options: argparse.Namespace) -> dict | None:
         if options.SRC == HEAD:
             classifier, source = open_classifier(options), None
             num_classes = (len(classifier.bias), target_data.num_classes)
+            require_samples(target_data)
         else:
             classifier, source_data = None, find_source(options, network, target_data)
             num_classes = count_classes(options, source_data, target_data)

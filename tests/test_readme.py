@@ -64,7 +64,7 @@ def test_make_run_runs_the_readmes_commands():
         ["make", "-n", "-o", ".venv/requirements.stamp", "run"],
         cwd=REPOSITORY, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    for words in STAGE_COMMANDS[:3]:
+    for words in [words for words in STAGE_COMMANDS if "--model" not in words][:3]:
         assert " ".join(words[1:]) in recipe
 
 

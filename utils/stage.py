@@ -241,14 +241,18 @@ def count_classes(
     chosen = number_of_classes(options.SOURCE_CLASSES, target.num_classes)
     if chosen and chosen > source.num_classes:
         raise too_few_classes(options.SOURCE_CLASSES, chosen, source.name, source.num_classes)
-    count = chosen or source.num_classes
+    require_samples(target)
+    return chosen or source.num_classes, target.num_classes
+
+
+def require_samples(target: Dataset | Task) -> None:
+    """Raises InputError for a target with fewer samples in a split than classes."""
     least = min(len(target.train), len(target.test))
     if target.num_classes > least:
         raise InputError(
             f"--TARGET_CLASSES {target.num_classes}: a split of {target.name} has {least} samples, "
             "fewer than classes"
         )
-    return count, target.num_classes
 
 
 def warn_of_few_classes(sources: int, targets: int) -> None:
