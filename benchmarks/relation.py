@@ -1,0 +1,333 @@
+"""Which number knows the source: the relation, the published form or the certificate?
+
+    python3 -m benchmarks.relation --PARTS forms turned clouds meaningless --FOLDERS cifar10 flowers
+    python3 -m benchmarks.relation --PARTS turned --FIGURE docs/turned.png
+
+One table a part, in benchmarks/results/relation_PART.txt. Source and target never share an image, except
+in the row that says so. `contribution` and `p` are of mixed classes, losses and bounds in nats.
+
+forms        one half of MNIST or FMNIST as the target; sources with less and less to do with it, each
+             seen by a LeNet trained on the source. Clouds, and labels shuffled in the head alone, lie in
+             the features that the LeNet of the unrelated data set makes of the target
+turned       a LeNet trained on one half of MNIST's training images; the target is the other half and the
+             test images, turned
+clouds       20 draws of Gaussian clouds as the source, distance 4, 6 and 10 in turn
+meaningless  ten runs each of shuffled labels and of random partitions of one half of MNIST's images, the
+             targets in turn the other half of MNIST and of FMNIST
+lenets       twelve LeNets, each a source for four targets. `10 a class`: linear fine-tuning on 10
+             training images of each class, mean of three draws. Whole networks are not fine-tuned
+colour       the pairs of one pre-trained network, 96 px; a seed draws controls and halves. `--SRC head`:
+             ImageNet's 1,000 classes as the source
+spread       the published bound of one LeNet for several seeds of stage 3, on one thread and on two
+time         seconds of `relate`, without the fits of the heads
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import Table
+from benchmarks.relation_figure import Turn, draw_turned
+from benchmarks.relation_pairs import colour, lenets
+from benchmarks.relation_sources import (
+    DIGITS,
+    Colour,
+    Images,
+    View,
+    clouds,
+    eight_by_eight,
+    embedded,
+    halves,
+    partitioned,
+    related,
+    scaled,
+    shuffled,
+    train_lenet,
+    turned,
+    view,
+)
+from benchmarks.relation_tables import contribution, new_table, of, percent
+from small_scale.settings import IMPROVED
+from utils.backbones import Backbone
+from utils.bound import transfer_bound
+from utils.certificate import certify, learn_certificate
+from utils.datasets import FOLDER_PREFIX
+from utils.entry import stage_entry
+from utils.features import Features
+from utils.linear_head import LinearHead, fit_linear_head
+from utils.relation import SIGNIFICANT, Relation
+from utils.task_transform import START_BETTER, START_RANDOM, learn_task_transform
+
+TRANSFORM, CERTIFICATE = IMPROVED.transform, IMPROVED.certificate
+
+
+def published_bound(source: View, target: View, start: str, seed: int) -> float:
+    """As stage 3 prints it by `improved`."""
+    settings = IMPROVED.source_head
+    head = fit_linear_head(source.train, source.num_classes, settings.tau, settings.method)
+    learned = learn_task_transform(
+        source.train, target.train, head, replace(TRANSFORM, start=start), seed=seed
+    )
+    bound = transfer_bound(learned, head, source.test, target.test, tau_measure=IMPROVED.tau_measure)
+    return bound.bound_published
+
+
+# ---------------------------------------------------------------------------------------------- forms
+OTHER = {"MNIST": "FMNIST", "FMNIST": "MNIST"}
+DISTANCES = (4, 6, 10)
+
+
+def forms(options: argparse.Namespace) -> Table:
+    columns = ("its accuracy", "labels alone", "contribution", "p", "verdict", "random start",
+               "better start", "certificate", "acc. of h")  # fmt: skip
+    table = new_table("forms", columns, options)
+    for name in OTHER:
+        for seed in options.SEEDS:
+            table.heading(f"target {name}, seed {seed}")
+            for label, source, target, shared in sources_of_forms(name, seed):
+                found = related(source, target, options.CONTROLS, seed, shared)
+                bounds = (published_bound(source, target, s, seed) for s in (START_RANDOM, START_BETTER))
+                learned = learn_certificate(
+                    source.train, target.train, source.head, target.head, CERTIFICATE, seed=seed
+                )
+                splits = (source.train, target.train), (source.test, target.test)
+                certified = certify(learned, target.head, *splits, (source.names, target.names))
+                table.row(
+                    label, percent(source.accuracy), percent(found.label_map_accuracy),
+                    contribution(found), f"{found.source_contribution_p:.2f}",
+                    "related" if found.related else "chance", *(f"{bound:.2f}" for bound in bounds),
+                    f"{certified.bound_certified:.2f}", percent(certified.target_accuracy),
+                )  # fmt: skip
+    return table
+
+
+def sources_of_forms(name: str, seed: int) -> Iterator[tuple[str, View, View, bool]]:
+    """(what it is, source, target, whether they share images)."""
+    whole, other = embedded(name), halves(embedded(OTHER[name]), seed)[0]
+    own, target = halves(whole, seed)
+    backbone = train_lenet(whole, seed)
+    itself = view(backbone, whole)
+    yield f"{name}, the same images", itself, itself, True
+    seen = {f"{name}, other images": own, f"{name} turned by 30 degrees": turned(own, 30)}
+    if name == "MNIST":
+        seen[DIGITS] = eight_by_eight()
+    seen |= {
+        f"{OTHER[name]}, labels shuffled": shuffled(other, seed),
+        f"{OTHER[name]}, random partition": partitioned(other, seed),
+        OTHER[name]: other,
+    }
+    for label, images in seen.items():
+        backbone = train_lenet(images, seed)
+        yield label, view(backbone, images), view(backbone, target), False
+    # What follows lies in the features of the last network, the unrelated data set's.
+    source, target = view(backbone, other), view(backbone, target)
+    yield f"{OTHER[name]}, shuffled in the head", source.shuffled(seed), target, False
+    for distance in DISTANCES:
+        yield f"clouds at distance {distance}", clouds(target, distance, seed), target, False
+
+
+# --------------------------------------------------------------------------------------------- turned
+ANGLES = (0, 15, 30, 45, 60, 75, 90, 120, 150, 180)
+
+
+def turn(
+    backbone: Backbone, head: LinearHead, target: Images, angle: int, controls: int | None, seed: int
+) -> Turn:
+    seen = view(backbone, turned(target, angle))
+    found = related(head, seen, controls, seed)
+    return Turn(
+        angle, seed, found.label_map_accuracy, found.mixed_classes.accuracy,
+        found.mixed_classes.accuracy_spread, found.fine_tuned_accuracy, found.source_contribution,
+        found.source_contribution_p, against_random(found),
+    )  # fmt: skip
+
+
+def against_random(found: Relation) -> float:
+    """The share of the way from random directions to linear fine-tuning."""
+    start = found.random_directions.loss
+    return (start - found.label_map_loss) / (start - found.fine_tuned_loss)
+
+
+def turns(options: argparse.Namespace) -> Table:
+    columns = ("labels alone", "mixed", "fine-tuning", "contribution", "p", "v. random", "related")
+    table, found = new_table("turned", columns, options), []
+    for seed in options.SEEDS:
+        own, other = halves(embedded("MNIST"), seed)
+        backbone = train_lenet(own, seed)
+        head = view(backbone, own).head
+        target = Images(other.train, embedded("MNIST").test)
+        found += [turn(backbone, head, target, angle, options.CONTROLS, seed) for angle in ANGLES]
+        table.heading(f"seed {seed}")
+        for one in found[-len(ANGLES) :]:
+            table.row(f"turned by {one.angle} degrees", *cells_of([one]))
+    table.heading("means over seeds")
+    for angle in ANGLES:
+        table.row(f"turned by {angle} degrees", *cells_of([one for one in found if one.angle == angle]))
+    if options.FIGURE:
+        draw_turned(found, embedded("MNIST").test, options.FIGURE)
+    return table
+
+
+def cells_of(same: list[Turn]) -> list[str]:
+    mean = {
+        field: statistics.fmean(getattr(one, field) for one in same)
+        for field in ("labels", "mixed", "tuned", "contribution", "p", "against_random")
+    }
+    return [
+        *(percent(mean[field]) for field in ("labels", "mixed", "tuned")),
+        *(f"{mean[field]:.2f}" for field in ("contribution", "p", "against_random")),
+        f"{sum(one.related for one in same)} of {len(same)}",
+    ]
+
+
+# ------------------------------------------------------------------------------- sources without sense
+DRAWS, RUNS = 20, 10
+RUN_COLUMNS = ("contribution", "least", "largest", "mean p", "p <= 0.05", "called rel.")
+
+
+def summary(table: Table, name: str, found: list[Relation]) -> None:
+    """A row: over runs of one kind."""
+    shares = [one.source_contribution for one in found if one.source_contribution is not None]
+    p = [one.source_contribution_p for one in found]
+    table.row(
+        name, f"{statistics.fmean(shares):.3f}", f"{min(shares):.2f}", f"{max(shares):.2f}",
+        f"{statistics.fmean(p):.2f}", of(value <= SIGNIFICANT for value in p),
+        of(one.related for one in found),
+    )  # fmt: skip
+
+
+def first(target: View, count: int) -> View:
+    """With `count` of its images a split, for speed."""
+    parts = (Features(part.x[:count], part.y[:count]) for part in (target.train, target.test))
+    return View(*parts, target.num_classes)
+
+
+def cloud_draws(options: argparse.Namespace) -> Table:
+    table = new_table("clouds", RUN_COLUMNS, options)
+    table.heading(f"{DRAWS} draws each")
+    mnist, fmnist = embedded("MNIST"), embedded("FMNIST")
+    targets: dict[str, Callable[[], View]] = {
+        "FMNIST, LeNet of MNIST": lambda: first(view(train_lenet(mnist, 0), fmnist), 2000)
+    }
+    if options.FOLDERS:
+        colour, name = Colour(options.CHECKPOINT_DIR), FOLDER_PREFIX + str(options.FOLDERS[0])
+        label = f"{options.FOLDERS[0].name}, EfficientNet-Lite0"
+        targets[label] = lambda: first(colour.view(name), 2000)
+    for label, made in targets.items():
+        target, found = made(), []
+        for draw in range(DRAWS):
+            source = clouds(target, DISTANCES[draw % len(DISTANCES)], draw)
+            found.append(related(source, target, options.CONTROLS, draw))
+        summary(table, label, found)
+    return table
+
+
+def meaningless(options: argparse.Namespace) -> Table:
+    table = new_table("meaningless", RUN_COLUMNS, options)
+    table.heading(f"{RUNS} runs each, source one half of MNIST's images")
+    found: dict[str, list[Relation]] = {}
+    for run in range(RUNS):
+        own, other = halves(embedded("MNIST"), run)
+        target = halves(embedded("FMNIST"), run)[1] if run % 2 else other
+        backbone = train_lenet(own, 0)
+        pairs = {
+            "labels shuffled in the head": (view(backbone, own).shuffled(run), view(backbone, target))
+        }
+        for label, images in (
+            ("labels shuffled in training", shuffled(own, run)),
+            ("random linear partition", partitioned(own, run)),
+        ):
+            backbone = train_lenet(images, run)
+            pairs[label] = view(backbone, images), view(backbone, target)
+        for label, (source, seen) in pairs.items():
+            found.setdefault(label, []).append(related(source, seen, options.CONTROLS, run))
+    for label, of_kind in found.items():
+        summary(table, label, of_kind)
+    return table
+
+
+# --------------------------------------------------------------------------------- spread of the bound
+BOUND_SEEDS, THREADS = 5, (1, 2)
+
+
+def spread(options: argparse.Namespace) -> Table:
+    columns = ("mean", "deviation", "least", "largest", "1 v. 2 threads")
+    table, used = new_table("spread", columns, options), torch.get_num_threads()
+    for source_name, target_name in OTHER.items():
+        backbone = train_lenet(embedded(source_name), 0)
+        source, target = (view(backbone, embedded(name)) for name in (source_name, target_name))
+        table.heading(f"{source_name} -> {target_name}, {BOUND_SEEDS} seeds")
+        for start in (START_RANDOM, START_BETTER):
+            found = {}
+            for threads in THREADS:
+                torch.set_num_threads(threads)
+                found[threads] = [published_bound(source, target, start, s) for s in range(BOUND_SEEDS)]
+            torch.set_num_threads(used)
+            both = [value for values in found.values() for value in values]
+            apart = max(abs(one - two) for one, two in zip(*found.values(), strict=True))
+            table.row(
+                f"{start} start", f"{statistics.fmean(both):.3f}",
+                f"{statistics.stdev(found[THREADS[0]]):.3f}", f"{min(both):.3f}", f"{max(both):.3f}",
+                f"{apart:.3f}",
+            )  # fmt: skip
+    return table
+
+
+# ----------------------------------------------------------------------------------------------- time
+SIZES = ((6000, 1280, 10, 99), (6000, 1280, 1000, 19))
+
+
+def seconds(options: argparse.Namespace) -> Table:
+    table = new_table("time", ("seconds",), options)
+    table.heading("n x d, K_S, controls of each kind")
+    for count, dim, classes, controls in SIZES:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(count, dim, generator=generator)
+        target = scaled(*2 * [Features(x, x[:, :10].argmax(1))], 10)
+        weight = torch.randn(classes, dim, generator=generator) / dim**0.5
+        source, _ = LinearHead(weight, torch.zeros(classes)), target.head
+        start = time.perf_counter()
+        related(source, target, controls, 0)
+        table.row(f"{count} x {dim}, {classes}, {controls}", f"{time.perf_counter() - start:.1f}")
+    return table
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Table]] = {
+    "forms": forms,
+    "turned": turns,
+    "clouds": cloud_draws,
+    "meaningless": meaningless,
+    "lenets": lenets,
+    "colour": colour,
+    "spread": spread,
+    "time": seconds,
+}
+
+
+@stage_entry("benchmarks.relation")
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--PARTS", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--SEEDS", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--FOLDERS", nargs="*", type=Path, default=[], help="images of CIFAR-10 and of flowers"
+    )
+    parser.add_argument("--CONTROLS", type=int, help="of each kind (default: as stage 3)")
+    parser.add_argument("--FIGURE", type=Path, help="where the part turned is drawn (default: nowhere)")
+    parser.add_argument("--CHECKPOINT_DIR", type=Path, help="where features are kept (default: nowhere)")
+    parser.add_argument("--RESULTS", type=Path, help="folder of the tables (default benchmarks/results)")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        options.CHECKPOINT_DIR = options.CHECKPOINT_DIR or Path(temporary)
+        for name in options.PARTS:
+            PARTS[name](options).write(options.RESULTS)
+
+
+if __name__ == "__main__":
+    main()
