@@ -52,7 +52,7 @@ from benchmarks.relation_sources import (
     turned,
     view,
 )
-from benchmarks.relation_tables import contribution, new_table, of, percent
+from benchmarks.relation_tables import contribution, new_table, of, percent, share
 from small_scale.settings import IMPROVED
 from utils.backbones import Backbone
 from utils.bound import transfer_bound
@@ -143,7 +143,7 @@ def turn(
     found = related(head, seen, controls, seed)
     return Turn(
         angle, seed, found.label_map_accuracy, found.mixed_classes.accuracy,
-        found.mixed_classes.accuracy_spread, found.fine_tuned_accuracy, found.source_contribution,
+        found.mixed_classes.accuracy_spread, found.fine_tuned_accuracy, share(found),
         found.source_contribution_p, against_random(found),
     )  # fmt: skip
 
@@ -188,12 +188,13 @@ def cells_of(same: list[Turn]) -> list[str]:
 
 # ------------------------------------------------------------------------------- sources without sense
 DRAWS, RUNS = 20, 10
+CLOUD_TARGET = 2000  # images of each split
 RUN_COLUMNS = ("contribution", "least", "largest", "mean p", "p <= 0.05", "called rel.")
 
 
 def summary(table: Table, name: str, found: list[Relation]) -> None:
     """A row: over runs of one kind."""
-    shares = [one.source_contribution for one in found if one.source_contribution is not None]
+    shares = [share(one) for one in found]
     p = [one.source_contribution_p for one in found]
     table.row(
         name, f"{statistics.fmean(shares):.3f}", f"{min(shares):.2f}", f"{max(shares):.2f}",
@@ -203,7 +204,7 @@ def summary(table: Table, name: str, found: list[Relation]) -> None:
 
 
 def first(target: View, count: int) -> View:
-    """With `count` of its images a split, for speed."""
+    """With `count` of its images in each split."""
     parts = (Features(part.x[:count], part.y[:count]) for part in (target.train, target.test))
     return View(*parts, target.num_classes)
 
@@ -211,21 +212,27 @@ def first(target: View, count: int) -> View:
 def cloud_draws(options: argparse.Namespace) -> Table:
     table = new_table("clouds", RUN_COLUMNS, options)
     table.heading(f"{DRAWS} draws each")
-    mnist, fmnist = embedded("MNIST"), embedded("FMNIST")
-    targets: dict[str, Callable[[], View]] = {
-        "FMNIST, LeNet of MNIST": lambda: first(view(train_lenet(mnist, 0), fmnist), 2000)
-    }
-    if options.FOLDERS:
-        colour, name = Colour(options.CHECKPOINT_DIR), FOLDER_PREFIX + str(options.FOLDERS[0])
-        label = f"{options.FOLDERS[0].name}, EfficientNet-Lite0"
-        targets[label] = lambda: first(colour.view(name), 2000)
-    for label, made in targets.items():
+    for label, made in clouds_targets(options).items():
         target, found = made(), []
         for draw in range(DRAWS):
             source = clouds(target, DISTANCES[draw % len(DISTANCES)], draw)
             found.append(related(source, target, options.CONTROLS, draw))
         summary(table, label, found)
     return table
+
+
+def clouds_targets(options: argparse.Namespace) -> dict[str, Callable[[], View]]:
+    """Each is made when its turn comes."""
+    targets = {"FMNIST, LeNet of MNIST": fmnist_through_a_lenet}
+    if options.FOLDERS:
+        name = FOLDER_PREFIX + str(options.FOLDERS[0])
+        label = f"{options.FOLDERS[0].name}, EfficientNet-Lite0"
+        targets[label] = lambda: first(Colour(options.CHECKPOINT_DIR).view(name), CLOUD_TARGET)
+    return targets
+
+
+def fmnist_through_a_lenet() -> View:
+    return first(view(train_lenet(embedded("MNIST"), 0), embedded("FMNIST")), CLOUD_TARGET)
 
 
 def meaningless(options: argparse.Namespace) -> Table:

@@ -28,7 +28,7 @@ from benchmarks.relation_sources import (
     view,
     view_halves,
 )
-from benchmarks.relation_tables import contribution, new_table, of, percent
+from benchmarks.relation_tables import contribution, new_table, of, percent, share
 from utils.datasets import FOLDER_PREFIX
 from utils.errors import InputError
 from utils.relation import SIGNIFICANT, Relation
@@ -155,6 +155,10 @@ UNRELATED = {
 }
 
 
+COLOUR_COLUMNS = ("labels alone", "fine-tuning", "contribution", "least", "largest", "largest p",
+                  "related")  # fmt: skip
+
+
 def colour(options: argparse.Namespace) -> Table:
     if len(options.FOLDERS) != 2:
         raise InputError("the part colour needs --FOLDERS with CIFAR-10's images and the flowers'")
@@ -164,24 +168,25 @@ def colour(options: argparse.Namespace) -> Table:
         name: FOLDER_PREFIX + str(path) for name, path in folders.items()
     }
     views = {label: network.view(name) for label, name in names.items()}
-    table = new_table("colour", ("labels alone", "fine-tuning", "contribution", "p", "related"), options)
+    table = new_table("colour", COLOUR_COLUMNS, options)
 
     def row(label: str, relation_of: Callable[[int], Relation]) -> None:
-        """Contributions and p of every seed."""
+        """Over the seeds."""
         found = [relation_of(seed) for seed in options.SEEDS]
+        accuracies = ("label_map_accuracy", "fine_tuned_accuracy")
+        shares = [share(one) for one in found]
         table.row(
-            label, *(percent(statistics.fmean(getattr(one, name) for one in found))
-                     for name in ("label_map_accuracy", "fine_tuned_accuracy")),
-            *(f"{' '.join(values):>22}" for values in (
-                [contribution(one) for one in found],
-                [f"{one.source_contribution_p:.2f}" for one in found],
-            )), of(one.related for one in found),
-        )  # fmt: skip
+            label,
+            *(percent(statistics.fmean(getattr(one, name) for one in found)) for name in accuracies),
+            *(f"{value:.2f}" for value in (statistics.fmean(shares), min(shares), max(shares))),
+            f"{max(one.source_contribution_p for one in found):.2f}",
+            of(one.related for one in found),
+        )
 
     def itself(name: str, seed: int) -> Relation:
         return related(*view_halves(*network.parts(names[name]), seed), options.CONTROLS, seed)
 
-    table.heading("contribution and p of each seed")
+    table.heading(f"over {len(options.SEEDS)} seeds")
     for name in folders:
         row(f"{name}, other images", partial(itself, name))
     for source, target in (

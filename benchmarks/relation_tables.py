@@ -1,6 +1,7 @@
 """How the parts of `benchmarks.relation` write their tables."""
 
 import argparse
+import math
 from collections.abc import Iterable, Sequence
 
 from benchmarks.measure import Table
@@ -25,9 +26,13 @@ SEEDED = ("forms", "turned", "lenets", "colour")
 WITH_FOLDERS = ("clouds", "lenets", "colour")
 
 
+def share(found: Relation) -> float:
+    """source_contribution, nan where there is none."""
+    return math.nan if found.source_contribution is None else found.source_contribution
+
+
 def contribution(found: Relation) -> str:
-    value = found.source_contribution
-    return "—" if value is None else f"{value:.2f}"
+    return "—" if found.source_contribution is None else f"{found.source_contribution:.2f}"
 
 
 def percent(share: float) -> str:
