@@ -188,8 +188,9 @@ def cells_of(same: list[Turn]) -> list[str]:
 
 # ------------------------------------------------------------------------------- sources without sense
 DRAWS, RUNS = 20, 10
+LITTLE = 0.10  # of a contribution
 CLOUD_TARGET = 2000  # images of each split
-RUN_COLUMNS = ("contribution", "least", "largest", "mean p", "p <= 0.05", "called rel.")
+RUN_COLUMNS = ("contribution", "least", "largest", "<= 0.10", "mean p", "p <= 0.05", "called rel.")
 
 
 def summary(table: Table, name: str, found: list[Relation]) -> None:
@@ -197,15 +198,22 @@ def summary(table: Table, name: str, found: list[Relation]) -> None:
     shares = [share(one) for one in found]
     p = [one.source_contribution_p for one in found]
     table.row(
-        name, f"{statistics.fmean(shares):.3f}", f"{min(shares):.2f}", f"{max(shares):.2f}",
-        f"{statistics.fmean(p):.2f}", of(value <= SIGNIFICANT for value in p),
+        name,
+        *(f"{value:.3f}" for value in (statistics.fmean(shares), min(shares), max(shares))),
+        of(value <= LITTLE for value in shares),
+        f"{statistics.fmean(p):.2f}",
+        of(value <= SIGNIFICANT for value in p),
         of(one.related for one in found),
-    )  # fmt: skip
+    )
 
 
-def first(target: View, count: int) -> View:
-    """With `count` of its images in each split."""
-    parts = (Features(part.x[:count], part.y[:count]) for part in (target.train, target.test))
+def some(target: View, count: int) -> View:
+    """`count` of its images in each split."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for part in (target.train, target.test):
+        index = torch.randperm(len(part), generator=generator)[:count]
+        parts.append(Features(part.x[index], part.y[index]))
     return View(*parts, target.num_classes)
 
 
@@ -227,12 +235,12 @@ def clouds_targets(options: argparse.Namespace) -> dict[str, Callable[[], View]]
     if options.FOLDERS:
         name = FOLDER_PREFIX + str(options.FOLDERS[0])
         label = f"{options.FOLDERS[0].name}, EfficientNet-Lite0"
-        targets[label] = lambda: first(Colour(options.CHECKPOINT_DIR).view(name), CLOUD_TARGET)
+        targets[label] = lambda: some(Colour(options.CHECKPOINT_DIR).view(name), CLOUD_TARGET)
     return targets
 
 
 def fmnist_through_a_lenet() -> View:
-    return first(view(train_lenet(embedded("MNIST"), 0), embedded("FMNIST")), CLOUD_TARGET)
+    return some(view(train_lenet(embedded("MNIST"), 0), embedded("FMNIST")), CLOUD_TARGET)
 
 
 def meaningless(options: argparse.Namespace) -> Table:

@@ -36,7 +36,7 @@ from utils.relation import SIGNIFICANT, Relation
 # --------------------------------------------------------------------------------------- twelve LeNets
 LENET_IMAGES, LENET_ANGLES = 4000, (0, 15, 30, 45, 60, 90, 180)
 PER_CLASS, FEW_DRAWS = 10, 3
-CIFAR = "grey CIFAR-10"
+CIFAR = "grey CIFAR10"
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,11 @@ def grey_folder(path: Path) -> Images:
     return Images(*(decoded_split(split, GREY, 0, 0) for split in (data.train, data.test)))
 
 
-def eight_by_eight() -> Images:
-    """scikit-learn's 8×8 digits in 28×28 pixels: 900 training and 897 test images."""
+def eight_by_eight(side: int = 28) -> Images:
+    """scikit-learn's 8×8 digits, enlarged: 900 training and 897 test images."""
     x, y = load_digits(return_X_y=True)
-    small = torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
-    images = functional.interpolate(small, (28, 28), mode="bilinear").round().to(torch.uint8)
+    images = torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) * (255 / 16)
+    images = functional.interpolate(images, (side, side), mode="bilinear").round().to(torch.uint8)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     whole = Split(images, torch.tensor(y))
     return Images(*map(whole.select, (order[:DIGITS_IN_TRAINING], order[DIGITS_IN_TRAINING:])))
@@ -244,7 +244,7 @@ class Colour:
         """(training and test features, classes) of a data set or folder, or of the 8×8 digits."""
         where = self.folder / "features"
         if name == DIGITS:
-            images = eight_by_eight()
+            images = eight_by_eight(8)  # the network enlarges them itself
             splits = {"digits_train": images.train, "digits_test": images.test}
             both = (cached_features(self.backbone, s, where, n)[0] for n, s in splits.items())
             return (*both, images.num_classes)
