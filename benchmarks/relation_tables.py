@@ -22,7 +22,7 @@ def new_table(part: str, columns: Sequence[str], options: argparse.Namespace) ->
     return table
 
 
-SEEDED = ("forms", "turned", "lenets", "colour")
+SEEDED = ("forms", "turned", "lenets", "colour", "spread")
 WITH_FOLDERS = ("clouds", "lenets", "colour")
 
 
