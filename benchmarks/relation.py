@@ -1,14 +1,14 @@
 """Which number knows the source: the relation, the published form or the certificate?
 
-    python3 -m benchmarks.relation --PARTS forms turned clouds meaningless --FOLDERS cifar10 flowers
+    python3 -m benchmarks.relation --FOLDERS photos/cifar10 photos/flowers
     python3 -m benchmarks.relation --PARTS turned --FIGURE docs/turned.png
 
 One table a part, in benchmarks/results/relation_PART.txt. Source and target never share an image, except
 in the row that says so. `contribution` and `p` are of mixed classes, losses and bounds in nats.
 
-forms        one half of MNIST or FMNIST as the target; sources with less and less to do with it, each
-             seen by a LeNet trained on the source. Clouds, and labels shuffled in the head alone, lie in
-             the features that the LeNet of the unrelated data set makes of the target
+forms_…      one half of MNIST or FMNIST as the target; sources with less and less to do with it, each
+             seen by a LeNet trained on the source. From `through …'s LeNet` on one network sees all:
+             the target's other half, labels shuffled in the head alone, and clouds in its features
 turned       a LeNet trained on one half of MNIST's training images; the target is the other half and the
              test images, turned
 clouds       20 draws of Gaussian clouds as the source, distance 4, 6 and 10 in turn
@@ -18,7 +18,9 @@ lenets       twelve LeNets, each a source for four targets. `10 a class`: linear
              training images of each class, mean of three draws. Whole networks are not fine-tuned
 colour       the pairs of one pre-trained network, 96 px; a seed draws controls and halves. `--SRC head`:
              ImageNet's 1,000 classes as the source
-spread       the published bound of one LeNet for several seeds of stage 3, on one thread and on two
+spread       the published bound of embedded pairs for several seeds, on one thread and on two, the LeNet
+             trained anew for each; in spread_one_network it is one LeNet's. `1 v. 2 thr.`: how far apart
+             the same seed gets
 time         seconds of `relate`, without the fits of the heads
 """
 
@@ -28,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -59,6 +62,7 @@ from utils.bound import transfer_bound
 from utils.certificate import certify, learn_certificate
 from utils.datasets import FOLDER_PREFIX
 from utils.entry import stage_entry
+from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead, fit_linear_head
 from utils.relation import SIGNIFICANT, Relation
@@ -80,30 +84,30 @@ def published_bound(source: View, target: View, start: str, seed: int) -> float:
 
 # ---------------------------------------------------------------------------------------------- forms
 OTHER = {"MNIST": "FMNIST", "FMNIST": "MNIST"}
+STARTS_COMPARED = (START_RANDOM, START_BETTER)
 DISTANCES = (4, 6, 10)
 
 
-def forms(options: argparse.Namespace) -> Table:
+def forms(name: str, options: argparse.Namespace) -> Table:
     columns = ("its accuracy", "labels alone", "contribution", "p", "verdict", "random start",
                "better start", "certificate", "acc. of h")  # fmt: skip
-    table = new_table("forms", columns, options)
-    for name in OTHER:
-        for seed in options.SEEDS:
-            table.heading(f"target {name}, seed {seed}")
-            for label, source, target, shared in sources_of_forms(name, seed):
-                found = related(source, target, options.CONTROLS, seed, shared)
-                bounds = (published_bound(source, target, s, seed) for s in (START_RANDOM, START_BETTER))
-                learned = learn_certificate(
-                    source.train, target.train, source.head, target.head, CERTIFICATE, seed=seed
-                )
-                splits = (source.train, target.train), (source.test, target.test)
-                certified = certify(learned, target.head, *splits, (source.names, target.names))
-                table.row(
-                    label, percent(source.accuracy), percent(found.label_map_accuracy),
-                    contribution(found), f"{found.source_contribution_p:.2f}",
-                    "related" if found.related else "chance", *(f"{bound:.2f}" for bound in bounds),
-                    f"{certified.bound_certified:.2f}", percent(certified.target_accuracy),
-                )  # fmt: skip
+    table = new_table(f"forms_{name}", columns, options)
+    for seed in options.SEEDS:
+        table.heading(f"target {name}, seed {seed}")
+        for label, source, target, shared in sources_of_forms(name, seed):
+            found = related(source, target, options.CONTROLS, seed, shared)
+            bounds = (published_bound(source, target, start, seed) for start in STARTS_COMPARED)
+            learned = learn_certificate(
+                source.train, target.train, source.head, target.head, CERTIFICATE, seed=seed
+            )
+            splits = (source.train, target.train), (source.test, target.test)
+            certified = certify(learned, target.head, *splits, (source.names, target.names))
+            table.row(
+                label, percent(source.accuracy), percent(found.label_map_accuracy), contribution(found),
+                f"{found.source_contribution_p:.2f}", "related" if found.related else "chance",
+                *(f"{bound:.2f}" for bound in bounds), f"{certified.bound_certified:.2f}",
+                percent(certified.target_accuracy),
+            )  # fmt: skip
     return table
 
 
@@ -125,8 +129,9 @@ def sources_of_forms(name: str, seed: int) -> Iterator[tuple[str, View, View, bo
     for label, images in seen.items():
         backbone = train_lenet(images, seed)
         yield label, view(backbone, images), view(backbone, target), False
-    # What follows lies in the features of the last network, the unrelated data set's.
-    source, target = view(backbone, other), view(backbone, target)
+    # What follows is seen by the last network, the unrelated data set's: only the sources differ.
+    source, same, target = (view(backbone, images) for images in (other, own, target))
+    yield f"{name}, through {OTHER[name]}'s LeNet", same, target, False
     yield f"{OTHER[name]}, shuffled in the head", source.shuffled(seed), target, False
     for distance in DISTANCES:
         yield f"clouds at distance {distance}", clouds(target, distance, seed), target, False
@@ -271,26 +276,29 @@ def meaningless(options: argparse.Namespace) -> Table:
 THREADS = (1, 2)
 
 
-def spread(options: argparse.Namespace) -> Table:
-    columns = ("mean", "deviation", "least", "largest", "1 v. 2 threads")
-    table, used = new_table("spread", columns, options), torch.get_num_threads()
-    for source_name, target_name in OTHER.items():
-        backbone = train_lenet(embedded(source_name), 0)
-        source, target = (view(backbone, embedded(name)) for name in (source_name, target_name))
-        table.heading(f"{source_name} -> {target_name}, {len(options.SEEDS)} seeds")
-        for start in (START_RANDOM, START_BETTER):
-            found = {}
+def spread(one_network: bool, options: argparse.Namespace) -> Table:
+    columns = ("mean", "deviation", "least", "largest", "1 v. 2 thr.")
+    table = new_table("spread_one_network" if one_network else "spread", columns, options)
+    for source, target in OTHER.items():
+        table.heading(f"{source} -> {target}, {len(options.SEEDS)} seeds")
+        used = torch.get_num_threads()
+        found = {(threads, start): [] for threads in THREADS for start in STARTS_COMPARED}
+        for seed in options.SEEDS:
             for threads in THREADS:
+                if not one_network:
+                    torch.set_num_threads(threads)
+                backbone = train_lenet(embedded(source), 0 if one_network else seed)
                 torch.set_num_threads(threads)
-                found[threads] = [published_bound(source, target, start, s) for s in options.SEEDS]
-            torch.set_num_threads(used)
-            both = [value for values in found.values() for value in values]
-            apart = max(abs(one - two) for one, two in zip(*found.values(), strict=True))
-            table.row(
-                f"{start} start", f"{statistics.fmean(both):.3f}",
-                f"{deviation(found[THREADS[0]]):.3f}", f"{min(both):.3f}", f"{max(both):.3f}",
-                f"{apart:.3f}",
-            )  # fmt: skip
+                both = [view(backbone, embedded(name)) for name in (source, target)]
+                for start in STARTS_COMPARED:
+                    found[threads, start].append(published_bound(*both, start, seed))
+                torch.set_num_threads(used)
+        for start in STARTS_COMPARED:
+            of_start = [found[threads, start] for threads in THREADS]
+            values = [value for part in of_start for value in part]
+            apart = max(abs(one - two) for one, two in zip(*of_start, strict=True))
+            cells = statistics.fmean(values), deviation(of_start[0]), min(values), max(values), apart
+            table.row(f"{start} start", *(f"{cell:.3f}" for cell in cells))
     return table
 
 
@@ -318,15 +326,19 @@ def seconds(options: argparse.Namespace) -> Table:
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], Table]] = {
-    "forms": forms,
+    **{f"forms_{name}": partial(forms, name) for name in OTHER},
     "turned": turns,
     "clouds": cloud_draws,
     "meaningless": meaningless,
     "lenets": lenets,
     "colour": colour,
-    "spread": spread,
+    "spread": partial(spread, False),
+    "spread_one_network": partial(spread, True),
     "time": seconds,
 }
+
+
+NEEDED_FOLDERS = {"lenets": 1, "colour": 2}
 
 
 @stage_entry("benchmarks.relation")
@@ -342,6 +354,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--CHECKPOINT_DIR", type=Path, help="where features are kept (default: nowhere)")
     parser.add_argument("--RESULTS", type=Path, help="folder of the tables (default benchmarks/results)")
     options = parser.parse_args(argv)
+    for name in options.PARTS:
+        if len(options.FOLDERS) < NEEDED_FOLDERS.get(name, 0):
+            raise InputError(f"the part {name} needs --FOLDERS: images of CIFAR-10 and of flowers")
     with tempfile.TemporaryDirectory() as temporary:
         options.CHECKPOINT_DIR = options.CHECKPOINT_DIR or Path(temporary)
         for name in options.PARTS:

@@ -30,7 +30,6 @@ from benchmarks.relation_sources import (
 )
 from benchmarks.relation_tables import contribution, new_table, of, percent, share
 from utils.datasets import FOLDER_PREFIX
-from utils.errors import InputError
 from utils.relation import SIGNIFICANT, Relation
 
 # --------------------------------------------------------------------------------------- twelve LeNets
@@ -60,8 +59,6 @@ DIGIT_SOURCES = (*TURNED, DIGITS)
 
 
 def lenets(options: argparse.Namespace) -> Table:
-    if not options.FOLDERS:
-        raise InputError("the part lenets needs --FOLDERS with CIFAR-10's images first")
     data = {
         "MNIST": embedded("MNIST"), "FMNIST": embedded("FMNIST"),
         CIFAR: grey_folder(options.FOLDERS[0]), DIGITS: eight_by_eight(),
@@ -160,8 +157,6 @@ COLOUR_COLUMNS = ("labels alone", "fine-tuning", "contribution", "least", "large
 
 
 def colour(options: argparse.Namespace) -> Table:
-    if len(options.FOLDERS) != 2:
-        raise InputError("the part colour needs --FOLDERS with CIFAR-10's images and the flowers'")
     network = Colour(options.CHECKPOINT_DIR)
     folders = dict(zip(("cifar10", "flowers"), options.FOLDERS, strict=True))
     names = {"MNIST": "MNIST", "FMNIST": "FMNIST", DIGITS: DIGITS} | {

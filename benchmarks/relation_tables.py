@@ -22,7 +22,8 @@ def new_table(part: str, columns: Sequence[str], options: argparse.Namespace) ->
     return table
 
 
-SEEDED = ("forms", "turned", "lenets", "colour", "spread")
+SEEDED = ("forms_MNIST", "forms_FMNIST", "turned", "lenets", "colour", "spread",
+          "spread_one_network")  # fmt: skip
 WITH_FOLDERS = ("clouds", "lenets", "colour")
 
 
