@@ -12,11 +12,14 @@ from benchmarks import (
     pseudo_labels,
     rankings,
     recipes,
+    relation,
+    relation_sources,
     source_classes,
     transport,
 )
 from benchmarks import features as benchmark_features
 from benchmarks import transform as benchmark_transform
+from small_scale.settings import IMPROVED
 from tests.random_tasks import random_features, random_transform
 from tests.tiny_data import write_class_folders
 from utils.backbones import load_backbone
@@ -193,3 +196,34 @@ def test_features_compares_extraction_with_the_bare_forward_pass(tmp_path):
     assert float(share.strip("(%)")) == pytest.approx(100 * float(arrays) / float(bare), abs=1)
     assert float(files) > 0
     assert "50 x 8 found in the cache" in (tmp_path / "features.txt").read_text()
+
+
+def test_relation_tells_a_task_from_turned_and_from_meaningless_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(relation, "ANGLES", (0, 90))
+    monkeypatch.setattr(relation, "RUNS", 1)
+    one_epoch = replace(IMPROVED, training=replace(IMPROVED.training, epochs=1))
+    monkeypatch.setattr(relation_sources, "IMPROVED", one_epoch)
+    short = ["--SEEDS", "0", "--CONTROLS", "19", "--RESULTS", str(tmp_path)]
+    relation.main(["--PARTS", "turned", "meaningless", "--FIGURE", str(tmp_path / "turned.png"), *short])
+    rows = values(tmp_path, "relation_turned")
+    upright, turned = rows["turned by 0 degrees"], rows["turned by 90 degrees"]
+    assert float(upright[3]) >= 0.9 and upright[-3:] == ["1", "of", "1"]
+    assert float(turned[3]) <= 0.1 and turned[-3:] == ["0", "of", "1"]
+    rows = values(tmp_path, "relation_meaningless")
+    for label in (
+        "labels shuffled in the head",
+        "labels shuffled in training",
+        "random linear partition",
+    ):
+        assert rows[label][-3:] == ["0", "of", "1"], label
+    assert (tmp_path / "turned.png").stat().st_size > 10_000
+
+
+def test_the_command_above_a_table_names_folders_without_their_paths(tmp_path, monkeypatch):
+    monkeypatch.setattr(relation, "DRAWS", 1)
+    monkeypatch.setattr(relation, "clouds_targets", lambda options: {})
+    relation.main(
+        ["--PARTS", "clouds", "--FOLDERS", str(tmp_path / "cifar10"), "--RESULTS", str(tmp_path)]
+    )
+    first, *_ = (tmp_path / "relation_clouds.txt").read_text().splitlines()
+    assert first == "python3 -m benchmarks.relation --PARTS clouds --FOLDERS cifar10"
