@@ -7,6 +7,7 @@ import shlex
 import numpy as np
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 
 import finetune_source_model_on_target_task as stage_2
 import train_source_model as stage_1
@@ -89,11 +90,26 @@ def test_resnet_18(place, monkeypatch, capsys):
     assert "remark: TAU is taken as --TAU" in shown.err
     assert f"{record['test_loss']:.4f}" in shown.out  # stage 3 shows the fine-tuned head's
     # The README's commands for the root's scripts mean the same; the flag that says False means it.
-    commands = [words for words in STAGE_COMMANDS if "--model" in words and words[1] in STAGES]
+    commands = [words for words in STAGE_COMMANDS if "resnet18" in words and words[1] in STAGES]
     for stage, words, short in zip((stage_2, stage_3), commands, ((), SHORT), strict=True):
         argv = [*words[2:], *short, "--ROBUST", "False", "--IMAGE_SIZE", "32", *places(place)]
         stage.main(argv)
         assert "the result was there" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_readmes_command_for_photographs_of_ones_own(tmp_path, monkeypatch, capsys):
+    write_class_folders(tmp_path / "photos", ("a", "b"), 20)
+    monkeypatch.chdir(tmp_path)
+    (words,) = [words for words in STAGE_COMMANDS if "head" in words]
+    stage_3.main([*words[2:], "--IMAGE_SIZE", "32", *places(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "why: what the network's own classes have to do with it" in shown
+    (line,) = (tmp_path / "results" / "results.jsonl").read_text().splitlines()
+    relation = json.loads(line)["relation"]
+    assert relation["mixed_classes"]["count"] == 19
+    names = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    assert {name for one in relation["classes"] for name, _ in one["called"]} <= {*names}
 
 
 def test_robust_resnet_18(place, monkeypatch):

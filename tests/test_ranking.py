@@ -462,10 +462,11 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     assert found["LogME"]["Kendall"]["value"] is None
     # One network with several sources: the relation says which.
     scores = {name: about["scores"] for name, about in candidates.items()}
-    related = [name for name in scores if scores[name]["source p"]["value"] <= 0.05]
-    best = min(related, key=lambda name: scores[name]["label map loss"]["value"])
+    best = min(scores, key=lambda name: scores[name]["label map loss"]["value"])
     assert record["decision"]["pick"] == best == "features (features-good)"
-    assert shown.startswith(f"take {best}: of one network's sources the one whose classes say most of")
+    # Three classes mixed are hardly another classifier: none of the sources is known to be related.
+    assert all(scores[name]["source p"]["value"] > 0.05 for name in scores)
+    assert shown.startswith("one network with several sources: there is nothing to choose between; the")
     assert next(iter(candidates)) == best
     with (folder / "scores.csv").open() as file:
         table = list(csv.reader(file))
@@ -482,6 +483,33 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     assert stop.value.code == 2
     complaint = "has no accuracy of features (features-fair), features (features-good)"
     assert complaint in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "p, loss, first, said",
+    [
+        (
+            (0.01, 0.01, 0.5),
+            (1.2, 0.9, 0.4),
+            "b",
+            "take b: of one network's sources the one whose classes",
+        ),
+        ((0.3, 0.5, 0.9), (1.2, 0.9, 1.0), "b", "one network with several sources: there is nothing"),
+    ],
+)
+def test_a_source_is_chosen_by_p_and_then_by_the_label_map(p, loss, first, said):
+    found = rank_models.Ranking()
+    for name, one, nats in zip("abc", p, loss, strict=True):
+        found.scores[name] = {
+            PREDICTED: Score(0.8, None, 0.0), "source p": Score(one, None, 0.0),
+            "label map loss": Score(nats, None, 0.0),
+        }  # fmt: skip
+    found.sort()
+    assert next(iter(found.scores)) == first
+    text = rank_models.headline_of_sources(first, found)
+    assert text.startswith(said)
+    empty = [name for name, one in zip("abc", p, strict=True) if one > 0.05]
+    assert f"the classes of {', '.join(sorted(empty, key=list(found.scores).index))} say no more" in text
 
 
 def test_a_candidate_that_fails_is_left_out(tmp_path, sources, capsys):
