@@ -48,6 +48,7 @@ from utils.features import (
     choose_source_classes,
     cluster,
     clustering_accuracy,
+    same_images,
     standardise,
     task_slug,
     with_clusters,
@@ -444,7 +445,7 @@ def relation_of(
 ) -> tuple[dict, dict[str, Tensor]]:
     """(what the record says of the relation, the classifier and the label map)."""
     heads = pair.validated_heads(options, seconds)
-    same = "source" in data and data["source"]["sha256"] == data["target"]["sha256"]
+    same = "source" in data and same_images(data["source"], data["target"])
     if same and options.SOURCE_CLASSES != ALL:
         warnings.warn(
             "source and target share images: some of the target's were seen by the source's classifier, "

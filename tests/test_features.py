@@ -12,6 +12,7 @@ from utils.features import (
     absolute_name,
     classifier_of_feature_file,
     load_task,
+    same_images,
     standardise,
     task_of_feature_file,
     task_slug,
@@ -164,3 +165,11 @@ def test_names_from_any_working_folder(tmp_path, monkeypatch):
     assert absolute_name("features:a/B.npz") == f"features:{tmp_path}/a/B.npz"
     assert absolute_name("folder:birds") == f"folder:{tmp_path}/birds"
     assert absolute_name("MNIST") == "MNIST"
+
+
+def test_what_makes_two_tasks_the_same_images():
+    one = {"origin": "folder", "sha256": "a", "modified": "b", "train": 3}
+    assert same_images(one, {**one, "train": 4})
+    assert not same_images(one, {**one, "sha256": "c"})
+    assert not same_images(one, {**one, "modified": "c"})  # equal names and sizes, other files
+    assert same_images({"sha256": "a"}, {"sha256": "a"})

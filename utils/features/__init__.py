@@ -38,6 +38,7 @@ from utils.features.tasks import (
     load_task,
     needs_backbone,
     require_every_class,
+    same_images,
     task_of_dataset,
     task_slug,
     with_clusters,

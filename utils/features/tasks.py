@@ -1,5 +1,6 @@
 """From a name to a `Task`: the features of a data set seen through a backbone, or of a file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
     if role == "source" and name.lower() == HEAD:
         return HEAD
     return check_dataset_name(name, role, grey_only, also=f"{FEATURE_FILE_PREFIX}PATH.npz")
+
+
+def same_images(one: Mapping, other: Mapping) -> bool:
+    """Whether two tasks, by their provenance, are of the same images: equal digests, of files also of
+    their times.
+    """
+    return all(one.get(name) == other.get(name) for name in ("sha256", "modified"))
 
 
 def absolute_name(name: str) -> str:

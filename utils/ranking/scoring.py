@@ -20,7 +20,7 @@ from utils.certificate import CertificateSettings, certify, impossible, learn_ce
 from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
-from utils.features import Features, Standardiser, task_slug
+from utils.features import Features, Standardiser, same_images, task_slug
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
 from utils.ranking.candidates import Candidate, chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
@@ -173,7 +173,7 @@ def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[
         return {}
     target_head, train, held_out = _without(candidate, out)
     target = candidate.provenance[task_slug(candidate.entry.options.TRG)]
-    same = candidate.source.provenance["sha256"] == target["sha256"]
+    same = same_images(candidate.source.provenance, target)
     names = (candidate.source.class_names, tuple(map(str, range(candidate.num_classes))))
     found, _ = relate(
         target_head if same else head, target_head, train, held_out,
