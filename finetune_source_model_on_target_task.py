@@ -10,7 +10,6 @@ A LeNet (the default model) comes from stage 1; other models come pre-trained; f
 """
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -26,7 +25,14 @@ from utils.learning_curve import learning_curve
 from utils.linear_head import evaluate_head, shared_linear_head
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
-from utils.stage import check_options, find_target, open_network, open_task, require_same_features
+from utils.stage import (
+    check_options,
+    find_target,
+    open_network,
+    open_task,
+    require_same_features,
+    timed,
+)
 from utils.storage import Run, environment, replace_files, reusable_result, save_tensors, write_result
 
 
@@ -90,12 +96,11 @@ def run(options: argparse.Namespace) -> dict | None:
     require_finite("the target head", quantities)
     seconds = {"head": head.fit_seconds}
     if head_settings.method == "ridge":
-        start = time.perf_counter()
-        curve = learning_curve(
-            train, target.num_classes, options.SEED, fitted=head, new_images=len(test)
-        )
+        with timed(seconds, "more_labels"):
+            curve = learning_curve(
+                train, target.num_classes, options.SEED, fitted=head, new_images=len(test)
+            )
         quantities["more_labels"] = curve.record
-        seconds["more_labels"] = time.perf_counter() - start
     record = {
         **this.names,
         "command": options.command,
