@@ -42,7 +42,7 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.sampling import class_prior, draw_by_counts, index_by_class, stratified_folds
-from utils.statistics import least_share
+from utils.statistics import largest_shares, least_share
 from utils.task_transform import (
     LEARNED_ALL,
     NOTHING_LEARNED,
@@ -601,7 +601,6 @@ def _by_class(
         count = int(members.sum())
         taken = torch.bincount(predicted[members], minlength=len(targets)).double() / max(1, count)
         taken[k] = 0.0
-        most = taken.argsort(descending=True, stable=True)[:2].tolist()
         frequency = count / len(t)
         rows.append(
             ClassCertificate(
@@ -614,7 +613,7 @@ def _by_class(
                 stood_for_by=tuple(
                     sources[s] for s in transform.source_classes[transform.stands_for == k].tolist()
                 ),
-                taken_for=tuple((targets[j], taken[j].item()) for j in most if taken[j] > 0),
+                taken_for=largest_shares(taken, targets),
             )
         )
     return tuple(rows)

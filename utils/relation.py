@@ -31,7 +31,7 @@ from utils.described import OURS, described
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
-from utils.statistics import Resamples, interval, least_share, wilson_interval
+from utils.statistics import Resamples, interval, largest_shares, least_share, wilson_interval
 
 MIXED_CLASSES, RANDOM_DIRECTIONS = "mixed classes", "random directions"
 SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what counts as related
@@ -515,17 +515,11 @@ def _by_class(
             ClassRelation(
                 target_class=name,
                 frequency=count / len(t),
-                called=_largest(called, sources),
+                called=largest_shares(called, sources),
                 label_map_accuracy=(mapped[members] == k).double().mean().item() if count else 0.0,
                 control_accuracy=control_accuracy[k].item() if count else 0.0,
                 fine_tuned_accuracy=own,
-                taken_for=_largest(taken, targets),
+                taken_for=largest_shares(taken, targets),
             )
         )
     return tuple(rows)
-
-
-def _largest(shares: Tensor, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """The two largest that are not zero, with their names."""
-    most = shares.argsort(descending=True, stable=True)[:2].tolist()
-    return tuple((names[j], shares[j].item()) for j in most if shares[j] > 0)

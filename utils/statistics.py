@@ -178,3 +178,9 @@ def least_share(hits: int, count: int) -> float:
     """
     test = binomtest(hits, count, alternative="greater")
     return float(test.proportion_ci(LEVEL, method="exact").low)
+
+
+def largest_shares(shares: Tensor, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
+    """The two largest of `shares` (K,) that are not zero, with their names."""
+    most = shares.argsort(descending=True, stable=True)[:2].tolist()
+    return tuple((names[j], shares[j].item()) for j in most if shares[j] > 0)
