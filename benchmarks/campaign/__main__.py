@@ -6,7 +6,8 @@
 
 kills: SIGKILL at a random moment of a stage, an extraction, a sweep (local, Ray), a ranking, a report;
 the same command again must leave what an undisturbed run leaves. inputs: values and files that are not
-what they should be; each must end with status 2 and one line that names what is wrong. damages: files
+what they should be; each must end with status 2 and one line that names what is wrong. untidy: known
+tasks in the dress that real projects' data have; what is found must be right. damages: files
 that are read back, with changed bits, cut off, emptied, exchanged; what is damaged must be made again.
 disks: too little space, on a file system in memory; nothing may be lost, and with room the command must
 end as it should. readonly: folders that cannot be written to. together: the same command twice at the
@@ -28,12 +29,14 @@ from benchmarks.campaign.damages import damages
 from benchmarks.campaign.inputs import inputs
 from benchmarks.campaign.kills import can_mount, full_disks, kills, read_only, together
 from benchmarks.campaign.tasks import write_tasks
+from benchmarks.campaign.untidy import untidy
 from benchmarks.measure import Table
 from utils.entry import stage_entry
 
 PARTS = {
-    "inputs": (inputs, 3000), "damages": (damages, 300), "together": (together, 8),
-    "disks": (full_disks, 30), "readonly": (read_only, 12), "kills": (kills, 200),
+    "inputs": (inputs, 3000), "untidy": (untidy, 1000), "damages": (damages, 300),
+    "together": (together, 8), "disks": (full_disks, 30), "readonly": (read_only, 12),
+    "kills": (kills, 200),
 }  # fmt: skip
 
 
