@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 import finetune_source_model_on_target_task
 import rank_models
@@ -118,6 +118,11 @@ def test_classes_may_be_called_as_splits_are(tmp_path):
     assert load(tree(tmp_path / "things", *names)).class_names == ("test tube", "train station")
 
 
+def test_many_classes_may_hold_folders_of_the_same_names(tmp_path):
+    names = [f"{kind}/{side}/{k}.png" for kind in range(11) for side in "lr" for k in range(2)]
+    assert len(load(tree(tmp_path, *names)).class_names) == 11
+
+
 def test_folders_below_classes_are_of_the_class(tmp_path):
     data = load(tree(tmp_path, "a/2020/1.png", "a/2021/x/1.png", "a/2.png", "b/1.png", "b/2.png"))
     assert files(data) == {
@@ -171,7 +176,11 @@ def test_every_ending_of_an_image(tmp_path, ending):
     assert set(files(data)) == set(names) and rgb_image(data.train.images, 0).size == (8, 8)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM"])
+KINDS = ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "PPM"]
+KINDS += ["AVIF"] if features.check("avif") else []
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ending", ["", ".image", ".0"])
 def test_images_without_an_ending_are_told_by_their_first_bytes(tmp_path, kind, ending):
     names = [f"{name}/{k}{ending}" for name in "ab" for k in range(2)]
@@ -401,7 +410,7 @@ def test_a_list_for_each_split(tmp_path):
         (table(*ROWS, ("9.png", "cat")), r"row 6, column file_name: no image 9\.png below"),
         (table(("1.png", "")), r"row 2, column label: the label is empty"),
         (table(("", "cat")), r"row 2, column file_name: no file is named"),
-        (table(*ROWS, ("1.png", "dog")), r"row 6: images/1\.png has the label dog here and cat in row 2"),
+        (table(*ROWS, ("1.png", "dog")), r"row 6: .*1\.png has the label dog here and cat in row 2"),
         (table(*((*row, "x") for row in ROWS)), r"row 2: 3 cells under 2 names"),
         (
             table(*((*row, k) for k, row in enumerate(ROWS)), head="file,label,target"),
@@ -492,6 +501,19 @@ def test_a_list_beside_class_folders_must_agree(tmp_path):
     # Tables of other things are none of these.
     (tmp_path / "labels.csv").write_text(table(*ROWS, head="file,photographer"))
     assert len(files(load(tmp_path))) == 5
+
+
+def test_a_list_of_the_classes_is_no_list_of_labels(tmp_path):
+    names = [f"{name}/{k}.png" for name in ("cat", "dog") for k in range(name == "dog", 40, 2)]
+    tree(tmp_path, *names)
+    (tmp_path / "classes.json").write_text('{"0": "cat", "1": "dog", "2": "emu"}')
+    (tmp_path / "classes.csv").write_text("id,class\n0,cat\n1,dog\n2,emu\n")
+    assert load(tmp_path).found.endswith("left out: 1 .csv, 1 .json")
+
+
+def test_an_image_may_be_called_as_a_column(tmp_path):
+    listed(tmp_path, "labels.csv", table(*ROWS, ("label.png", "cat")), *WANTED, "images/label.png")
+    assert files(load(tmp_path)) == WANTED | {"images/label.png": "cat"}
 
 
 def test_two_lists_are_refused_and_one_can_be_named(tmp_path):

@@ -1,6 +1,6 @@
 """Which folders are the splits, and a split drawn from the seed where there are none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,25 +106,35 @@ def _names_in(folder: Folder) -> set[str]:
     return {same_name(name) for name in unpacked(folder)[-1].folders}
 
 
+MOST_SPLITS = 10  # of more folders that hold the same ones no tool makes splits
+
+
 def refuse_unknown_splits(root: Folder) -> None:
-    """Raises InputError for folders that may be classes or splits: none holds an image itself, and they
-    hold the same folders.
+    """Raises InputError for folders that may be classes or splits: they hold no image themselves, and
+    the same folders, as two splits do.
     """
     inside = {name: _names_in(below) for name, below in root.folders.items() if not below.images}
     inside = {name: names for name, names in inside.items() if len(names) > 1}
-    for name, names in inside.items():
+    turned = [name for name, names in inside.items() if all(map(role_of, names))]
+    if len(turned) > 1:
+        raise InputError(
+            f"{root.path}: {_slashed(turned)} hold the same folders, {_slashed(inside[turned[0]])}: put "
+            "the splits outside, train/CLASS and test/CLASS, or list the images with --LABELS FILE"
+        )
+    for name, names in inside.items() if len(inside) <= MOST_SPLITS else ():
         alike = [other for other in inside if _alike(names, inside[other])]
-        if len(alike) < 2 or 2 * len(alike) < len(root.folders):
-            continue
-        shared = sorted(names & inside[next(other for other in alike if other != name)])
-        what = f"{describe_names([f'{other}/' for other in alike], 3)} hold the same folders, "
-        what += describe_names([f"{other}/" for other in shared], 3)
-        if all(role_of(other) for other in shared):
-            do = "put the splits outside, train/CLASS and test/CLASS"
-        else:
-            do = "if they are splits, call them train/ and test/; if they are classes, put their images "
-            do += "into them directly"
-        raise InputError(f"{root.path}: {what}: {do}, or list the images with --LABELS FILE")
+        if len(alike) > 1 and 2 * len(alike) >= len(root.folders):
+            other = next(other for other in alike if other != name)
+            shared = _slashed(names & inside[other])
+            raise InputError(
+                f"{root.path}: {_slashed(alike)} hold the same folders, {shared}: if they are "
+                "splits, call them train/ and test/; if they are classes, put their images into them "
+                "directly, or list the images with --LABELS FILE"
+            )
+
+
+def _slashed(names: Iterable[str]) -> str:
+    return describe_names((f"{name}/" for name in sorted(names)), 3)
 
 
 def _alike(some: set[str], others: set[str]) -> bool:

@@ -35,6 +35,7 @@ SPLIT_COLUMNS = ("split", "subset", "partition", "phase", "usage", "set", "datas
 MAY_BE_SPLITS = ("usage", "phase", "set", "dataset")  # these only if they name nothing but splits
 SHEETS, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
 MOST_BYTES = 100 * 2**20  # of a table that nobody named
+LEAST_SHARE = 0.1  # of the images; fewer numbers are those of classes
 NOT_OURS = "submission"  # sample_submission.csv: labels that stand for nothing
 
 
@@ -130,8 +131,14 @@ class LabelTable:
 
     @property
     def is_one(self) -> bool:
-        """Whether columns of files and labels have names known to mean this, and some file is there."""
-        return bool(self._known(FILE_COLUMNS) and self.label_columns and self._found(self.file_column))
+        """Whether columns of files and labels have names known to mean this, and files are there: some
+        that are called files, or, of bare numbers, more than a list of the classes has.
+        """
+        if not (self._known(FILE_COLUMNS) and self.label_columns):
+            return False
+        texts = [text for text in self._texts(self.file_column) if self.index.find(text)]
+        called = any(text != _without_ending(text) for text in texts)
+        return bool(texts) and (called or len(texts) >= LEAST_SHARE * len(self.index.names))
 
     def _known(self, names: Sequence[str]) -> list[str]:
         known = [column for column in self.columns if _plain(column) in names]
@@ -339,7 +346,8 @@ def _sheet(text: str, path: Path, index: Index) -> tuple[list[str], list[Row]]:
     if not numbered:
         return [], []
     columns = [cell.strip() for cell in numbered[0][1]]
-    if any(index.find(column) for column in columns):  # the first row is one of images already
+    named = any(_plain(column) in FILE_COLUMNS for column in columns)
+    if not named and any(index.find(column) for column in columns):  # a row of images already
         columns = [f"column {k + 1}" for k in range(len(columns))]
     else:
         numbered = numbered[1:]

@@ -40,6 +40,7 @@ SYSTEM = {
     "temporary items", "network trash folder", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
 }  # fmt: skip
 FIRST_BYTES = 32
+LONGEST_ENDING = 12
 
 
 # ------------------------------------------------------------------------------------------ one folder
@@ -150,7 +151,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _ending(name: str) -> str:
     ending = os.path.splitext(name)[1].lower()
-    return ending if len(ending) > 1 else ""
+    return ending if 1 < len(ending) < LONGEST_ENDING else ""
 
 
 def _kind(entry: os.DirEntry) -> str:
