@@ -56,6 +56,7 @@ class Index:
         self._exact = {same_name(name): name for name in self.names}
         self._whole: dict[str, str | None] = {}
         self._tails: dict[str, str | None] = {}
+        self._asked: dict[str, str | None] = {}
         for name in self.names:
             whole = same_name(name).casefold()
             for form in {whole, _without_ending(whole)}:
@@ -65,6 +66,11 @@ class Index:
 
     def find(self, given: str) -> str | None:
         """The image that is meant. None: there is none, or more than one."""
+        if given not in self._asked:
+            self._asked[given] = self._find(given)
+        return self._asked[given]
+
+    def _find(self, given: str) -> str | None:
         path = _cleaned(given)
         if path in self._exact:
             return self._exact[path]
