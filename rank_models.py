@@ -28,7 +28,7 @@ from scales import settings_for
 from utils import distributed
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, expand_pattern
 from utils.device import choose_device, use_threads
-from utils.entry import stage_entry
+from utils.entry import stage_entry, tell_once
 from utils.errors import InputError
 from utils.features import HEAD, check_task_name, is_feature_file, task_slug
 from utils.learning_curve import LearningCurve, learning_curve
@@ -37,6 +37,7 @@ from utils.options import (
     StageParser,
     add_flag,
     add_flags_of_stage,
+    add_labels_flag,
     add_many_models_flags,
     add_place_flags,
     add_procedure_flag,
@@ -106,6 +107,7 @@ def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__, "rank_models.py")
     group = parser.add_argument_group("what is ranked")
     add_flag(group, "--TRG", metavar="NAME", help="target data set")
+    add_labels_flag(group, "target")
     add_flag(
         group, "--MODEL", nargs="+", metavar="NAME",
         help="models: NAME or NAME@PIXELS; timm:PATTERN for all that timm has weights for; random:lenet "
@@ -312,8 +314,8 @@ def train_lenets(entries: Mapping[str, Entry], options: argparse.Namespace) -> d
     """Runs stage 1 where a LeNet is a candidate; why those failed whose network is missing."""
     jobs = training_jobs(options, train_source_model)
     outcomes = run_jobs(jobs, InProcess(None), 0, _say)
-    for text in distinct_warnings(outcomes.values()):
-        print(f"warning: {text}", file=sys.stderr)
+    for line in distinct_warnings(outcomes.values()):
+        tell_once(line)
     failed = {job.source: outcomes[job].reason for job in jobs if outcomes[job].state == FAILED}
     return {
         name: failed[entry.source]

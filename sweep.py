@@ -22,7 +22,7 @@ import finetune_source_model_on_target_task
 import train_source_model
 import transfer_source_to_target
 from utils.backbones import LENET, check_backbone_name
-from utils.entry import stage_entry
+from utils.entry import stage_entry, tell_once
 from utils.features import absolute_name, check_task_name
 from utils.options import (
     PUBLISHED,
@@ -150,8 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         counts = Counter(outcome.state for outcome in outcomes.values())
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
         print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
-        for text in distinct_warnings(outcomes.values()):
-            print(f"warning: {text}", file=sys.stderr)
+        for line in distinct_warnings(outcomes.values()):
+            tell_once(line)
         for name, reason in failed.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
         write_summary(rows, failed, results / "sweep")

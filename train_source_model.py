@@ -24,7 +24,7 @@ from utils.errors import check_batch_size, require_finite
 from utils.features import decoded_split, require_every_class
 from utils.options import TRAINING_FLAGS, add_decoding_flags, add_setting_flags, override, stage_parser
 from utils.report import print_training
-from utils.stage import decoding_workers, network_origin, require_places, timed, warn_of_grey
+from utils.stage import decoding_workers, network_origin, require_places, timed, told, warn_of_grey
 from utils.statistics import wilson_interval
 from utils.storage import (
     ResumePoint,
@@ -65,7 +65,10 @@ def run(options: argparse.Namespace) -> dict | None:
     require_places(options)
 
     # ---------------------------------------------------------------------------------------- data
-    dataset = load_dataset(source, options.DATA, options.DATA_DIR, "source", options.SEED)
+    dataset = load_dataset(
+        source, options.DATA, options.DATA_DIR, "source", options.SEED, labels=options.LABELS
+    )
+    told(dataset)
     if options.BATCH_SIZE is None and len(dataset.train) < training.batch_size:
         # A small set of images of one's own is one batch.
         training = replace(training, batch_size=len(dataset.train))

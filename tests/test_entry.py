@@ -1,13 +1,14 @@
 import io
 import os
 import signal
+import warnings
 
 import pytest
 import torch
 
 from utils.device import use_threads
 from utils.entry import stage_entry
-from utils.errors import InputError
+from utils.errors import InputError, Remark
 
 
 def ended(problem: BaseException, capsys) -> tuple[int, str]:
@@ -109,3 +110,16 @@ def test_output_that_cannot_be_written_costs_no_result(error, status, monkeypatc
             main([])
         assert stop.value.code == status and "results are kept" in capsys.readouterr().err
     assert done == ["saved"]
+
+
+def test_warnings_and_remarks_are_told_once_a_run(capsys):
+    @stage_entry("stage 9 (test)")
+    def main(argv=None):
+        for _ in range(2):
+            with warnings.catch_warnings():  # after which Python forgets what it has shown
+                warnings.warn("something\nto know", stacklevel=1)
+                warnings.warn("3 classes", Remark, stacklevel=1)
+
+    for _ in range(2):
+        main([])
+        assert capsys.readouterr().err == "warning: something to know\nremark: 3 classes\n"

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import torch
 
 from utils.distributed import rank, world_size
-from utils.errors import InputError
+from utils.errors import InputError, Remark
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,7 +24,8 @@ class Terminated(KeyboardInterrupt):
 
 def stage_entry(stage: str) -> Callable:
     """Wraps a script's main: bad input becomes one line on stderr, which names the stage, and exit
-    status 2; a warning becomes one line on stderr; Ctrl-C gives exit status 130, SIGTERM 143.
+    status 2; a warning or remark becomes one line on stderr, once a run; Ctrl-C gives exit status 130,
+    SIGTERM 143.
     """
 
     def who() -> str:
@@ -39,6 +40,7 @@ def stage_entry(stage: str) -> Callable:
         def run(argv: Sequence[str] | None = None, **defaults: Any) -> None:
             with warnings.catch_warnings(), _sigterm_raises():
                 warnings.showwarning = _print_warning
+                _told.clear()
                 _use_plain_letters_where_needed()
                 try:
                     with _output_that_may_fail():
@@ -67,8 +69,24 @@ def _is_lack_of_memory(error: Exception) -> bool:
     return known or any(text in str(error) for text in texts)
 
 
+def warning_line(message: object, category: type[Warning]) -> str:
+    """As it is shown."""
+    kind = "remark" if issubclass(category, Remark) else "warning"
+    return f"{kind}: {' '.join(str(message).split())}"
+
+
+_told: set[str] = set()
+
+
+def tell_once(line: str) -> None:
+    """On stderr, unless this run has said it."""
+    if line not in _told:
+        _told.add(line)
+        print(line, file=sys.stderr)
+
+
 def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+    tell_once(warning_line(message, category))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class Remark(UserWarning):
+    """What is worth knowing of an ordinary run: shown as one line, `remark: …`."""
+
+
 def require_finite(what: str, values: Mapping[str, object]) -> None:
     """Raises InputError naming the first quantity that is NaN or infinite; None and text may pass."""
     for name, value in values.items():

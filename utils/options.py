@@ -187,11 +187,20 @@ def stage_parser(description: str, script: str, with_target: bool) -> StageParse
     add_flag(task, "--SRC", required=True, metavar="NAME", help="source data set")
     if with_target:
         add_flag(task, "--TRG", required=True, metavar="NAME", help="target data set")
+    add_labels_flag(task, "target" if with_target else "source")
     add_procedure_flag(task)
     add_flag(task, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
     add_place_flags(parser)
     add_threads_flag(parser)
     return parser
+
+
+def add_labels_flag(group: argparse._ArgumentGroup, role: str) -> None:
+    add_flag(
+        group, "--LABELS", type=Path, metavar="FILE",
+        help=f"the {role}'s images and their labels, where folders do not say them: CSV or JSON Lines "
+        "with file_name, label and, if need be, split; FILE:COLUMN names that of the labels",
+    )  # fmt: skip
 
 
 def add_procedure_flag(group: argparse._ArgumentGroup) -> None:

@@ -22,9 +22,9 @@ from utils.backbones import (
     load_backbone,
     own_classifier,
 )
-from utils.datasets import Dataset, folder_path, is_image_folder
-from utils.distributed import main_process_first
-from utils.errors import InputError
+from utils.datasets import Dataset, folder_path, is_image_folder, require_folder
+from utils.distributed import main_process_first, rank
+from utils.errors import InputError, Remark
 from utils.features import (
     ALL,
     HEAD,
@@ -59,6 +59,8 @@ def check_options(options: argparse.Namespace) -> argparse.Namespace:
     if options.SRC is not None:
         options.SRC = check_task_name(options.SRC, "source", grey_only)
     options.TRG = check_task_name(options.TRG, "target", grey_only)
+    if options.LABELS:
+        require_folder(options.TRG)
     if grey_only:
         for name in filter(None, (options.SRC, options.TRG)):
             warn_of_grey(name)
@@ -198,8 +200,18 @@ def network_origin(source: str, origin: str) -> str:
 # ------------------------------------------------------------------------------------------- the tasks
 def find_target(options: argparse.Namespace, unlabelled_classes: int | None = None) -> Dataset | Task:
     """`unlabelled_classes`: of a target without labels."""
-    request = task_request(options)
-    return find_data(options.TRG, request, role="target", unlabelled_classes=unlabelled_classes)
+    data = find_data(
+        options.TRG, task_request(options), role="target", unlabelled_classes=unlabelled_classes,
+        labels=options.LABELS,
+    )  # fmt: skip
+    return told(data)
+
+
+def told(data: Dataset | Task) -> Dataset | Task:
+    """Says what a folder was taken for."""
+    if isinstance(data, Dataset) and data.found and rank() == 0:
+        warnings.warn(f"found {data.found}", Remark, stacklevel=2)
+    return data
 
 
 def find_source(
@@ -216,7 +228,9 @@ def find_source(
     count = number_of_classes(options.SOURCE_CLASSES, target.num_classes) or target.num_classes
     request = task_request(options, network.origin)
     require_same_features(options, network, target)
-    return network.features or find_data(options.SRC, request, role="source", classes_to_draw=count)
+    if network.features:
+        return network.features
+    return told(find_data(options.SRC, request, role="source", classes_to_draw=count))
 
 
 def require_same_features(

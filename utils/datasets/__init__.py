@@ -21,4 +21,5 @@ from utils.datasets.registry import (
     check_dataset_name,
     dataset_slug,
     load_dataset,
+    require_folder,
 )

@@ -1,56 +1,35 @@
-"""The user's own images: `folder:PATH`, a folder for each class or, without labels, none."""
+"""The user's own images, `folder:PATH`: a folder for each class, a list of labels, or no labels."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from utils.datasets.content import Content
-from utils.datasets.images import EXTENSIONS, NO_LABEL, ImageFiles, Split, cluster_names, require_utf8
+from utils.datasets.images import NO_LABEL, ImageFiles, Split, cluster_names, require_utf8
+from utils.datasets.lists import (
+    Part,
+    compare_with_tables,
+    content_of_found_tables,
+    content_of_tables,
+    named_table,
+)
+from utils.datasets.notes import Notes
+from utils.datasets.roles import TRAINING, role_of, same_name
+from utils.datasets.splits import Splits, refuse_unknown_splits, split_by_seed, splits_of
+from utils.datasets.tables import Index
+from utils.datasets.tree import (
+    Folder,
+    describe_left_out,
+    describe_names,
+    images_below,
+    open_folder,
+    unpacked,
+)
 from utils.errors import InputError
 
-
-# ------------------------------------------------------------------------------- a folder a class
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders in `folder`, sorted; hidden ones are none."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of class folders")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    for name in names:
-        require_utf8(name)
-    if not names:
-        raise InputError(f"{folder} holds no class folders: give each class a folder of its images")
-    return tuple(names)
-
-
-def split_of_folder(folder: Path, class_names: Sequence[str]) -> Split:
-    """All images below folder/CLASS/, ordered by class and name. Refuses a class without images."""
-    names, labels = [], []
-    for label, class_name in enumerate(class_names):
-        found = _images_below(folder, folder / class_name, "add some or remove the class")
-        names += found
-        labels += [label] * len(found)
-    return Split(ImageFiles(folder, tuple(names)), torch.tensor(labels))
-
-
-def split_without_labels(folder: Path) -> Split:
-    """All images below folder, whatever folders they lie in."""
-    names = _images_below(folder, folder, "add some")
-    return Split(ImageFiles(folder, tuple(names)), torch.full((len(names),), NO_LABEL))
-
-
-def _images_below(root: Path, folder: Path, what_to_do: str) -> list[str]:
-    """Names relative to `root`, sorted; InputError if there are none."""
-    found = sorted(
-        str(path.relative_to(root))
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and path.name[0] != "." and path.is_file()
-    )
-    if not found:
-        raise InputError(f"{folder} holds no images ({', '.join(sorted(EXTENSIONS))}): {what_to_do}")
-    return found
-
-
+# ------------------------------------------------------------------------------------------- its name
 FOLDER_PREFIX = "folder:"
 
 
@@ -74,46 +53,150 @@ def path_of(name: str, prefix: str) -> Path:
         raise InputError(f"{text}: {error}") from error
 
 
-# ------------------------------------------------------------------------------- the user's own folder
-TEST_SHARE = 0.2
+# ------------------------------------------------------------------------------------- a folder a class
+# By name: where two folders have one name, in two Unicode forms, there are two.
+Classes = Mapping[str, Sequence[Folder]]
 
 
-def read_image_folder(folder: Path, seed: int, unlabelled_classes: int | None = None) -> Content:
-    """folder/train/CLASS/* with folder/test/CLASS/* (or val), or folder/CLASS/*, of which a fifth of
-    each class, drawn from the seed, becomes the test split. With `unlabelled_classes` the folders
-    below mean nothing: no image has a label.
+def _classes_of(folder: Folder) -> Classes:
+    classes: dict[str, list[Folder]] = {}
+    for name, below in folder.folders.items():
+        require_utf8(name)
+        classes.setdefault(same_name(name), []).append(below)
+    if not classes:
+        raise InputError(
+            f"{folder.path} holds no class folders: give each class a folder of its images, or list "
+            "them with their labels (--LABELS FILE)"
+        )
+    return {name: classes[name] for name in sorted(classes)}
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the classes in `folder`, sorted; hidden and system folders are none."""
+    return tuple(_classes_of(open_folder(folder)))
+
+
+def split_of_folder(folder: Path, class_names: Sequence[str]) -> Split:
+    """All images below folder/CLASS/, ordered by class and name. Refuses a class without images."""
+    return _split_of_classes(open_folder(folder), class_names, Notes())
+
+
+def _split_of_classes(folder: Folder, class_names: Sequence[str], notes: Notes) -> Split:
+    classes, names, labels = _classes_of(folder), [], []
+    for label, class_name in enumerate(class_names):
+        folders = classes[class_name]
+        if len(folders) > 1:
+            notes.read.append(f"{class_name}/ in {len(folders)} Unicode forms, one class")
+        found = _images_of(folder, folders, "add some or remove the class", notes)
+        names += found
+        labels += [label] * len(found)
+    return Split(ImageFiles(folder.path, tuple(names)), torch.tensor(labels))
+
+
+def _split_without_labels(folder: Folder, notes: Notes) -> Split:
+    """All images below folder, whatever folders they lie in."""
+    names = _images_of(folder, [folder], "add some", notes)
+    return Split(ImageFiles(folder.path, tuple(names)), torch.full((len(names),), NO_LABEL))
+
+
+def _images_of(root: Folder, folders: Sequence[Folder], what_to_do: str, notes: Notes) -> list[str]:
+    """Names relative to `root`, sorted; InputError if there are none."""
+    names, left_out = [], Counter()
+    for folder in folders:
+        prefix = "" if folder is root else f"{folder.name}/"
+        found = images_below(folder)
+        names += [prefix + name for name in found.names]
+        left_out.update(found.left_out)
+    if not names:
+        others = f" (left out: {describe_left_out(left_out)})" if left_out else ""
+        raise InputError(f"{folders[0].path} holds no images{others}: {what_to_do}")
+    notes.left_out.update(left_out)
+    return sorted(names)
+
+
+# ------------------------------------------------------------------------------ the user's own folder
+def read_image_folder(
+    folder: Path, seed: int, unlabelled_classes: int | None = None, labels: Path | None = None
+) -> tuple[Content, str]:
+    """The images, and in one line what the folder was taken for.
+
+    Class folders in folders of splits, as train/CLASS/* and test/CLASS/* (or val); class folders, of
+    which a fifth of each class, drawn from the seed, becomes the test split; or images with a list of
+    their labels, `labels` or one that lies there. With `unlabelled_classes` folders and lists mean
+    nothing: no image has a label.
     """
-    if not (folder / "train").is_dir():
-        return _split_by_seed(folder, seed, unlabelled_classes)
-    test = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), None)
-    if test is None:
-        raise InputError(f"{folder} has train/ but neither test/ nor val/")
-    if unlabelled_classes:
-        splits = (split_without_labels(part) for part in (folder / "train", test))
-        return Content(*splits, cluster_names(unlabelled_classes))
-    names, test_names = class_folders(folder / "train"), class_folders(test)
-    if names != test_names:
-        odd = sorted(set(names) ^ set(test_names))
-        raise InputError(f"{folder}: train/ and {test.name}/ differ in the classes {', '.join(odd[:5])}")
-    return Content(split_of_folder(folder / "train", names), split_of_folder(test, names), names)
-
-
-def _split_by_seed(folder: Path, seed: int, unlabelled_classes: int | None) -> Content:
-    if unlabelled_classes:
-        names, whole = cluster_names(unlabelled_classes), split_without_labels(folder)
+    top, notes = open_folder(folder), Notes()
+    if labels:
+        table = named_table(labels, Index(top))
+        content = content_of_tables(top, [Part(table)], seed, notes)
     else:
-        names = class_folders(folder)
-        whole = split_of_folder(folder, names)
-    generator = torch.Generator().manual_seed(seed)
-    parts = ([], [])
-    for label in whole.labels.unique():
-        members = (whole.labels == label).nonzero().flatten()
-        if len(members) < 2:
-            where = folder if unlabelled_classes else folder / names[label]
-            raise InputError(f"{where} holds one image: a class needs two, to train and to test")
-        members = members[torch.randperm(len(members), generator=generator)]
-        held_out = max(1, round(TEST_SHARE * len(members)))
-        for part, chosen in zip(parts, (members[held_out:], members[:held_out]), strict=True):
-            part.append(chosen.sort().values)
-    train, test = (whole.select(torch.cat(part)) for part in parts)
+        levels = _meant(top)
+        for level in levels[:-1]:
+            notes.left_out.update(level.left_out)
+        if len(levels) > 1:
+            notes.read.append(levels[-1].below(top))
+        if unlabelled_classes:
+            content = _content_without_labels(levels[-1], seed, unlabelled_classes, notes)
+        else:
+            content = _content_with_labels(levels, seed, notes)
+    return content, notes.line(folder, content, not unlabelled_classes)
+
+
+def _meant(top: Folder) -> list[Folder]:
+    """As `unpacked`, but not into a training folder: without a test folder beside it, it is refused."""
+    levels = unpacked(top)
+    ends = (k for k, level in enumerate(levels) if k and role_of(level.name) == TRAINING)
+    return levels[: next(ends, None)]
+
+
+def _content_without_labels(root: Folder, seed: int, num_classes: int, notes: Notes) -> Content:
+    splits, names = splits_of(root, labelled=False), cluster_names(num_classes)
+    if splits is None:
+        whole = _split_without_labels(root, notes)
+        return split_by_seed(whole, names, [root.path] * num_classes, seed, notes)
+    splits.note(notes)
+    return Content(*(_split_without_labels(part, notes) for part in (splits.train, splits.test)), names)
+
+
+def _content_with_labels(levels: Sequence[Folder], seed: int, notes: Notes) -> Content:
+    """A list of labels comes first where the folders say nothing."""
+    root = levels[-1]
+    splits, content = splits_of(root, labelled=True), None
+    if len(root.folders) < 2 or (splits and splits.flat):
+        content = content_of_found_tables(levels, splits, seed, notes)
+    if content is None and splits:
+        return _content_of_splits(levels, splits, notes)
+    return content or _content_of_classes(levels, seed, notes)
+
+
+def _content_of_classes(levels: Sequence[Folder], seed: int, notes: Notes) -> Content:
+    root = levels[-1]
+    refuse_unknown_splits(root)
+    classes = _classes_of(root)
+    names = tuple(classes)
+    whole = _split_of_classes(root, names, notes)
+    notes.loose(root)
+    compare_with_tables(levels, [whole], names, False, notes)
+    return split_by_seed(whole, names, [classes[name][0].path for name in names], seed, notes)
+
+
+def _content_of_splits(levels: Sequence[Folder], splits: Splits, notes: Notes) -> Content:
+    root, parts = splits.root, (splits.train, splits.test)
+    which = f"{root.path}: {splits.train.name}/ and {splits.test.name}/"
+    if splits.flat:
+        raise InputError(
+            f"{which} hold images but no class folders: give each class a folder, or list the images "
+            "with their labels (--LABELS FILE)"
+        )
+    splits.note(notes)
+    names, test_names = (tuple(_classes_of(part)) for part in parts)
+    if names != test_names:
+        only = {name: part for part, of in zip(parts, (names, test_names), strict=True) for name in of}
+        odd = sorted(set(names) ^ set(test_names))
+        where = describe_names(f"{name} (only in {only[name].below(root)})" for name in odd)
+        raise InputError(f"{which} differ in the classes {where}")
+    train, test = (_split_of_classes(part, names, notes) for part in parts)
+    for part in parts:
+        notes.loose(part)
+    compare_with_tables([*levels, *parts], [train, test], names, True, notes)
     return Content(train, test, names)

@@ -13,8 +13,6 @@ from utils.errors import InputError
 from utils.storage import digest
 
 NO_LABEL = -1  # of every sample of a task without labels
-# What torchvision's folders of images admit.
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)

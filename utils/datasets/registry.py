@@ -35,7 +35,9 @@ ORIGINS = ("auto", "full", "embedded")
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set, training and test split, with where it came from for the record."""
+    """One data set, training and test split, with where it came from for the record. `found`: what a
+    folder of the user's own was taken for, in one line; None of registered data sets.
+    """
 
     name: str
     train: Split
@@ -43,6 +45,7 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...]
     provenance: dict
+    found: str | None = None
 
 
 # ---------------------------------------------------------------------------------- the one entrance
@@ -55,6 +58,7 @@ def load_dataset(
     *,
     classes_to_draw: int | None = None,
     unlabelled_classes: int | None = None,
+    labels: Path | None = None,
 ) -> Dataset:
     """Loads a data set by its registered name, or the user's own images by `folder:PATH`.
 
@@ -68,6 +72,8 @@ def load_dataset(
             and images of imagenet_small, the test fifth of a folder that has no splits.
         classes_to_draw: how many of ImageNet's classes imagenet_small has.
         unlabelled_classes: how many classes a folder has whose images have no labels.
+        labels: of a folder's images, a table of files and their labels, as FILE or FILE:COLUMN; a list
+            that lies in the folder is found without.
 
     Returns:
         Both splits with labels 0..K−1, the names of the classes, and where the data came from.
@@ -86,8 +92,12 @@ def load_dataset(
         raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, not {origin!r}")
     name = check_dataset_name(name, role)
     request = Request(Path(data_dir), False, role, seed, classes_to_draw)
+    if labels:
+        require_folder(name, unlabelled_classes)
+    found = None
     if is_image_folder(name):
-        content, origin = read_image_folder(folder_path(name), seed, unlabelled_classes), "folder"
+        content, found = read_image_folder(folder_path(name), seed, unlabelled_classes, labels)
+        origin = "folder"
     elif unlabelled_classes:
         raise InputError(
             f"{name} has labels: --TARGET_CLASSES is for targets without, {FOLDER_PREFIX}PATH or "
@@ -121,7 +131,15 @@ def load_dataset(
     }
     if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
         provenance["modified"] = digest(train.images.stamps, test.images.stamps)
-    return Dataset(dataset_slug(name), train, test, len(class_names), class_names, provenance)
+    return Dataset(dataset_slug(name), train, test, len(class_names), class_names, provenance, found)
+
+
+def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
+    """Raises InputError for a task that a list of labels cannot be for."""
+    if not is_image_folder(name):
+        raise InputError(f"--LABELS is for {FOLDER_PREFIX}PATH: {name} has labels of its own")
+    if unlabelled_classes:
+        raise InputError("--TARGET_CLASSES is for targets without labels: give it or --LABELS")
 
 
 def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:

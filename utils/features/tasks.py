@@ -19,6 +19,7 @@ from utils.datasets import (
     is_image_folder,
     is_labelled,
     load_dataset,
+    require_folder,
 )
 from utils.distributed import main_process_first
 from utils.errors import InputError
@@ -86,16 +87,20 @@ def find_data(
     role: str,
     classes_to_draw: int | None = None,
     unlabelled_classes: int | None = None,
+    labels: Path | None = None,
 ) -> Dataset | Task:
     """A data set, or the task of a feature file. Both tell their classes and sizes before any image is
     looked at. `load_dataset` explains the options.
     """
+    if labels:
+        require_folder(name, unlabelled_classes)
     if is_feature_file(name):
         return task_of_feature_file(name, unlabelled_classes)
     return main_process_first(
         lambda: load_dataset(
             name, request.origin, request.data_dir, role, request.seed,
             classes_to_draw=classes_to_draw, unlabelled_classes=unlabelled_classes,
+            labels=labels,
         )
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, is_grey_model
 from utils.datasets import is_image_folder
+from utils.entry import warning_line
 from utils.errors import InputError
 from utils.features import HEAD, is_feature_file, task_slug
 from utils.options import PLACE_FLAGS
@@ -97,7 +98,8 @@ class Job:
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended: `computed`, `reused` (its result was there) or `failed`, for a `reason` of one
-    line; `again`: whether another try may end otherwise; `warnings`: what the stage warned of.
+    line; `again`: whether another try may end otherwise; `warnings`: the lines in which the stage warns
+    and remarks.
     """
 
     state: str
@@ -250,7 +252,7 @@ def run_job(job: Job, threads: int | None = None) -> Outcome:
         except Exception as error:  # a cell that fails must not end the others
             problem = error
             trace = traceback.format_exc()
-    texts = tuple(dict.fromkeys(" ".join(str(one.message).split()) for one in caught))
+    texts = tuple(dict.fromkeys(warning_line(one.message, one.category) for one in caught))
     seconds = time.perf_counter() - start
     if problem is None:
         with contextlib.suppress(OSError):

@@ -1,0 +1,456 @@
+"""Lists of labels: a table with a file and its label in each row, beside a folder of images.
+
+CSV (comma, semicolon, tab, bar), JSON Lines, or a JSON list of objects. Nothing in them is executed.
+"""
+
+import csv
+import io
+import json
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from utils.datasets.images import require_utf8
+from utils.datasets.roles import TRAINING, VALIDATION, role_of, same_name
+from utils.datasets.tree import ENDINGS, Folder, describe_names, images_below
+from utils.errors import InputError
+from utils.storage import require_regular
+
+# Names of columns, letters and digits alone, those first that say it best.
+FILE_COLUMNS = (
+    "filename", "file", "filepath", "filepaths", "filenames", "files", "imagepath", "imagefile",
+    "imagename", "image", "images", "path", "paths", "imgpath", "imgname", "img", "fname", "imageid",
+    "imgid", "id", "name", "url", "imageurl",
+)  # fmt: skip
+LABEL_COLUMNS = (
+    "label", "labels", "class", "classes", "classname", "labelname", "category", "categoryname",
+    "target", "classid", "labelid", "categoryid", "breed", "species", "diagnosis", "dx", "y",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "subset", "partition", "phase", "usage", "set", "dataset")
+MAY_BE_SPLITS = ("usage", "phase", "set", "dataset")  # these only if they name nothing but splits
+SHEETS, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
+MOST_BYTES = 100 * 2**20  # of a table that nobody named
+LEAST_SHARE = 0.1  # of the images; fewer numbers are those of classes
+NOT_OURS = "submission"  # sample_submission.csv: labels that stand for nothing
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]", "", same_name(column)).lower()
+
+
+# ------------------------------------------------------------------------------- files by their names
+class Index:
+    """The images below a folder by the names that a table may give them: relative to any folder on the
+    way, with the folders above in front, with and without ending, in any case and Unicode form, with
+    backslashes.
+    """
+
+    def __init__(self, folder: Folder):
+        self.folder, below = folder, images_below(folder)
+        self.names, self.left_out = below.names, below.left_out
+        self._exact = {same_name(name): name for name in self.names}
+        self._whole: dict[str, str | None] = {}
+        self._tails: dict[str, str | None] = {}
+        self._asked: dict[str, str | None] = {}
+        for name in self.names:
+            whole = same_name(name).casefold()
+            for form in {whole, _without_ending(whole)}:
+                _note(self._whole, form, name)
+                for tail in _tails(form):
+                    _note(self._tails, tail, name)
+
+    def find(self, given: str) -> str | None:
+        """The image that is meant. None: there is none, or more than one."""
+        if given not in self._asked:
+            self._asked[given] = self._find(given)
+        return self._asked[given]
+
+    def _find(self, given: str) -> str | None:
+        path = _cleaned(given)
+        if path in self._exact:
+            return self._exact[path]
+        path = path.casefold()
+        if found := self._whole.get(path) or self._tails.get(path):
+            return found
+        return next((self._whole[tail] for tail in _tails(path) if tail in self._whole), None)
+
+    def is_ambiguous(self, given: str) -> bool:
+        return _cleaned(given).casefold() in self._tails and self.find(given) is None
+
+
+def _note(names: dict[str, str | None], key: str, name: str) -> None:
+    """None where two have one key."""
+    names[key] = name if names.get(key, name) == name else None
+
+
+def _cleaned(path: str) -> str:
+    path = posixpath.normpath(same_name(path).replace("\\", "/")).lstrip("/")
+    while path.startswith("../"):
+        path = path.removeprefix("../")
+    return path
+
+
+def _without_ending(name: str) -> str:
+    stem, ending = posixpath.splitext(name)
+    return stem if ending.lower() in ENDINGS else name
+
+
+def _tails(path: str) -> Iterator[str]:
+    """a/b/c, b/c, c."""
+    while path:
+        yield path
+        path = path.partition("/")[2]
+
+
+# ------------------------------------------------------------------------------------------ the table
+@dataclass(frozen=True)
+class Row:
+    """`number`: as spreadsheets count, the names of the columns first."""
+
+    number: int
+    cells: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """An image with its label and the split that it is for; None where the table does not say."""
+
+    name: str
+    label: str
+    role: str | None
+    row: int
+
+
+class LabelTable:
+    """A table about the images of `index`. `column`: that of the labels, where it was named. With
+    `named` False nobody said that this is a list of labels: `is_one` tells whether it looks like one.
+    """
+
+    def __init__(self, path: Path, index: Index, column: str | None = None, named: bool = True):
+        self.path, self.index, self.column, self.named = path, index, column, named
+        self.columns, self.rows = _read(path, index)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether columns of files and labels have names known to mean this, and files are there: some
+        that are called files, or, of bare numbers, more than a list of the classes has.
+        """
+        if not (self._known(FILE_COLUMNS) and self.label_columns):
+            return False
+        texts = [text for text in self._texts(self.file_column) if self.index.find(text)]
+        called = any(text != _without_ending(text) for text in texts)
+        return bool(texts) and (called or len(texts) >= LEAST_SHARE * len(self.index.names))
+
+    def _known(self, names: Sequence[str]) -> list[str]:
+        known = [column for column in self.columns if _plain(column) in names]
+        return sorted(known, key=lambda column: names.index(_plain(column)))
+
+    def _found(self, column: str) -> int:
+        return sum(self.index.find(_text(row.cells.get(column))) is not None for row in self.rows)
+
+    @cached_property
+    def file_column(self) -> str:
+        """Of the columns that may be it the one with most files that are there."""
+        candidates = self._known(FILE_COLUMNS) or (list(self.columns) if self.named else [])
+        if not candidates:
+            raise InputError(f"{self.path} has no column of file names: call it file_name")
+        return max(candidates, key=self._found)
+
+    @cached_property
+    def label_columns(self) -> list[str]:
+        return [column for column in self._known(LABEL_COLUMNS) if column != self.file_column]
+
+    @cached_property
+    def label_column(self) -> str:
+        """Raises InputError that names the columns where it could be one or another."""
+        if self.column:
+            return self._column_that_was_named()
+        columns = self.label_columns
+        if not columns:
+            aside = {self.file_column, self.split_column}
+            others = [c for c in self.columns if c not in aside and _plain(c) not in ("", "unnamed0")]
+            columns = [c for c in others if _plain(c) not in FILE_COLUMNS] or others
+        if not columns:
+            raise InputError(f"{self.path} has no column of labels beside {self.file_column}")
+        if self.label_columns and self._same_classes(columns):  # a number and its name
+            numbers = [column for column in columns if all(_is_number(t) for t in self._texts(column))]
+            return next((column for column in columns if column not in numbers), columns[0])
+        if len(columns) > 1:
+            raise InputError(
+                f"{self.path}: which column holds the labels, {describe_names(columns)}? Call it label "
+                f"and no other so, or give --LABELS {self.path}:{columns[0]}"
+            )
+        return columns[0]
+
+    def _column_that_was_named(self) -> str:
+        found = [column for column in self.columns if _plain(column) == _plain(self.column)]
+        if not found:
+            raise InputError(
+                f"{self.path} has no column {self.column}; it has {describe_names(self.columns)}"
+            )
+        return found[0]
+
+    def _texts(self, column: str) -> list[str]:
+        return [_text(row.cells.get(column)) for row in self.rows]
+
+    def _same_classes(self, columns: Sequence[str]) -> bool:
+        first = self._texts(columns[0])
+        return all(one_to_one(first, self._texts(column)) for column in columns[1:])
+
+    @cached_property
+    def split_column(self) -> str | None:
+        for column in self._known(SPLIT_COLUMNS):
+            texts = self._texts(column)
+            if column in (self.file_column, *self.label_columns):
+                continue
+            if _plain(column) not in MAY_BE_SPLITS or all(role_of(text) for text in texts):
+                return column
+        return None
+
+    def labelled(self) -> list[Labelled]:
+        """Every image that has a row. Raises InputError that names the first row and column with
+        something that cannot be meant.
+        """
+        file_column, label_column, found = self.file_column, self.label_column, {}
+        self._require_files()
+        for row in self.rows:
+            where = f"{self.path}, row {row.number}"
+            name = self.index.find(_text(row.cells.get(file_column)))
+            label = _label(row.cells.get(label_column), f"{where}, column {label_column}")
+            one = Labelled(name, label, self._role(row, where), row.number)
+            other = found.setdefault(name, one)
+            for what, a, b in (("label", other.label, label), ("split", other.role, one.role)):
+                if a != b:
+                    raise InputError(
+                        f"{where}: {name} has the {what} {b} here and {a} in row {other.row}"
+                    )
+        return list(found.values())
+
+    def _require_files(self) -> None:
+        missing = []
+        for row in self.rows:
+            text = _text(row.cells.get(self.file_column))
+            if self.index.find(text) is None:
+                missing.append((row.number, text))
+        if not missing:
+            return
+        number, text = missing[0]
+        where = f"{self.path}, row {number}, column {self.file_column}"
+        more = f" ({len(missing)} of {len(self.rows)} rows are so)" if len(missing) > 1 else ""
+        if not text:
+            raise InputError(f"{where}: no file is named{more}")
+        if self.index.is_ambiguous(text):
+            raise InputError(f"{where}: {text} may be several images: name their folders too{more}")
+        raise InputError(f"{where}: no image {text} below {self.index.folder.path}{more}")
+
+    def _role(self, row: Row, where: str) -> str | None:
+        if self.split_column is None:
+            return None
+        text = _text(row.cells.get(self.split_column))
+        role = role_of(text)
+        if role is None:
+            raise InputError(
+                f"{where}, column {self.split_column}: {text or 'nothing'} is no split: write train, "
+                "validation or test"
+            )
+        return role
+
+    def agrees_with(self, class_of: Mapping[str, str]) -> bool:
+        """Whether some column of labels names the classes of the images, or numbers them. An image that
+        is not there, or has no class, says nothing.
+        """
+        names = [self.index.find(text) for text in self._texts(self.file_column)]
+        for column in self.label_columns:
+            pairs = zip(names, self._texts(column), strict=True)
+            known = [(class_of[name], text) for name, text in pairs if name in class_of]
+            if one_to_one([a for a, _ in known], [b for _, b in known]):
+                return True
+        return False
+
+
+def one_to_one(some: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether each value on the one side goes with one on the other."""
+    pairs = set(zip(some, others, strict=True))
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell).strip()
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", text))
+
+
+def _label(cell: Any, where: str) -> str:
+    text = _text(cell)
+    if not text:
+        raise InputError(f"{where}: the label is empty: fill it in or remove the row")
+    if isinstance(cell, list | dict) or (text[0] == "[" and text[-1] == "]"):
+        raise InputError(
+            f"{where}: {text[:40]} is a list: an image has one label here, several are not supported"
+        )
+    require_utf8(text)
+    return same_name(text)
+
+
+def sorted_classes(labels: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """(names of the classes, the class of each label): whole numbers in the order of numbers, where
+    3.0 is 3.
+    """
+    labels = set(labels)
+    if not all(re.fullmatch(r"[+-]?[0-9]{1,15}(\.0+)?", label) for label in labels):
+        return sorted(labels), {label: label for label in labels}
+    class_of = {label: label.partition(".")[0] for label in labels}
+    return sorted(set(class_of.values()), key=lambda name: (int(name), name)), class_of
+
+
+# ------------------------------------------------------------------------------------ reading the file
+def _read(path: Path, index: Index) -> tuple[list[str], list[Row]]:
+    """(names of the columns, the rows that hold anything)."""
+    require_regular(path)
+    try:
+        text = _decoded(path)
+        if path.suffix.lower() in OBJECTS:
+            columns, rows = _objects(text, path)
+        else:
+            columns, rows = _sheet(text, path, index)
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a table of labels: {error}") from error
+    rows = [row for row in rows if any(_text(cell) for cell in row.cells.values())]
+    if not rows:
+        raise InputError(f"{path} has no rows: give file and label in each")
+    return columns, rows
+
+
+def _decoded(path: Path) -> str:
+    content = path.read_bytes()
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # as spreadsheets save "Unicode text"
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+
+
+def _sheet(text: str, path: Path, index: Index) -> tuple[list[str], list[Row]]:
+    lines = text.splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max("\t;,|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
+    if delimiter in first:
+        cells = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    else:  # `some/file.jpg 3`: the last word is the label
+        cells = [line.strip().rsplit(None, 1) for line in lines]
+    numbered = [(k, row) for k, row in enumerate(cells, start=1) if any(cell.strip() for cell in row)]
+    if not numbered:
+        return [], []
+    columns = [cell.strip() for cell in numbered[0][1]]
+    named = any(_plain(column) in FILE_COLUMNS for column in columns)
+    if not named and any(index.find(column) for column in columns):  # a row of images already
+        columns = [f"column {k + 1}" for k in range(len(columns))]
+    else:
+        numbered = numbered[1:]
+    if double := [column for column, count in Counter(columns).items() if count > 1 and column]:
+        raise InputError(f"{path} has two columns {double[0]}: rename one")
+    for number, row in numbered:
+        if len(row) > len(columns) and any(cell.strip() for cell in row[len(columns) :]):
+            raise InputError(
+                f"{path}, row {number}: {len(row)} cells under {len(columns)} names: put quotes around "
+                f"what holds a {'tab' if delimiter == chr(9) else delimiter}"
+            )
+    rows = [Row(number, dict(zip(columns, row, strict=False))) for number, row in numbered]
+    return [column for column in columns if column], rows
+
+
+def _objects(text: str, path: Path) -> tuple[list[str], list[Row]]:
+    """JSON Lines; a list of objects; or one object of files and their labels."""
+    if path.suffix.lower() == ".json":
+        content = json.loads(text)
+        if isinstance(content, dict) and all(isinstance(v, str | int) for v in content.values()):
+            content = [{"file": file, "label": label} for file, label in content.items()]
+        if not isinstance(content, list):
+            raise InputError(f"{path} is no list of objects with file_name and label")
+        numbered = list(enumerate(content, start=1))
+    else:
+        lines = enumerate(text.split("\n"), start=1)
+        numbered = [(number, _loaded(line, path, number)) for number, line in lines if line.strip()]
+    for number, one in numbered:
+        if not isinstance(one, dict):
+            raise InputError(f"{path}, row {number}: no object with file_name and label")
+    columns = dict.fromkeys(str(key) for _, one in numbered for key in one)
+    return list(columns), [Row(number, one) for number, one in numbered]
+
+
+def _loaded(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}, row {number}: no JSON ({error})") from error
+
+
+# ---------------------------------------------------------------------------------- finding the tables
+def tables_in(folder: Folder, index: Index) -> list[LabelTable]:
+    """The lists of labels that lie in `folder` itself. Tables of other things are none; a `metadata`
+    that cannot be read is refused.
+    """
+    found = []
+    for name in folder.others:
+        path = folder.path / name
+        if path.suffix.lower() not in (*SHEETS, *OBJECTS) or NOT_OURS in name.lower():
+            continue
+        if path.stat().st_size > MOST_BYTES:
+            continue
+        try:
+            table = LabelTable(path, index, named=False)
+            if table.is_one:
+                found.append(table)
+        except InputError:
+            if path.stem.lower() == "metadata":
+                raise
+    return found
+
+
+def may_hold_tables(folder: Folder) -> bool:
+    return any(Path(name).suffix.lower() in (*SHEETS, *OBJECTS) for name in folder.others)
+
+
+def role_of_table(path: Path) -> str | None:
+    """train.csv, test_labels.csv: the split that a table is of."""
+    words = ("labels", "label", "metadata", "annotations", "list", "classes")
+    name = path.stem.lower()
+    for word in words:
+        name = name.removesuffix(word).removeprefix(word)
+    return role_of(name)
+
+
+def role_of_place(name: str) -> str | None:
+    """The split that an image's folders name: photos/train/1.jpg."""
+    return next(filter(None, map(role_of, name.split("/")[:-1])), None)
+
+
+def with_roles(images: Sequence[Labelled]) -> Sequence[Labelled]:
+    """Where the table does not say what is for what, the folders may: if every image lies in one of a
+    split, and some are to train and some are not.
+    """
+    if any(image.role for image in images):
+        return images
+    roles = [role_of_place(image.name) for image in images]
+    if None in roles or TRAINING not in roles or len(set(roles)) == 1:
+        return images
+    return [
+        Labelled(image.name, image.label, role, image.row)
+        for image, role in zip(images, roles, strict=True)
+    ]
+
+
+def test_role(roles: Iterable[str | None]) -> str | None:
+    """What is tested on, where there are splits: validation stands in where there is no test."""
+    others = {*roles} - {TRAINING, None}
+    return None if not others else min(others, key=lambda role: role == VALIDATION)
