@@ -410,7 +410,7 @@ def rows_of(folder: Path, name: Callable[[str, str, int], str]) -> list[dict[str
 
 
 def in_one_folder(split: str, of_class: str, k: int) -> str:
-    return f"images/{of_class[0]}{split}{k:02d}.png"
+    return f"images/{of_class[:2]}{split}{k:02d}.png"
 
 
 def with_table(
@@ -470,10 +470,10 @@ def tables() -> Iterable[Untidy]:
 def _hugging_face(file: str) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         own = folder / "own"
-        write_folder(own, lambda split, name, k: f"{split}/{name[0]}{k:02d}.png")
+        write_folder(own, lambda split, name, k: f"{split}/{name[:2]}{k:02d}.png")
         for split in EACH:
             rows = [
-                {"file_name": f"{name[0]}{k:02d}.png", "label": name}
+                {"file_name": f"{name[:2]}{k:02d}.png", "label": name}
                 for of_split, name, k in pictures()
                 if of_split == split
             ]
@@ -498,7 +498,7 @@ def changed_table(change: Callable[[list[str]], list[str]]) -> Callable[[Path], 
 def table_refusals() -> Iterable[Untidy]:
     for what, says, change in (
         ("a file that is not there", "gone.png", lambda rows: [*rows, "images/gone.png,waves,train"]),
-        ("one file twice", "two labels", lambda rows: [*rows, rows[1].replace("circles", "waves")]),
+        ("one file twice", "has the label", lambda rows: [*rows, rows[1].replace("circles", "waves")]),
         ("an empty label", "label", lambda rows: [rows[0], rows[1].replace("circles", ""), *rows[2:]]),
         ("no column of labels", "label", lambda rows: [row.partition(",")[0] for row in rows]),
         ("no rows", "labels.csv", lambda rows: rows[:1]),
