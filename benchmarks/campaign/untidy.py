@@ -57,8 +57,9 @@ def untidy(data: Path, work: Path, count: int, seed: int) -> Iterator[Trial]:
             shutil.rmtree(made)
             made.mkdir()
         case.make(made)
+        twin = next((t for start, t in twins.items() if case.arguments.startswith(start)), None)
         ended = _run(case.script, case.arguments, work, made)
-        problem = _what_fell(case, ended, work, twins.get(case.arguments))
+        problem = _what_fell(case, ended, work, twin)
         yield Trial(f"untidy {case.kind}", case.what, problem)
 
 
@@ -95,12 +96,15 @@ def _what_fell(case: Untidy, ended: Ended, work: Path, twin: Mapping | None) -> 
             if count != twin["data"]["target"][split]:
                 return f"{count} {split} images; {said[-600:]}"
     for name, value in wanted.items():
-        if not math.isclose(_at(record, name), value, rel_tol=CLOSE, abs_tol=CLOSE):
+        if _at(record, name) is None or not math.isclose(
+            _at(record, name), value, rel_tol=CLOSE, abs_tol=CLOSE
+        ):
             return f"{name} is {_at(record, name)}, not {value}; {said[-600:]}"
     return ""
 
 
-def _at(record: Mapping, name: str) -> float:
+def _at(record: Mapping, name: str) -> float | None:
+    """The number behind a/b/c; None where there is none."""
     for part in name.split("/"):
-        record = record[part]
+        record = (record or {}).get(part)
     return record
