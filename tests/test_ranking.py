@@ -263,15 +263,52 @@ def test_percent_becomes_fractions_and_targets_stand_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text, encoding",
+    [
+        ("model;accuracy\na;91,2\nb;0\nc;72\n", "utf-8"),
+        ("model;accuracy\na;91,2 %\nb;0 %\nc;72 %\n", "utf-8-sig"),
+        ("model;accuracy\na;0,912\nb;0\nc;0.72\n", "utf-8"),
+        ("model,accuracy\na,91.2%\nb,0%\nc,72%\n", "utf-8"),
+        ("model,accuracy\na,91.2 %\nb,0 %\nc,72\u00a0%\n", "utf-8"),
+        ("Model,Accuracy (%)\na,91.2\nb,0\nc,72 %\n", "utf-8"),
+        ('"MODEL" , "Top-1"\n"a" , "0.912"\nb, 0 \n c,.72\n', "utf-8"),
+        ("source\tAcc@1\tNetwork\r\n\t91,2\ta\r\n\t0\tb\r\n\t72\tc\r\n", "utf-16"),
+        ("sep=;\nbackbone;acc;notes, and more\na;0.912;\nb;0;x, y\nc;0.72;\n;;\n", "utf-8"),
+        ("model,top1,accuracy\na,3,0.912\nb,2,0\nc,1,0.72\n", "utf-8"),  # the name itself first
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, text, encoding):
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    found = read_truth(tmp_path / "t.csv")
+    assert {name: found.of("X", name, "") for name in "abc"} == {"a": 0.912, "b": 0.0, "c": 0.72}
+
+
+def test_scores_as_spreadsheets_write_them(tmp_path):
+    (tmp_path / "s.csv").write_text("Network;Target;LogME;kNN\na;x;0,5;91,2 %\nb;x;-1,5;\n")
+    assert read_scores(tmp_path / "s.csv") == {
+        "LogME": {"x": {"a": 0.5, "b": -1.5}}, "kNN": {"x": {"a": 91.2}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
     "text, complaint",
     [
-        ("model;accuracy\nlenet;0.5\n", "must name the columns accuracy, model"),
+        ("model|accuracy\nlenet|0.5\n", "must name the columns accuracy, model"),
+        ("model,value\nlenet,0.5\n", "must name the columns accuracy, model"),
         ("", "must name the columns"),
-        ("model,accuracy\nlenet,50\nclip,0.9\n", "fractions and percent cannot be told apart"),
+        ("model,accuracy\n", "there is no row below the names model, accuracy"),
+        ("model,accuracy\nlenet,50\nclip,0.9\n", r"holds 0\.9 \(row 2\) and 50 \(row 1\)"),
         ("model,accuracy\nlenet,50\nclip,0.9\nmoco,0\n", "cannot be told apart"),
-        ("model,accuracy\nlenet,500\n", "must lie in"),
-        ("model,accuracy\nlenet,-0.1\n", "must lie in"),
-        ("model,accuracy\nlenet,high\n", "an accuracy is no finite number"),
+        ("model;accuracy\nlenet;50 %\nclip;0,9\n", r"accuracy holds 50 % \(row 1\) and 0,9 \(row 2\)"),
+        ("model,accuracy [%]\nlenet,0.9\nclip,0\n", "said to be percent and holds nothing above 1"),
+        ("model,accuracy\nlenet,500\n", r"must lie in .* not 500 \(row 1 below .* column accuracy\)"),
+        ("model,accuracy\nclip,0.1\nlenet,-0.1\n", r"must lie in .* not -0\.1 \(row 2"),
+        ("model,accuracy\nlenet,high\n", "row 1 below .*, column accuracy: high is no finite number"),
+        ("model,accuracy\nlenet,0.9\nclip,91 % %\n", "row 2 .*: 91 % % is no finite number"),
+        ('model,accuracy\nlenet,"0,9"\n', "row 1 .*: 0,9 is no finite number"),
+        ("model;accuracy\nlenet;1.234,5\n", "1.234,5 is no finite number"),
+        ("model,accuracy\nlenet,91,2\n", "row 1 below .* 3 cells for 2 columns .*put ; between"),
+        ("model,top1,acc\nlenet,0.5,0.6\n", "columns top1 and acc could both be the accuracy"),
         ("model,accuracy\nlenet\n", "row 1 below the names has no accuracy"),
         ("model,accuracy\n\nlenet,0.5\n,0.5\n", "row 2 below the names has no model"),
         ("model,accuracy\nlenet,nan\n", "no finite number"),
