@@ -78,7 +78,10 @@ def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) 
             if missing:
                 hint = ""
                 if all(key.startswith("y_") for key in missing):
-                    hint = " (a target without labels needs --TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                    hint = (
+                        " (a target without labels is for transfer_source_to_target.py, with "
+                        "--TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                    )
                 if set(missing) & set(HEAD_KEYS):
                     hint = ": a classifier of its own is weight (K, d) and bias (K,)"
                 raise InputError(f"{path}: the arrays {', '.join(missing)} are missing{hint}")
