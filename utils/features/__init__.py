@@ -6,6 +6,7 @@ from utils.features.extraction import batch_size, extract_features, images_per_s
 from utils.features.files import (
     FEATURE_FILE_PREFIX,
     classifier_of_feature_file,
+    expand_feature_files,
     feature_path,
     is_feature_file,
     require_same_labels,

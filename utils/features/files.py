@@ -1,5 +1,6 @@
 """Features that were made elsewhere: `features:PATH.npz`."""
 
+import glob
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -232,5 +233,23 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def feature_file_slug(name: str) -> str:
-    """As it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
-    return f"features-{feature_path(name).stem}"
+    """As it stands in paths and results: `features:some/FILE.npz` → features-FILE, and all files of
+    `features:FOLDER/` → features-FOLDER.
+    """
+    path = feature_path(name)
+    return f"features-{path.name if name.endswith('/') else path.stem}"
+
+
+def expand_feature_files(name: str) -> list[str]:
+    """What `features:PATTERN` (with *, ? or [) and `features:FOLDER` stand for: the files that match,
+    or that end in .npz, in the order of their names. The name of a file stands for itself. Raises
+    InputError for none.
+    """
+    path = feature_path(name)
+    if not path.is_dir() and (path.exists() or not any(mark in str(path) for mark in "*?[")):
+        return [name]
+    pattern = f"{glob.escape(str(path))}/*.npz" if path.is_dir() else str(path)
+    files = [text for text in sorted(glob.glob(pattern, recursive=True)) if Path(text).is_file()]
+    if not files:
+        raise InputError(f"{name} stands for no file: nothing matches {pattern}")
+    return [f"{FEATURE_FILE_PREFIX}{text}" for text in files]
