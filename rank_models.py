@@ -5,6 +5,7 @@
     python3 rank_models.py --TRG pets --model resnet18 resnet50 clip --SRC imagenet_small
     python3 rank_models.py --TRG FMNIST --model lenet random:lenet --SRC MNIST --FINETUNE linear
     python3 rank_models.py --TRG folder:photos --model resnet18 clip --TRUTH accuracies.csv
+    python3 rank_models.py --TRG 'features:features_of_pets/*.npz'
     python3 rank_models.py --SCORES scores.csv --TRUTH accuracies.csv
 
 The target's training images decide: how well a linear probe does on those that it was not fitted to,
@@ -15,10 +16,13 @@ Results: RESULTS_DIR/rank/TRG/.
 """
 
 import argparse
+import contextlib
+import itertools
 import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +34,14 @@ from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, expand_pattern
 from utils.device import choose_device, use_threads
 from utils.entry import stage_entry, tell_once
 from utils.errors import InputError
-from utils.features import HEAD, check_task_name, is_feature_file, task_slug
+from utils.features import (
+    HEAD,
+    check_task_name,
+    feature_path,
+    is_feature_file,
+    require_same_labels,
+    task_slug,
+)
 from utils.learning_curve import LearningCurve, learning_curve
 from utils.linear_head import ValidatedRidge
 from utils.options import (
@@ -65,6 +76,8 @@ from utils.ranking import (
     decide,
     draw_decision,
     draw_ranking,
+    files_of_target,
+    folder_of_files,
     mean_rank_elsewhere,
     measure_full,
     more_or_another,
@@ -82,6 +95,7 @@ from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import (
     environment,
     only_one,
+    read_json,
     replace_files,
     require_writable,
     staged,
@@ -106,7 +120,11 @@ EVERYONE, WITHOUT_CONTROLS = "all candidates", "without random controls"
 def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__, "rank_models.py")
     group = parser.add_argument_group("what is ranked")
-    add_flag(group, "--TRG", metavar="NAME", help="target data set")
+    add_flag(
+        group, "--TRG", nargs="+", default=[], metavar="NAME",
+        help="target data set; or its features, a features:FILE.npz for each network: several of them, "
+        "'features:PATTERN' or features:FOLDER",
+    )  # fmt: skip
     add_labels_flag(group, "target")
     add_flag(
         group, "--MODEL", nargs="+", metavar="NAME",
@@ -158,7 +176,10 @@ def parse_options(argv: Sequence[str] | None):
     add_many_models_flags(parser)
     add_place_flags(parser)
     add_threads_flag(parser)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.TARGETS = list(dict.fromkeys(options.TRG))
+    options.TRG = options.TARGETS[0] if len(options.TARGETS) == 1 else None
+    return options
 
 
 @stage_entry("rank_models")
@@ -207,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
         record["more_labels"] = {"line": more, **curve.record}
+        warn_of_other_files(folder / "ranking.json", record)
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
         with replace_files(folder) as new:
@@ -283,8 +305,17 @@ def list_entries(options: argparse.Namespace) -> dict[str, Entry]:
     """Every model with every source, by the name that it has in tables; options are checked."""
     if options.TRUTH and options.FINETUNE:
         raise InputError("--TRUTH gives the accuracies that --FINETUNE would measure: give one of them")
-    if options.TRG is None:
+    if not options.TARGETS:
         raise InputError("give the target with --TRG")
+    files = options.FILES = files_of_target(options.TARGETS)
+    if files:
+        options.TRG = folder_of_files(files.values())
+        if options.SRC:
+            raise InputError(
+                "--SRC is seen by one network, and the files of --TRG are of several: rank them without "
+                "--SRC, or each alone with its network's source"
+            )
+        require_same_labels(list(files.values()))
     if options.MODEL is None and not options.SRC and not is_feature_file(options.TRG):
         raise InputError("give the candidates with --model, or --SRC, whose LeNet is one")
     options.SRC = list(dict.fromkeys(check_task_name(name, "source") for name in options.SRC))
@@ -301,8 +332,8 @@ def list_entries(options: argparse.Namespace) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     several = len(options.SRC) > 1
     for text in options.MODEL:
-        for source in options.SRC or [None]:
-            entry = Entry.of(text, source, options)
+        for source, file in itertools.product(options.SRC or [None], files.items() or [None]):
+            entry = Entry.of(text, source, options, file)
             name = entry.model_name + (f" ({entry.source_slug})" if several else "")
             if entries.setdefault(name, entry) != entry:
                 raise InputError(f"two candidates are called {name}: rename a file or give one --model")
@@ -352,7 +383,7 @@ def truth_key(entry: Entry, options: argparse.Namespace) -> tuple[str, str]:
     """(model, source) as a table of accuracies has them."""
     eps = options.EPS if entry.model.startswith(ROBUST_PREFIX) else None
     same_size = entry.image_size == options.IMAGE_SIZE  # of all: a table need not repeat it
-    name = entry.model if same_size and entry.model_name != "features" else entry.model_name
+    name = entry.model if same_size and not entry.of_features else entry.model_name
     return backbone_slug(name, eps), entry.source_slug
 
 
@@ -451,6 +482,7 @@ def as_record(
 
     return {
         "target": task_slug(options.TRG),
+        **({"target_folder": str(feature_path(options.TRG))} if options.FILES else {}),
         "seed": options.SEED,
         "command": options.command,
         "shots": options.SHOTS,
@@ -489,6 +521,15 @@ def as_record(
         "data": found.data,
         "environment": environment(choose_device(options.DEVICE)),
     }
+
+
+def warn_of_other_files(path: Path, record: Mapping) -> None:
+    """Says which ranking is replaced, if that is of feature files that lie elsewhere."""
+    with contextlib.suppress(OSError, ValueError):  # there is none, or a damaged one
+        before = read_json(path)
+        if before.get("target_folder") != record.get("target_folder"):
+            what = before.get("target_folder") or before.get("command")
+            warnings.warn(f"{path.parent}: the ranking of {what} is replaced", stacklevel=2)
 
 
 # ------------------------------------------------------------------------- scores that others computed

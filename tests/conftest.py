@@ -68,6 +68,9 @@ def isolated(monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(grey, "DEBIAN_FASHION_MNIST", Path("/nonexistent"))
+    monkeypatch.setenv("TORCH_HOME", "/nonexistent")
+    for module in ("caches", "pretrained"):
+        monkeypatch.setattr(f"utils.backbones.{module}.CLIP_CACHE", Path("/nonexistent"))
 
 
 @pytest.fixture(scope="session")

@@ -373,18 +373,80 @@ def test_a_timm_model_with_its_own_preprocessing(tmp_path):
     assert torch.equal(backbone.features(frame), expected)
 
 
-def test_another_image_size(tmp_path):
-    import timm
-
+def test_another_image_size():
     small = load_backbone("efficientnet_lite0", CPU, image_size=64)
     assert small.preprocess.size == (64, 64)
     frame = small.preprocess.frame(Image.new("RGB", (30, 20)))
     assert frame.shape == (3, 64, 64)
     assert small.about["weights"] == load_backbone("efficientnet_lite0", CPU).about["weights"]
-    network = timm.create_model("vit_tiny_patch16_224", pretrained=False)
-    torch.save(network.state_dict(), tmp_path / "vit.pth")
-    with pytest.raises(InputError, match="timm-vit_tiny_patch16_224 does not take images of 96×96"):
-        load_backbone("timm:vit_tiny_patch16_224", CPU, weights=tmp_path / "vit.pth", image_size=96)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224.ms_in1k"])
+def test_a_transformer_at_another_size_is_timms_own(tmp_path, name):
+    """Positions (of Swin: relative ones) are resampled by timm's `img_size`, from the same weights."""
+    import timm
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "own.pth")
+    file = {"file": str(tmp_path / "own.pth")}
+    expected = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=file, img_size=96, num_classes=0
+    )
+    expected = expected.eval().to(memory_format=torch.channels_last)
+    found = load_backbone(f"timm:{name}", CPU, weights=tmp_path / "own.pth", image_size=96)
+    assert found.preprocess.size == (96, 96) and found.about["preprocess"]["timm"]["input_size"][1] == 96
+    images = noise(found)
+    with torch.inference_mode():
+        assert torch.equal(found.features(images), expected(found.preprocess(images)))
+    at_own_size = load_backbone(f"timm:{name}", CPU, weights=tmp_path / "own.pth")
+    assert at_own_size.weights_digest != found.weights_digest
+
+
+def test_a_transformer_at_its_own_size_and_a_network_of_any_size_stay_as_they_are(tmp_path):
+    import timm
+
+    for name, size in (("vit_tiny_patch16_224", 224), ("test_resnet", 96), ("test_vit", 96)):
+        torch.manual_seed(0)
+        network = timm.create_model(name, pretrained=False)
+        torch.save(network.state_dict(), tmp_path / "own.pth")
+        plain = load_backbone(f"timm:{name}", CPU, weights=tmp_path / "own.pth")
+        asked = load_backbone(f"timm:{name}", CPU, weights=tmp_path / "own.pth", image_size=size)
+        assert plain.weights_digest == asked.weights_digest
+
+
+def test_a_control_at_another_size():
+    found = load_backbone("random:vit_tiny_patch16_224", CPU, image_size=48, seed=3)
+    again = load_backbone("random:vit_tiny_patch16_224", CPU, image_size=48, seed=3)
+    assert found.preprocess.size == (48, 48) and found.weights_digest == again.weights_digest
+    with torch.inference_mode():
+        assert found.features(noise(found)).std() > 0
+
+
+@pytest.mark.parametrize(
+    "name, size, complaint",
+    [
+        (
+            "random:test_vit",
+            100,
+            "does not take images of 100×100: .* multiple of its patches' 16, as 96",
+        ),
+        ("random:test_vit", 8, "multiple of its patches' 16, as 16$"),
+        ("timm:mixer_s16_224", 96, "timm:mixer_s16_224 cannot be built for images of 96×96: .*mismatch"),
+        ("random:test_resnet", 1, None),
+        ("random:dla34", 8, "random-dla34 does not take images of 8×8"),
+    ],
+)
+def test_sizes_that_an_architecture_cannot_take(tmp_path, name, size, complaint):
+    options = {}
+    if name.startswith("timm:"):
+        torch.save(randomised(name.removeprefix("timm:")).state_dict(), tmp_path / "own.pth")
+        options["weights"] = tmp_path / "own.pth"
+    if complaint is None:
+        assert load_backbone(name, CPU, image_size=size).preprocess.size == (size, size)
+        return
+    with pytest.raises(InputError, match=complaint) as caught:
+        load_backbone(name, CPU, image_size=size, **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_hub_that_does_not_answer(tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_a_folder_of_images_without_labels(tmp_path):
     [
         (["--TARGET_CLASSES", "3"], "add --TARGET_LABELS pseudo"),
         (["--TARGET_CLASSES", "1", "--TARGET_LABELS", "pseudo"], "must be a whole number from 2"),
-        ([], "y_train, y_test are missing (a target without labels needs --TARGET_LABELS pseudo"),
+        ([], "y_train, y_test are missing (a target without labels is for transfer_source_to_target.py"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, feature_files, capsys, flags, complaint):

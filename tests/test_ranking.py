@@ -4,7 +4,9 @@ import csv
 import itertools
 import json
 import math
+import re
 import shlex
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -263,15 +265,52 @@ def test_percent_becomes_fractions_and_targets_stand_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text, encoding",
+    [
+        ("model;accuracy\na;91,2\nb;0\nc;72\n", "utf-8"),
+        ("model;accuracy\na;91,2 %\nb;0 %\nc;72 %\n", "utf-8-sig"),
+        ("model;accuracy\na;0,912\nb;0\nc;0.72\n", "utf-8"),
+        ("model,accuracy\na,91.2%\nb,0%\nc,72%\n", "utf-8"),
+        ("model,accuracy\na,91.2 %\nb,0 %\nc,72\u00a0%\n", "utf-8"),
+        ("Model,Accuracy (%)\na,91.2\nb,0\nc,72 %\n", "utf-8"),
+        ('"MODEL" , "Top-1"\n"a" , "0.912"\nb, 0 \n c,.72\n', "utf-8"),
+        ("source\tAcc@1\tNetwork\r\n\t91,2\ta\r\n\t0\tb\r\n\t72\tc\r\n", "utf-16"),
+        ("sep=;\nbackbone;acc;notes, and more\na;0.912;\nb;0;x, y\nc;0.72;\n;;\n", "utf-8"),
+        ("model,top1,accuracy\na,3,0.912\nb,2,0\nc,1,0.72\n", "utf-8"),  # the name itself first
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, text, encoding):
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    found = read_truth(tmp_path / "t.csv")
+    assert {name: found.of("X", name, "") for name in "abc"} == {"a": 0.912, "b": 0.0, "c": 0.72}
+
+
+def test_scores_as_spreadsheets_write_them(tmp_path):
+    (tmp_path / "s.csv").write_text("Network;Target;LogME;kNN\na;x;0,5;91,2 %\nb;x;-1,5;\n")
+    assert read_scores(tmp_path / "s.csv") == {
+        "LogME": {"x": {"a": 0.5, "b": -1.5}}, "kNN": {"x": {"a": 91.2}},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
     "text, complaint",
     [
-        ("model;accuracy\nlenet;0.5\n", "must name the columns accuracy, model"),
+        ("model|accuracy\nlenet|0.5\n", "must name the columns accuracy, model"),
+        ("model,value\nlenet,0.5\n", "must name the columns accuracy, model"),
         ("", "must name the columns"),
-        ("model,accuracy\nlenet,50\nclip,0.9\n", "fractions and percent cannot be told apart"),
+        ("model,accuracy\n", "there is no row below the names model, accuracy"),
+        ("model,accuracy\nlenet,50\nclip,0.9\n", r"holds 0\.9 \(row 2\) and 50 \(row 1\)"),
         ("model,accuracy\nlenet,50\nclip,0.9\nmoco,0\n", "cannot be told apart"),
-        ("model,accuracy\nlenet,500\n", "must lie in"),
-        ("model,accuracy\nlenet,-0.1\n", "must lie in"),
-        ("model,accuracy\nlenet,high\n", "an accuracy is no finite number"),
+        ("model;accuracy\nlenet;50 %\nclip;0,9\n", r"accuracy holds 50 % \(row 1\) and 0,9 \(row 2\)"),
+        ("model,accuracy [%]\nlenet,0.9\nclip,0\n", "said to be percent and holds nothing above 1"),
+        ("model,accuracy\nlenet,500\n", r"must lie in .* not 500 \(row 1 below .* column accuracy\)"),
+        ("model,accuracy\nclip,0.1\nlenet,-0.1\n", r"must lie in .* not -0\.1 \(row 2"),
+        ("model,accuracy\nlenet,high\n", "row 1 below .*, column accuracy: high is no finite number"),
+        ("model,accuracy\nlenet,0.9\nclip,91 % %\n", "row 2 .*: 91 % % is no finite number"),
+        ('model,accuracy\nlenet,"0,9"\n', "row 1 .*: 0,9 is no finite number"),
+        ("model;accuracy\nlenet;1.234,5\n", "1.234,5 is no finite number"),
+        ("model,accuracy\nlenet,91,2\n", "row 1 below .* 3 cells for 2 columns .*put ; between"),
+        ("model,top1,acc\nlenet,0.5,0.6\n", "columns top1 and acc could both be the accuracy"),
         ("model,accuracy\nlenet\n", "row 1 below the names has no accuracy"),
         ("model,accuracy\n\nlenet,0.5\n,0.5\n", "row 2 below the names has no model"),
         ("model,accuracy\nlenet,nan\n", "no finite number"),
@@ -540,6 +579,142 @@ def test_a_source_with_too_few_classes_has_no_certificate(tmp_path, sources, cap
     shown = capsys.readouterr()
     assert "features (features-fair)" in shown.out.splitlines()[0]
     assert shown.err.count("warning: features (features-two): no certificate: 2 source classes") == 1
+
+
+# ------------------------------------------------------------------------- feature files, one a network
+@pytest.fixture
+def files(tmp_path) -> dict[str, str]:
+    """Features of the same samples through four networks: two folders hold a file called good; the best
+    has neither a test split nor the usual names.
+    """
+    rng, y, new = np.random.default_rng(0), np.arange(120) % 3, np.arange(60) % 3
+    for name, distance in (("feats/poor", 0.3), ("feats/good", 2.5), ("more/good", 1.2)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        x, x_new = (distance * np.eye(5)[t] + rng.normal(size=(len(t), 5)) for t in (y, new))
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y + 1, x_test=x_new, y_test=new + 1)
+    best = 4 * np.eye(7)[y] + rng.normal(size=(120, 7))
+    np.savez(tmp_path / "feats" / "best.npz", x=best, y=np.array(["a", "b", "c"])[y])
+    names = ("feats/poor", "feats/good", "more/good", "feats/best")
+    return {name: f"features:{tmp_path / name}.npz" for name in names}
+
+
+def test_feature_files_are_ranked_as_networks(tmp_path, files, capsys):
+    rank_models.main(["--TRG", *files.values(), *SHORT, *places(tmp_path)])
+    shown = capsys.readouterr()
+    assert shown.out.startswith("take best: best in 1")
+    path = tmp_path / "results" / "rank" / f"features-{tmp_path.name}" / "ranking.json"
+    record = json.loads(path.read_text())
+    assert list(record["candidates"]) == ["best", "feats/good", "more/good", "poor"]
+    assert record["target_folder"] == str(tmp_path)
+    assert {f"features-{name}" for name in record["candidates"]} == set(record["data"])
+    assert sum(record["decision"]["odds"].values()) == pytest.approx(1)
+    # The same machinery as for a file alone.
+    for name, of_file in (("feats/good", files["feats/good"]), ("best", files["feats/best"])):
+        alone = score_candidate(candidate_without_test(of_file, tmp_path), 0).scores
+        scores = record["candidates"][name]["scores"]
+        assert {key: score.value for key, score in alone.items()} == {
+            key: about["value"] for key, about in scores.items() if key != "consensus"
+        }
+        assert scores[PREDICTED]["interval"] == list(alone[PREDICTED].interval)
+    again = rank_models.parse_options(shlex.split(record["command"])[2:])
+    assert list(files.values()) == again.TARGETS
+
+
+def candidate_without_test(target: str, tmp_path):
+    options = rank_models.parse_options(["--TRG", target, *places(tmp_path)])
+    ((name, entry),) = rank_models.list_entries(options).items()
+    return open_candidate(name, entry, 0.01, with_test=False)
+
+
+@pytest.mark.parametrize("target", ["feats", "feats/", "feats/*.npz", "feats/[bgp]*.npz"])
+def test_a_folder_or_a_pattern_stands_for_its_files(tmp_path, files, capsys, target):
+    (tmp_path / "feats" / "._good.npz").touch()  # as macOS leaves them
+    argv = [f"features:{tmp_path / target}", *([f"features:{tmp_path}/feats/../feats/good.npz"])]
+    options = rank_models.parse_options(["--TRG", *argv, *places(tmp_path)])
+    assert list(rank_models.list_entries(options)) == ["best", "good", "poor"]
+    one = rank_models.parse_options(["--TRG", f"features:{tmp_path}/more/*.npz", *places(tmp_path)])
+    assert list(rank_models.list_entries(one)) == ["good"]
+    alone = rank_models.parse_options(["--TRG", files["more/good"], *places(tmp_path)])
+    assert list(rank_models.list_entries(alone)) == ["features"]
+
+
+def test_measured_accuracies_of_feature_files(tmp_path, files, capsys):
+    three = [name for name in files if name != "feats/best"]
+    target = ["--TRG", *(files[name] for name in three), *SHORT, *places(tmp_path)]
+    rank_models.main([*target, "--FINETUNE", "linear", "--SHOTS", "30", "--SAMPLES", "80"])
+    path = tmp_path / "results" / "rank" / f"features-{tmp_path.name}" / "ranking.json"
+    record = json.loads(path.read_text())
+    measured = {name: about["accuracy"] for name, about in record["candidates"].items()}
+    assert measured["feats/good"] > measured["more/good"] > measured["poor"] > 0.2
+    assert {about["points"] for about in record["data"].values()} == {90}
+    assert set(record["agreement"]) == {"all candidates"}
+
+    (tmp_path / "t.csv").write_text("Model;Accuracy\npoor;30,5 %\nfeats/good;91,2 %\nmore/good;40 %\n")
+    rank_models.main([*target, "--TRUTH", str(tmp_path / "t.csv")])
+    record = json.loads(path.read_text())
+    assert record["candidates"]["feats/good"]["accuracy"] == pytest.approx(0.912)
+    kendall = record["agreement"]["all candidates"]["scores"][PREDICTED]["Kendall"]
+    assert kendall["value"] == 1.0
+    capsys.readouterr()
+
+    with pytest.raises(SystemExit):  # of which there is no test split
+        rank_models.main(["--TRG", *files.values(), *SHORT, *places(tmp_path), "--FINETUNE", "linear"])
+    shown = capsys.readouterr()
+    assert "failed: best: " in shown.err and "x_test, y_test are missing" in shown.err
+
+
+def test_two_files_of_the_same_features_are_one_network(tmp_path, files, capsys):
+    shutil.copy(tmp_path / "feats" / "good.npz", tmp_path / "feats" / "copy.npz")
+    rank_models.main(["--TRG", f"features:{tmp_path / 'feats'}", *SHORT, *places(tmp_path)])
+    record = json.loads((tmp_path / "results/rank/features-feats/ranking.json").read_text())
+    assert len(record["candidates"]) == 4 and len(record["decision"]["odds"]) == 3
+
+
+def test_a_ranking_of_files_elsewhere_is_not_replaced_without_a_word(tmp_path, files, capsys):
+    (tmp_path / "other").mkdir()
+    shutil.copytree(tmp_path / "more", tmp_path / "other" / "feats")
+    for folder in ("feats", "feats", "other/feats"):
+        rank_models.main(["--TRG", f"features:{tmp_path / folder}", *SHORT, *places(tmp_path)])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert line.endswith(f"rank/features-feats: the ranking of {tmp_path / 'feats'} is replaced")
+
+
+@pytest.mark.parametrize(
+    "more, flags, complaint",
+    [
+        ("FMNIST", [], "several --TRG must be feature files of the same samples, .* and FMNIST is none"),
+        ("feats/poor.npz", [], "and feats/poor.npz is none"),
+        (
+            None,
+            ["--SRC", "MNIST"],
+            "--SRC is seen by one network, and the files of --TRG are of several",
+        ),
+        (None, ["--model", "lenet", "clip"], "two candidates are called poor: .* give one --model"),
+        (None, ["--FINETUNE", "full"], "--FINETUNE full needs images and networks"),
+        ("features:{}/none/*.npz", [], "none/.* stands for no file: nothing matches"),
+        ("features:{}/empty", [], "empty stands for no file: nothing matches .*empty/.*npz"),
+        (
+            "features:{}/short.npz",
+            [],
+            "poor.npz and .*short.npz are not of the same samples: .* 120 labels",
+        ),
+        ("features:{}/mixed.npz", [], r"poor.npz and .*mixed.npz are not .*: y_train\[0\] is 1 and 3"),
+        ("features:{}/torn.npz", [], "torn.npz is not a readable .npz"),
+    ],
+)
+def test_feature_files_that_cannot_be_compared(tmp_path, files, capsys, more, flags, complaint):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn.npz").write_bytes(b"PK")
+    content = dict(np.load(tmp_path / "feats" / "poor.npz"))
+    short = {"x_train": content["x_train"][:90], "y_train": content["y_train"][:90]}
+    np.savez(tmp_path / "short.npz", **{**content, **short})
+    np.savez(tmp_path / "mixed.npz", **{**content, "y_train": content["y_train"][::-1]})
+    targets = [*files.values(), *([more.format(tmp_path)] if more else [])]
+    with pytest.raises(SystemExit) as stop:
+        rank_models.main(["--TRG", *targets, *flags, *places(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and line.startswith("error: rank_models: ")
+    assert re.search(complaint, line) and not (tmp_path / "results").exists()
 
 
 @pytest.fixture

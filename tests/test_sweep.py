@@ -168,7 +168,7 @@ def test_a_target_without_labels_needs_no_head(tmp_path, feature_files, capsys):
     assert json.loads(row)["fine_tuned_accuracy"] is None
     with pytest.raises(SystemExit) as stop:
         rank_models.main(["--TRG", bare, *places(tmp_path)])  # its scores need labels
-    assert stop.value.code == 2 and "y_train, y_test are missing" in capsys.readouterr().err
+    assert stop.value.code == 2 and "the arrays y_train are missing" in capsys.readouterr().err
 
 
 def test_a_full_disk_fails_the_cell(command, monkeypatch, capsys):

@@ -5,7 +5,8 @@ import difflib
 import importlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from utils.backbones.caches import hub_is_offline, open_clip_file, timm_file
 from utils.backbones.image_transform import ImageTransform
 from utils.backbones.spec import Built, Classifier, NetworkSpec, checked_classifier
 from utils.backbones.weights import entry_of, fit_weights, head_entries, read_weights
@@ -87,10 +89,13 @@ def random_model(spec: NetworkSpec, name: str) -> Built:
     """An architecture of timm with the weights it begins training with, drawn from the seed."""
     if spec.weights:
         raise InputError(f"--WEIGHTS has no effect on random:{name}")
-    with torch.random.fork_rng():
-        torch.manual_seed(spec.seed)
-        network = library("timm").create_model(name, pretrained=False, num_classes=0)
-    return network, _timm_frame(network, spec.image_size)
+
+    def build(**options: int) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(spec.seed)
+            return library("timm").create_model(name, pretrained=False, num_classes=0, **options)
+
+    return _at_its_size(f"random:{name}", build(), spec, build)
 
 
 def check_random_name(name: str) -> None:
@@ -107,16 +112,82 @@ def timm_model(spec: NetworkSpec, name: str) -> Built:
     if spec.weights:
         known = tuple(f"{head}." for head in _timm_heads(network.pretrained_cfg))
         fit_weights(network, _timm_weights(spec), spec.weights, known=known)
-    return network, _timm_frame(network, spec.image_size)
+
+    def at_size(img_size: int) -> nn.Module:
+        weights = _timm_weights(spec) if spec.weights else None  # they fit: now timm resamples them
+        return _timm_network(spec, name, weights, num_classes=0, img_size=img_size)
+
+    return _at_its_size(f"timm:{name}", network, spec, at_size)
 
 
-def _timm_network(spec: NetworkSpec, name: str, **options: int) -> nn.Module:
-    with _download_named(f"timm:{name}", spec):
-        return library("timm").create_model(
+def _timm_network(
+    spec: NetworkSpec, name: str, weights: Mapping | None = None, **options: int
+) -> nn.Module:
+    """With the published weights, unless the specification has its own, or with `weights`, as timm fits
+    them to a network of these options.
+    """
+    folder, config = spec.folder / "pretrained_models", _timm_config(name)
+    if weights is None and spec.weights is None and (path := timm_file(config, folder)):
+        weights = read_weights(path)
+    with _download_named(f"timm:{name}", spec, bool(config.get("hf_hub_id"))):
+        network = library("timm").create_model(
             name,
-            pretrained=spec.weights is None,
-            cache_dir=spec.folder / "pretrained_models",
+            pretrained=spec.weights is None or weights is not None,
+            pretrained_cfg_overlay=None if weights is None else {"state_dict": dict(weights)},
+            cache_dir=folder,
             **options,
+        )
+    network.pretrained_cfg.pop("state_dict", None)  # they are the network's by now
+    return network
+
+
+def _timm_config(name: str) -> Mapping:
+    config = library("timm.models").get_pretrained_cfg(name)
+    return config.to_dict() if config else {}
+
+
+def _at_its_size(
+    model: str, network: nn.Module, spec: NetworkSpec, build: Callable[..., nn.Module]
+) -> Built:
+    """The network and its frame. Where it does not take the size of images that is asked for, it is
+    built anew for that size, if its architecture can be (timm's `img_size`: most transformers).
+    """
+    frame = _timm_frame(network, spec.image_size)
+    if spec.image_size and not _takes(network, frame):
+        _require_whole_patches(model, network, spec.image_size)
+        try:
+            with warnings.catch_warnings(action="ignore"):  # PyTorch's, of how timm resamples
+                network = build(img_size=spec.image_size)
+        except Exception as error:
+            problem = error.__cause__ or error
+            if isinstance(problem, TypeError):  # it has no such option: `load_backbone` says the rest
+                return network, frame
+            raise InputError(
+                f"{model} cannot be built for images of {spec.image_size}×{spec.image_size}: "
+                f"{' '.join(str(problem).split())[:200]}"
+            ) from error
+    return network, frame
+
+
+@torch.inference_mode()
+def _takes(network: nn.Module, frame: ImageTransform) -> bool:
+    try:
+        network.eval()(torch.zeros(1, len(frame.mean), *frame.size))
+    except Exception:  # what a network raises for a size that it was not built for
+        return False
+    return True
+
+
+def _require_whole_patches(model: str, network: nn.Module, image_size: int) -> None:
+    """Raises InputError for a size of which timm would cut off an edge."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    sides = {patch} if isinstance(patch, int) else set(patch or ())
+    if broken := [side for side in sides if image_size % side]:
+        side = broken[0]
+        near = [n for n in (image_size // side * side, (image_size // side + 1) * side) if n]
+        raise InputError(
+            f"{model} does not take images of {image_size}×{image_size}: the side must be a multiple of "
+            f"its patches' {side}, as {' or '.join(map(str, near))}"
         )
 
 
@@ -134,8 +205,7 @@ def _timm_heads(config: Mapping) -> tuple[str, ...]:
 def timm_classifier(spec: NetworkSpec, name: str) -> Classifier:
     """The layer that timm calls the classifier, where it is the whole way from features to logits."""
     check_timm_name(name)
-    config = library("timm.models").get_pretrained_cfg(name)
-    config = config.to_dict() if config else {}
+    config = _timm_config(name)
     count = _count_timm_classes(spec, config)
     if not count or (count == config["num_classes"] and _is_embedding(count)):
         raise InputError(
@@ -232,11 +302,11 @@ def open_clip_model(spec: NetworkSpec, name: str) -> Built:
     open_clip = library("open_clip")
     check_open_clip_name(name)
     architecture, tag = name.split("/", 1)
-    with _download_named(f"open_clip:{name}", spec), _without_log():
+    folder, config = spec.folder / "pretrained_models", open_clip.get_pretrained_cfg(architecture, tag)
+    published = open_clip_file(config, folder) or tag
+    with _download_named(f"open_clip:{name}", spec, bool(config.get("hf_hub"))), _without_log():
         network = open_clip.create_model(
-            architecture,
-            pretrained=None if spec.weights else tag,
-            cache_dir=str(spec.folder / "pretrained_models"),
+            architecture, pretrained=None if spec.weights else str(published), cache_dir=str(folder)
         ).visual
     if spec.weights:
         content = read_weights(spec.weights, spec.trust)
@@ -310,8 +380,10 @@ def _without_log() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _download_named(model: str, spec: NetworkSpec) -> Iterator[None]:
-    """What goes wrong in a library's hands becomes one line that says how to do without."""
+def _download_named(model: str, spec: NetworkSpec, on_hub: bool) -> Iterator[None]:
+    """What goes wrong in a library's hands becomes one line that says how to do without. `on_hub`: the
+    weights come from Hugging Face's hub.
+    """
     try:
         yield
     except InputError:
@@ -319,9 +391,14 @@ def _download_named(model: str, spec: NetworkSpec) -> Iterator[None]:
     except Exception as error:  # the libraries' hubs raise their own kinds
         if spec.weights:
             raise InputError(f"{model} cannot be built: {str(error)[:300]}") from error
+        problem = f"cannot be downloaded ({type(error).__name__}: {str(error)[:200]})"
+        if on_hub and hub_is_offline():
+            problem = (
+                f"are neither below {spec.folder / 'pretrained_models'} nor in Hugging Face's own cache "
+                "(HF_HOME), and HF_HUB_OFFLINE forbids to download them"
+            )
         raise InputError(
-            f"{model}: its weights cannot be downloaded ({type(error).__name__}: {str(error)[:200]}); "
-            "give a local file with --WEIGHTS"
+            f"{model}: its weights {problem}; stages 2 and 3 take a local file with --WEIGHTS"
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from utils.backbones.caches import CLIP_CACHE, torch_hub_file
 from utils.backbones.image_transform import UNIT, ImageTransform, resize_and_crop
 from utils.backbones.libraries import imagenet_names, library, open_clip_model
 from utils.backbones.spec import Built, Classifier, NetworkSpec, checked_classifier
@@ -20,7 +21,8 @@ from utils.errors import InputError
 @dataclass(frozen=True)
 class FileFormat:
     """Where a published file keeps a ResNet: under `entry`, behind `prefix`. `known` begins the names
-    of what the features do not need; `source` says where the file is had.
+    of what the features do not need; `source` says where the file is had. `hub_name`: what torch.hub
+    calls it, if not by its own name.
     """
 
     entry: str | None
@@ -28,6 +30,7 @@ class FileFormat:
     known: tuple[str, ...]
     file: str  # below the specification's folder
     source: str
+    hub_name: str | None = None
 
 
 TORCHVISION = {
@@ -55,6 +58,7 @@ SWAV = FileFormat(
     ("module.projection_head.", "module.prototypes."),
     "pretrained_models/swav_resnet50_1x.pth.tar",
     "https://github.com/facebookresearch/swav (model zoo, ResNet-50)",
+    "swav_800ep_pretrain.pth.tar",
 )
 SIMCLR = FileFormat(
     "state_dict",
@@ -90,7 +94,10 @@ def robust_classifier(spec: NetworkSpec, depth: int) -> Classifier:
 
 def _robust_file(spec: NetworkSpec, depth: int) -> Path:
     if spec.weights is None and spec.eps is None:
-        raise InputError("a robust model needs --EPS, the ε it was trained with, or --WEIGHTS, its file")
+        raise InputError(
+            "a robust model needs --EPS, the ε it was trained with (or, in stages 2 and 3, its file "
+            "with --WEIGHTS)"
+        )
     return spec.weights or _default_file(spec, ROBUST, depth=depth, eps=spec.eps)
 
 
@@ -114,12 +121,14 @@ def imagenet_frame(image_size: int | None) -> ImageTransform:
 
 def _default_file(spec: NetworkSpec, file_format: FileFormat, **fields: float) -> Path:
     path = spec.folder / file_format.file.format(**fields)
-    if not path.is_file():
-        raise InputError(
-            f"the weights {path} are missing: get them from {file_format.source} and put them there, or "
-            "give the file with --WEIGHTS"
-        )
-    return path
+    if path.is_file():
+        return path
+    if found := torch_hub_file(file_format.hub_name or path.name):
+        return found
+    raise InputError(
+        f"the weights {path} are missing: get them from {file_format.source} and put them there (stages "
+        "2 and 3 take the file from anywhere, with --WEIGHTS)"
+    )
 
 
 def _resnet(spec: NetworkSpec, depth: int, file_format: FileFormat, path: Path) -> nn.Module:
@@ -149,5 +158,5 @@ def clip(spec: NetworkSpec) -> Built:
     if path is None:
         url = library("open_clip").get_pretrained_url(*CLIP)
         checksum = url.split("/")[-2]
-        path = download(url, spec.folder / "pretrained_models", checksum)
+        path = download(url, spec.folder / "pretrained_models", checksum, [CLIP_CACHE])
     return open_clip_model(replace(spec, weights=path), "/".join(CLIP))

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from utils.backbones.caches import published_file
 from utils.backbones.spec import is_plain
 from utils.errors import InputError
 from utils.storage import load_checkpoint, load_safetensors
@@ -83,12 +84,15 @@ def head_entries(weights: Mapping, names: Sequence[str], path: Path) -> list:
     return [weights[name] for name in names]
 
 
-def download(url: str, folder: Path, sha256: str) -> Path:
-    """The file of this address in `folder`, downloaded (with progress) when absent; `sha256`: the
-    first digits of its checksum, tested after a download.
+def download(url: str, folder: Path, sha256: str, also: Sequence[Path] = ()) -> Path:
+    """The file of this address in `folder`, else in torch.hub's cache or the folders `also`, else
+    downloaded (with progress) into `folder`; `sha256`: the first digits of its checksum, tested for
+    what is not in `folder`.
     """
     path = folder / url.rsplit("/", 1)[-1]
     if not path.exists():
+        if found := published_file(path.name, sha256, also):
+            return found
         try:
             folder.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, path, hash_prefix=sha256, progress=True)

@@ -4,11 +4,15 @@ from utils.features.cache import SHARD, cached_features
 from utils.features.decoding import decoded_split, prepared_frames
 from utils.features.extraction import batch_size, extract_features, images_per_second
 from utils.features.files import (
-    MOST_CLASSES,
+    FEATURE_FILE_PREFIX,
     classifier_of_feature_file,
+    expand_feature_files,
+    feature_path,
     is_feature_file,
+    require_same_labels,
     task_of_feature_file,
 )
+from utils.features.labels import MOST_CLASSES
 from utils.features.pseudo_labels import (
     EQUAL,
     FREE,

@@ -1,5 +1,6 @@
 """Features that were made elsewhere: `features:PATH.npz`."""
 
+import glob
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from torch import Tensor
 from utils.backbones import Classifier, checked_classifier
 from utils.datasets import NO_LABEL, cluster_names, path_of
 from utils.errors import InputError
+from utils.features.labels import numbered_labels
 from utils.features.types import Features, Task, require_finite_features
 from utils.storage import digest, require_regular
 
@@ -21,8 +23,8 @@ UNREADABLE = (
     OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, NotImplementedError,
     MemoryError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
+SHORT_KEYS = (("x", "y"), ("features", "labels"))  # of a file without a test split
 HEAD_KEYS = ("weight", "bias")
 
 
@@ -30,27 +32,60 @@ def is_feature_file(name: str) -> bool:
     return name.startswith(FEATURE_FILE_PREFIX)
 
 
-def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Task:
-    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; labels are integers 0..K−1. Of a
-    task that has none, but `unlabelled_classes` classes, x_train and x_test alone are read.
+def task_of_feature_file(
+    name: str, unlabelled_classes: int | None = None, needs_test: bool = True
+) -> Task:
+    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; `numbered_labels` says what
+    labels may look like. Of a task that has none, but `unlabelled_classes` classes, x_train and x_test
+    alone are read. Unless `needs_test`, the test split may be missing, and the training split be called
+    x and y, or features and labels.
     """
     path = feature_path(name)
-    arrays = _read_arrays(path, FEATURE_FILE_KEYS[::2] if unlabelled_classes else FEATURE_FILE_KEYS)
-    train, test = (_checked_split(path, arrays, split) for split in ("train", "test"))
-    if train.x.shape[1] != test.x.shape[1]:
-        raise InputError(f"{path}: x_train has {train.x.shape[1]} features and x_test {test.x.shape[1]}")
-    num_classes = unlabelled_classes or _count_classes(path, train, test)
-    class_names = cluster_names(num_classes) if unlabelled_classes else map(str, range(num_classes))
+    arrays = _read_task(path, unlabelled_classes, needs_test)
+    splits = [split for split in ("train", "test") if f"x_{split}" in arrays]
+    x = {split: _checked_features(path, f"x_{split}", arrays[f"x_{split}"]) for split in splits}
+    if "test" in x and x["train"].shape[1] != x["test"].shape[1]:
+        dims = [values.shape[1] for values in x.values()]
+        raise InputError(f"{path}: x_train has {dims[0]} features and x_test {dims[1]}")
+    if unlabelled_classes:
+        class_names = tuple(cluster_names(unlabelled_classes))
+        y = {split: torch.full((len(values),), NO_LABEL) for split, values in x.items()}
+    else:
+        y, class_names = _labels(path, arrays, splits, {split: arrays[f"x_{split}"] for split in splits})
+    found = [Features(x[split], y[split]) for split in splits]
+    for split_name, split in zip(splits, found, strict=True):
+        require_finite_features(str(path), split_name, split.x)
     provenance = {
         "origin": "features",
-        "train": len(train),
-        "test": len(test),
-        "sha256": digest(train.x, train.y, test.x, test.y),
-        **({"unlabelled_classes": num_classes} if unlabelled_classes else {}),
+        **{split_name: len(split) for split_name, split in zip(splits, found, strict=True)},
+        "sha256": digest(*(part for split in found for part in (split.x, split.y))),
+        **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
     }
-    for split_name, split in (("train", train), ("test", test)):
-        require_finite_features(str(path), split_name, split.x)
-    return Task(feature_file_slug(name), train, test, num_classes, tuple(class_names), provenance)
+    train, test = (*found, Features(found[0].x[:0], found[0].y[:0]))[:2]
+    return Task(feature_file_slug(name), train, test, len(class_names), class_names, provenance)
+
+
+def require_same_labels(names: Sequence[str]) -> None:
+    """Raises InputError unless these feature files hold the same labels in the same order: that their
+    rows are features of the same samples is all that can be asked of a file.
+    """
+    first: dict[str, tuple[Path, Tensor, tuple[str, ...]]] = {}
+    for path in map(feature_path, names):
+        labels, class_names = _labels_alone(path)
+        for key, y in labels.items():
+            other, expected, other_names = first.setdefault(key, (path, y, class_names))
+            if len(y) != len(expected):
+                problem = f"{key} has {len(expected)} labels and {len(y)}"
+            elif (y != expected).any():
+                row, count = int((y != expected).nonzero()[0]), int((y != expected).sum())
+                values = f"{other_names[expected[row]]} and {class_names[y[row]]}"
+                problem = f"{key}[{row}] is {values}, and {count} of {len(y)} differ"
+            else:
+                continue
+            raise InputError(
+                f"{other} and {path} are not of the same samples: {problem}; each row must be of the "
+                "same sample in every file"
+            )
 
 
 def classifier_of_feature_file(name: str) -> Classifier:
@@ -60,7 +95,7 @@ def classifier_of_feature_file(name: str) -> Classifier:
     """
     path = feature_path(name)
     arrays = _read_arrays(path, (*HEAD_KEYS, "x_train"), optional=("class_names",))
-    dim = _checked_split(path, arrays, "train").x.shape[1]
+    dim = _checked_features(path, "x_train", arrays["x_train"]).shape[1]
     for key in HEAD_KEYS:
         _require_numbers(path, key, arrays[key])
     weight, bias = (torch.from_numpy(_as_float32(arrays[key])) for key in HEAD_KEYS)
@@ -71,58 +106,125 @@ def classifier_of_feature_file(name: str) -> Classifier:
 
 
 def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Arrays by their names in small letters: X_train is x_train."""
     require_regular(path)
+    ending = path.suffix.lower()
+    other = (
+        ""
+        if ending == ".npz"
+        else f": features: reads NumPy's .npz, as np.savez writes it, not {ending}"
+    )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in keys if key not in archive]
+            there = _names_in(archive)
+            missing = [key for key in keys if key not in there]
             if missing:
-                hint = ""
+                hint = "" if len(missing) < len(keys) else other or f" (it holds {', '.join(there)})"
                 if all(key.startswith("y_") for key in missing):
-                    hint = " (a target without labels needs --TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                    hint = (
+                        " (a target without labels is for transfer_source_to_target.py, with "
+                        "--TARGET_LABELS pseudo --TARGET_CLASSES K)"
+                    )
                 if set(missing) & set(HEAD_KEYS):
                     hint = ": a classifier of its own is weight (K, d) and bias (K,)"
                 raise InputError(f"{path}: the arrays {', '.join(missing)} are missing{hint}")
-            return {key: archive[key] for key in (*keys, *optional) if key in archive}
+            return {key: _array(archive, there[key]) for key in (*keys, *optional) if key in there}
     except InputError:
         raise
     except UNREADABLE as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise InputError(f"{path} is not a readable .npz of {', '.join(keys)}: {reason}") from error
+        wrong = "" if isinstance(error, FileNotFoundError) else other
+        raise InputError(
+            f"{path} is not a readable .npz of {', '.join(keys)}: {reason}{wrong}"
+        ) from error
 
 
-def _count_classes(path: Path, train: Features, test: Features) -> int:
-    """K where both splits hold every class 0..K−1; InputError otherwise."""
-    num_classes = int(train.y.max()) + 1
-    if num_classes < 2:
-        raise InputError(f"{path} has one class: there is nothing to tell apart")
-    for split_name, split in (("y_train", train), ("y_test", test)):
-        counts = torch.bincount(split.y, minlength=num_classes)
-        if len(counts) > num_classes or counts.min() == 0:
-            absent = (counts == 0).nonzero().flatten().tolist()
+def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, str]:
+    """Names of the arrays by themselves in small letters; of two that differ in case the small one."""
+    return {name.lower(): name for name in sorted(archive.files, key=str.islower)}
+
+
+def _array(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    try:
+        return archive[name]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise ValueError(
+            f"{name} holds Python objects, which may run code when they are read: save it as numbers or "
+            "strings"
+        ) from error
+
+
+def _read_task(path: Path, unlabelled: int | None, needs_test: bool) -> dict[str, np.ndarray]:
+    """The arrays of a task, under the names of FEATURE_FILE_KEYS."""
+    if unlabelled:
+        return _read_arrays(path, FEATURE_FILE_KEYS[::2])
+    about = ("class_names", *HEAD_KEYS)
+    if needs_test:
+        return _read_arrays(path, FEATURE_FILE_KEYS, about)
+    pairs = (FEATURE_FILE_KEYS[:2], *SHORT_KEYS)
+    found = _read_arrays(
+        path, (), (*FEATURE_FILE_KEYS, *(key for pair in pairs for key in pair), *about)
+    )
+    pair = next((pair for pair in pairs if set(pair) <= found.keys()), None)
+    if pair is None:
+        return _read_arrays(path, FEATURE_FILE_KEYS[:2])  # which says what is missing
+    arrays = {key: found[key] for key in about if key in found}
+    arrays |= dict(zip(FEATURE_FILE_KEYS, (found[key] for key in pair), strict=False))
+    if pair == pairs[0] and set(FEATURE_FILE_KEYS) <= found.keys():
+        arrays |= {key: found[key] for key in FEATURE_FILE_KEYS[2:]}
+    return arrays
+
+
+def _labels_alone(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """As `_labels`, without a look at the features."""
+    found = _read_arrays(path, (), ("y_train", "y_test", *(labels for _, labels in SHORT_KEYS)))
+    keys = [key for key in ("y_train", "y_test") if key in found] or list(found)[:1]
+    if not keys:
+        _read_arrays(path, ("y_train",))  # which says what is missing
+    labels, names = numbered_labels(path, {key: found[key] for key in keys})
+    return dict(zip(("y_train", "y_test"), labels.values(), strict=False)), names
+
+
+def _labels(
+    path: Path, arrays: dict[str, np.ndarray], splits: Sequence[str], x: dict[str, np.ndarray]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """(labels of each split, class names). Names beside a classifier are of its classes, not of
+    these.
+    """
+    for split, values in x.items():
+        shape = arrays[f"y_{split}"].shape
+        if shape not in ((len(values),), (1, len(values))) and (
+            len(shape) != 2 or shape[0] != len(values)
+        ):
             raise InputError(
-                f"{path}: {split_name} must hold every class 0..{num_classes - 1}: none of "
-                f"{absent[:5]}, largest label {int(split.y.max())}"
+                f"{path}: x_{split} must be (n, d) and y_{split} (n,), not {values.shape} and {shape}"
             )
-    return num_classes
+    own_names = None if set(HEAD_KEYS) & arrays.keys() else arrays.get("class_names")
+    labels, names = numbered_labels(path, {f"y_{s}": arrays[f"y_{s}"] for s in splits}, own_names)
+    return {split: labels[f"y_{split}"] for split in splits}, names
 
 
 def feature_path(name: str) -> Path:
     return path_of(name, FEATURE_FILE_PREFIX)
 
 
-def _checked_split(path: Path, arrays: dict[str, np.ndarray], split: str) -> Features:
-    x = arrays[f"x_{split}"]
+def _checked_features(path: Path, key: str, x: np.ndarray) -> Tensor:
+    """(n, d) float32; (n, d, 1, 1), as pooling leaves them, is that too."""
+    if x.ndim > 2 and set(x.shape[2:]) == {1}:
+        x = x.reshape(x.shape[:2])
     if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
-        raise InputError(f"{path}: x_{split} must be (n, d), not {x.shape}")
-    _require_numbers(path, f"x_{split}", x)
-    y = arrays.get(f"y_{split}")
-    labels = torch.full((len(x),), NO_LABEL) if y is None else _checked_labels(path, y, split, x.shape)
-    return Features(torch.from_numpy(_as_float32(x)), labels)
+        pooled = ": average or flatten what lies behind the first axis" if x.ndim > 2 else ""
+        raise InputError(f"{path}: {key} must be (n, d), not {x.shape}{pooled}")
+    _require_numbers(path, key, x)
+    return torch.from_numpy(np.ascontiguousarray(_as_float32(x)))
 
 
 def _require_numbers(path: Path, key: str, values: np.ndarray) -> None:
     if not np.issubdtype(values.dtype, np.floating) and not np.issubdtype(values.dtype, np.integer):
-        raise InputError(f"{path}: {key} must be numbers, not {values.dtype}")
+        unknown = " (bfloat16? save float32)" if values.dtype.kind == "V" else ""
+        raise InputError(f"{path}: {key} must be numbers, not {values.dtype}{unknown}")
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
@@ -130,18 +232,24 @@ def _as_float32(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32)
 
 
-def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int]) -> Tensor:
-    if y.shape != shape[:1]:
-        raise InputError(
-            f"{path}: x_{split} must be (n, d) and y_{split} (n,), not {shape} and {y.shape}"
-        )
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
-        raise InputError(f"{path}: y_{split} must be integers from 0 on, not {y.dtype}")
-    if y.max() >= MOST_CLASSES:
-        raise InputError(f"{path}: y_{split} holds the label {y.max()}: labels must be 0..K-1")
-    return torch.from_numpy(y.astype(np.int64))
-
-
 def feature_file_slug(name: str) -> str:
-    """As it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
-    return f"features-{feature_path(name).stem}"
+    """As it stands in paths and results: `features:some/FILE.npz` → features-FILE, and all files of
+    `features:FOLDER/` → features-FOLDER.
+    """
+    path = feature_path(name)
+    return f"features-{path.name if name.endswith('/') else path.stem}"
+
+
+def expand_feature_files(name: str) -> list[str]:
+    """What `features:PATTERN` (with *, ? or [) and `features:FOLDER` stand for: the files that match,
+    or that end in .npz, in the order of their names. The name of a file stands for itself. Raises
+    InputError for none.
+    """
+    path = feature_path(name)
+    if not path.is_dir() and (path.exists() or not any(mark in str(path) for mark in "*?[")):
+        return [name]
+    pattern = f"{glob.escape(str(path))}/*.npz" if path.is_dir() else str(path)
+    files = [text for text in sorted(glob.glob(pattern, recursive=True)) if Path(text).is_file()]
+    if not files:
+        raise InputError(f"{name} stands for no file: nothing matches {pattern}")
+    return [f"{FEATURE_FILE_PREFIX}{text}" for text in files]

@@ -1,6 +1,13 @@
 """Which model to take: candidates, their scores, and how sure the choice is."""
 
-from utils.ranking.candidates import Candidate, Entry, choose_points, open_candidate
+from utils.ranking.candidates import (
+    Candidate,
+    Entry,
+    choose_points,
+    files_of_target,
+    folder_of_files,
+    open_candidate,
+)
 from utils.ranking.decision import Decision, Prediction, decide, more_or_another, predict_accuracy
 from utils.ranking.figures import draw_decision, draw_ranking
 from utils.ranking.fine_tuning import fine_tune

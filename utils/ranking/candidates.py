@@ -1,8 +1,10 @@
 """What a ranking compares: a network at a size of images, with a source or without."""
 
 import argparse
-from collections.abc import Hashable
+import os
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -11,12 +13,16 @@ from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import (
+    FEATURE_FILE_PREFIX,
     Features,
     Standardiser,
     Task,
+    expand_feature_files,
+    feature_path,
     features_of_split,
     images_per_second,
     is_feature_file,
+    task_of_feature_file,
     task_slug,
 )
 from utils.ranking.scores import Facts
@@ -38,17 +44,21 @@ from utils.storage import digest
 @dataclass(frozen=True)
 class Entry:
     """A model, at `image_size` pixels (None: its own), and a source (None: none). `options`: the
-    ranking's as stage 3 would have them for this candidate, checked.
+    ranking's as stage 3 would have them for this candidate, checked. `file_name`: of the target's
+    feature file, where each candidate has its own.
     """
 
     model: str
     image_size: int | None
     source: str | None
     options: argparse.Namespace = field(repr=False, compare=False)
+    file_name: str | None = None
 
     @staticmethod
-    def of(text: str, source: str | None, options: argparse.Namespace) -> "Entry":
-        """Of NAME or NAME@PIXELS."""
+    def of(
+        text: str, source: str | None, options: argparse.Namespace, file: tuple[str, str] | None = None
+    ) -> "Entry":
+        """Of NAME or NAME@PIXELS; `file`: (what the target's feature file is called, the target)."""
         model, image_size = split_pixels(text)
         model = check_backbone_name(model)
         if not is_grey_model(model) and not is_feature_file(source or options.TRG):
@@ -61,15 +71,21 @@ class Entry:
             "WEIGHTS": None,
             "ROBUST": False,
             "SOURCE_CLASSES": "all",
+            "TRG": file[1] if file else options.TRG,
         }
         of_entry = argparse.Namespace(**{**vars(options), **own})
-        return Entry(model, image_size, source, check_options(of_entry))
+        return Entry(model, image_size, source, check_options(of_entry), file and file[0])
+
+    @property
+    def of_features(self) -> bool:
+        """Whether the features were made elsewhere."""
+        return is_feature_file(self.source or self.options.TRG)
 
     @property
     def model_name(self) -> str:
-        """NAME@PIXELS; features have no network, whatever the model."""
-        if is_feature_file(self.source or self.options.TRG):
-            return "features"
+        """NAME@PIXELS; features have no network, whatever the model: their file stands for it."""
+        if self.of_features:
+            return self.file_name or "features"
         return self.model if self.image_size is None else f"{self.model}@{self.image_size}"
 
     @property
@@ -87,7 +103,7 @@ class Candidate:
     them, and `scaled` by their own deviations; `test` scaled the same, where accuracies are measured;
     `source`, a task seen by the same network, if there is one. `network` tells one network from another,
     `view` one set of target features from another; `images` says which images `points` are of, and
-    `new_images` how many the test split has.
+    `new_images` how many the test split has, None where there is none.
     """
 
     name: str
@@ -99,7 +115,7 @@ class Candidate:
     test: Features | None
     num_classes: int
     images: str
-    new_images: int
+    new_images: int | None
     source: Task | None
     deviation_floor: float
     facts: Facts
@@ -111,7 +127,11 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     options = entry.options
     device = choose_device(options.DEVICE)
     network = open_network(options, device)
-    target = find_target(options)
+    target = (
+        task_of_feature_file(options.TRG, needs_test=with_test)
+        if is_feature_file(options.TRG)
+        else find_target(options)
+    )
     points, test, unreadable = _target_features(target, network, options, with_test)
     about = {"points": len(points), **({"unreadable": unreadable} if unreadable else {})}
     scaler = Standardiser.fit(points.x, deviation_floor)
@@ -120,17 +140,60 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     if backbone and isinstance(target, Dataset):
         speed = images_per_second(backbone, target.train, decoding_workers(options))
     size = backbone and sum(p.numel() for p in backbone.network.parameters())
-    provenance = {target.name: {**target.provenance, **about}}
+    known_as = target.name if entry.file_name is None else f"features-{entry.file_name}"
+    provenance = {known_as: {**target.provenance, **about}}
     provenance |= {source.name: source.provenance} if source else {}
+    if network.about:
+        of_network = view = digest(network.about)
+    elif entry.file_name:  # one a network, unless two hold the same
+        of_network = view = target.provenance["sha256"]
+    else:
+        of_network, view = entry.source_slug, target.name
     return Candidate(
-        name, entry,
-        digest(network.about) if network.about else entry.source_slug,
-        digest(network.about) if network.about else target.name,
+        name, entry, of_network, view,
         points.to(device), scaler.scaled(points).to(device),
         test and scaler.scaled(test).to(device), target.num_classes,
-        digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test),
+        digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test) or None,
         source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
     )  # fmt: skip
+
+
+def files_of_target(names: Sequence[str]) -> dict[str, str]:
+    """Targets by what tables call them, where several feature files, one a network, stand for one: the
+    names of files without their ending, behind as many folders as tell equal ones apart. Empty for a
+    single target. Raises InputError for several targets that are not all feature files.
+    """
+    expanded = {name: expand_feature_files(name) if is_feature_file(name) else [name] for name in names}
+    if len(expanded) == 1 and list(expanded.values()) == [list(expanded)]:
+        return {}
+    if others := [name for name in expanded if not is_feature_file(name)]:
+        raise InputError(
+            f"several --TRG must be feature files of the same samples, one a network, and "
+            f"{', '.join(others)} is none"
+        )
+    files: dict[Path, str] = {}
+    for name in (name for found in expanded.values() for name in found):
+        files.setdefault(Path(os.path.abspath(feature_path(name))), name)
+    return dict(zip(_told_apart(list(files)), files.values(), strict=True))
+
+
+def folder_of_files(names: Sequence[str]) -> str:
+    """The folder that holds these feature files, as a name of all: features:FOLDER/."""
+    folders = [os.path.abspath(feature_path(name).parent) for name in names]
+    return f"{FEATURE_FILE_PREFIX}{os.path.commonpath(folders).rstrip('/')}/"
+
+
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    names = []
+    for path in paths:
+        same = [other for other in paths if other.stem == path.stem and other != path]
+        beside = any(other.parent == path.parent for other in same)  # a.npz and a.NPZ
+        folders = [other.parent.parts for other in same if other.parent != path.parent]
+        depth, own = 0, path.parent.parts
+        while any(other[len(other) - depth :] == own[len(own) - depth :] for other in folders):
+            depth += 1
+        names.append("/".join([*own[len(own) - depth :], path.name if beside else path.stem]))
+    return names
 
 
 def _target_features(

@@ -32,10 +32,10 @@ class Prediction:
     right: np.ndarray
 
 
-def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) -> Prediction:
+def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int | None) -> Prediction:
     """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
-    new images as `new_images` (`statistics.held_out_interval`). Raises InputError where no class has two
-    images.
+    new images as `new_images` (`statistics.held_out_interval`; None: of any number). Raises InputError
+    where no class has two images.
     """
     order = fitted.held_out.argsort()
     # A class's only image was seen by the head that judges it.

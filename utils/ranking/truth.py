@@ -1,11 +1,13 @@
 """Tables that a user brings: accuracies after fine-tuning, and scores that others computed.
 
-CSV with a line of names. A model's accuracy may depend on a source; several targets may stand in one
-table (column target, dataset or data set).
+A line of names, then rows, with commas, semicolons or tabs between the columns. A model's accuracy may
+depend on a source; several targets may stand in one table (column target, dataset or data set).
 """
 
 import csv
+import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,12 @@ from utils.options import NUMBER
 from utils.storage import require_regular
 
 TARGET_COLUMNS = ("target", "dataset", "data set")
+# What columns are called, too: in any case, letters and digits alone.
+OTHER_NAMES = {
+    "model": ("models", "network", "architecture", "backbone", "modelname"),
+    "accuracy": ("acc", "top1", "acc1", "top1acc", "top1accuracy", "testaccuracy", "testacc"),
+}
+DELIMITERS = (",", ";", "\t")
 ByTarget = dict[str, dict[str, float]]  # by target and model
 
 
@@ -61,17 +69,19 @@ class Truth:
 
 def read_truth(path: Path, for_order: bool = False) -> Truth:
     """A table with the columns model, accuracy and, if need be, source and target. Accuracies are
-    fractions or, all of them, percent, and become fractions; only `for_order`, any numbers of which the
-    larger are better. Raises InputError that says what is wrong.
+    fractions or, all of them, percent (91.2 or 91.2 %), and become fractions; only `for_order`, any
+    numbers of which the larger are better. Raises InputError that says what is wrong, by row and column.
     """
     found = {}
     try:
-        rows = _read_rows(path, ("model", "accuracy"))
-        accuracies = [_number(row["accuracy"]) for row in rows]
+        table = _Table.read(path, ("model", "accuracy"))
+        accuracies, percent = table.numbers("accuracy")
         if None in accuracies:
-            raise ValueError("an accuracy is no finite number")
-        accuracies = accuracies if for_order else _as_fractions(accuracies)
-        for row, accuracy in zip(rows, accuracies, strict=True):
+            number = accuracies.index(None) + 1
+            cell = table.rows[number - 1]["accuracy"]
+            raise ValueError(f"{_place(number, 'accuracy')}: {cell} is no finite number")
+        accuracies = accuracies if for_order else _as_fractions(accuracies, percent)
+        for row, accuracy in zip(table.rows, accuracies, strict=True):
             key = (_target(row), backbone_slug(row["model"]), task_slug(row.get("source") or ""))
             if key in found:
                 raise ValueError(
@@ -83,18 +93,28 @@ def read_truth(path: Path, for_order: bool = False) -> Truth:
     return Truth(path, found)
 
 
-def _as_fractions(values: Sequence[float]) -> list[float]:
+def _as_fractions(values: Sequence[float], percent: bool) -> list[float]:
     """Fractions as they are, percent divided. A table of neither, or of both, is refused: 0.9 beside 85
-    may be 0.9 % or 90 %.
+    may be 0.9 % or 90 %. `percent`: it is said that they are.
     """
     lowest, highest = min(values), max(values)
     if lowest < 0 or highest > 100:
-        raise ValueError("accuracies must lie in [0, 1] or, as percent, in [0, 100]")
+        row = values.index(lowest if lowest < 0 else highest) + 1
+        raise ValueError(
+            f"accuracies must lie in [0, 1] or, as percent, in [0, 100], not {values[row - 1]:g} "
+            f"({_place(row, 'accuracy')})"
+        )
+    if percent and 0 < highest <= 1:
+        raise ValueError("column accuracy is said to be percent and holds nothing above 1: fractions?")
+    if percent:
+        return [value / 100 for value in values]
     if highest <= 1:
         return list(values)
-    if small := [value for value in values if 0 < value <= 1]:
+    if small := [row for row, value in enumerate(values, start=1) if 0 < value <= 1]:
+        large = values.index(highest) + 1
         raise ValueError(
-            f"fractions and percent cannot be told apart: it holds {small[0]:g} and {highest:g}"
+            f"fractions and percent cannot be told apart: column accuracy holds "
+            f"{values[small[0] - 1]:g} (row {small[0]}) and {highest:g} (row {large})"
         )
     return [value / 100 for value in values]
 
@@ -104,13 +124,12 @@ def read_scores(path: Path) -> dict[str, ByTarget]:
     score, target and model. Columns without any number are left aside.
     """
     try:
-        rows = _read_rows(path, ("model",))
+        table = _Table.read(path, ("model",))
         aside = {"model", *TARGET_COLUMNS}
         found: dict[str, ByTarget] = {}
-        for name in [name for name in rows[0] if name not in aside]:
-            for row in rows:
+        for name in [name for name in table.rows[0] if name not in aside]:
+            for row, value in zip(table.rows, table.numbers(name)[0], strict=True):
                 model, target = backbone_slug(row["model"]), _target(row)
-                value = _number(row[name])
                 if value is None:
                     continue
                 of_target = found.setdefault(name, {}).setdefault(target, {})
@@ -124,33 +143,99 @@ def read_scores(path: Path) -> dict[str, ByTarget]:
     return found
 
 
-def _number(text: str | None) -> float | None:
-    text = (text or "").strip()
+# ------------------------------------------------------------------------------------ rows and cells
+@dataclass(frozen=True)
+class _Table:
+    """Rows by the names of their columns; those of the model, the accuracy, the target and the source
+    under their first name, others as they are. `decimal_comma`: numbers may have one. `percent`: the
+    columns whose name says so.
+    """
+
+    rows: list[dict[str, str]]
+    decimal_comma: bool
+    percent: set[str]
+
+    @staticmethod
+    def read(path: Path, wanted: Sequence[str]) -> "_Table":
+        """With the columns `wanted`, which must be filled in every row."""
+        names, lines, delimiter = _read_lines(path, wanted)
+        known = _known_columns(names, wanted)
+        rows = []
+        for cells in lines:
+            if not any(cells):  # spreadsheets leave rows of commas
+                continue
+            where = f"row {len(rows) + 1} below the names"
+            if any(cells[len(names) :]):
+                raise ValueError(
+                    f"{where} has {len(cells)} cells for {len(names)} columns (with decimal commas, put "
+                    "; between columns)"
+                )
+            cells = [*cells, *[""] * (len(names) - len(cells))]
+            row = {known.get(k, name): cells[k] for k, name in enumerate(names) if name}
+            if empty := [name for name in wanted if not row[name]]:
+                raise ValueError(f"{where} has no {empty[0]}")
+            rows.append(row)
+        if not rows:
+            raise ValueError(f"there is no row below the names {', '.join(names)}")
+        return _Table(rows, delimiter != ",", {name for k, name in known.items() if "%" in names[k]})
+
+    def numbers(self, column: str) -> tuple[list[float | None], bool]:
+        """(of each row, None where there is no finite number; whether they are said to be percent: by
+        the column's name or by a sign, which must stand in all cells or in none).
+        """
+        cells = [row[column] for row in self.rows]
+        values = [_number(cell, self.decimal_comma) for cell in cells]
+        signs = {cells[k].endswith("%"): k for k, value in enumerate(values) if value is not None}
+        if column in self.percent:
+            return values, True
+        if len(signs) == 2:
+            with_sign, without = (f"{cells[signs[k]]} (row {signs[k] + 1})" for k in (True, False))
+            raise ValueError(
+                f"fractions and percent cannot be told apart: column {column} holds {with_sign} and "
+                f"{without}"
+            )
+        return values, True in signs
+
+
+def _place(row: int, column: str) -> str:
+    return f"row {row} below the names, column {column}"
+
+
+def _number(text: str, decimal_comma: bool) -> float | None:
+    text = text.removesuffix("%").strip()
+    if decimal_comma and text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
     value = float(text) if NUMBER.fullmatch(text) else math.nan
     return value if math.isfinite(value) else None
 
 
-def _read_rows(path: Path, wanted: Sequence[str]) -> list[dict[str, str]]:
-    """The names of the columns `wanted` and of the target in lower case, others as they are."""
+def _read_lines(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[list[str]], str]:
+    """(names, rows, delimiter): that by which the first line names the columns `wanted`."""
     require_regular(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
-        rows = list(csv.DictReader(file))
-    known = {*wanted, *TARGET_COLUMNS, "source"}
-    rows = [
-        {
-            name.lower() if name.lower() in known else name: (cell or "").strip()
-            for name, cell in row.items()
-            if name
-        }
-        for row in rows
-    ]
-    rows = [row for row in rows if any(row.values())]  # spreadsheets leave rows of commas
-    if not rows or not set(wanted) <= rows[0].keys():
-        raise ValueError(f"its first line must name the columns {', '.join(sorted(wanted))}")
-    for number, row in enumerate(rows, start=1):
-        if empty := [name for name in wanted if not row[name]]:
-            raise ValueError(f"row {number} below the names has no {empty[0]}")
-    return rows
+    content = path.read_bytes()
+    # Spreadsheets put a mark in front, and write UTF-16 with tabs.
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    text = re.sub(r'\A"?sep=.?"?\r?\n', "", content.decode(encoding))  # Excel's first line, if any
+    for delimiter in DELIMITERS:
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows = [[cell.strip() for cell in cells] for cells in lines]
+        if rows and set(wanted) <= set(_known_columns(rows[0], wanted).values()):
+            return rows[0], rows[1:], delimiter
+    raise ValueError(f"its first line must name the columns {', '.join(sorted(wanted))}")
+
+
+def _known_columns(names: Sequence[str], wanted: Sequence[str]) -> dict[int, str]:
+    """Positions of the columns that have a meaning, and what they are called here."""
+    plain = [name.lower() for name in names]
+    known = {k: name for k, name in enumerate(plain) if name in (*wanted, *TARGET_COLUMNS, "source")}
+    for name in wanted:
+        if name not in known.values():
+            letters = [re.sub("[^a-z0-9]", "", text) for text in plain]
+            known |= {k: name for k, text in enumerate(letters) if text in (name, *OTHER_NAMES[name])}
+    for name in wanted:
+        if len(same := [names[k] for k, meaning in known.items() if meaning == name]) > 1:
+            raise ValueError(f"its columns {' and '.join(same)} could both be the {name}")
+    return known
 
 
 def _target(row: Mapping[str, str]) -> str:

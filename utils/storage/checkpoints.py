@@ -33,9 +33,9 @@ def write_checkpoint(path: Path, state: Mapping) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, trust: bool = False) -> dict:
-    """Reads a checkpoint without running code in it, unless `trust`. Raises InputError that names it,
-    also where its checksum, if it has one, does not fit.
+def load_checkpoint(path: Path, trust: bool | None = None) -> dict:
+    """Reads a checkpoint without running code in it, unless `trust` (None: nobody can say so). Raises
+    InputError that names it, also where its checksum, if it has one, does not fit.
     """
     require_regular(path)
     try:
@@ -45,9 +45,10 @@ def load_checkpoint(path: Path, trust: bool = False) -> dict:
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            hint = ": if you trust where it comes from, give --TRUST_CHECKPOINT True"
             raise InputError(
-                f"{path} holds more than tensors, numbers and text ({wanted[1]}) and could run code: if "
-                "you trust where it comes from, give --TRUST_CHECKPOINT True"
+                f"{path} holds more than tensors, numbers and text ({wanted[1]}) and could run code"
+                + ("" if trust is None else hint)
             ) from error
         raise InputError(f"{path} is truncated or is not a checkpoint: {reason[:200]}") from error
     if not isinstance(state, dict):
