@@ -15,10 +15,12 @@ Results: RESULTS_DIR/rank/TRG/.
 """
 
 import argparse
+import contextlib
 import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +32,7 @@ from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, expand_pattern
 from utils.device import choose_device, use_threads
 from utils.entry import stage_entry
 from utils.errors import InputError
-from utils.features import HEAD, check_task_name, is_feature_file, task_slug
+from utils.features import HEAD, check_task_name, is_feature_file, same_images, task_slug
 from utils.learning_curve import LearningCurve, learning_curve
 from utils.linear_head import ValidatedRidge
 from utils.options import (
@@ -80,7 +82,9 @@ from utils.stage import require_places
 from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import (
     environment,
+    named_data,
     only_one,
+    read_json,
     replace_files,
     require_writable,
     staged,
@@ -207,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record["more_labels"] = {"line": more, **curve.record}
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
+        warn_of_another(folder, record)
         with replace_files(folder) as new:
             write_json(staged(new / "ranking.json"), record)
             write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
@@ -433,6 +438,15 @@ def truth_name(options: argparse.Namespace) -> str:
     if options.TRUTH:
         return f"the accuracies of {options.TRUTH.name}"
     return f"accuracy after {options.FINETUNE} fine-tuning"
+
+
+def warn_of_another(folder: Path, record: Mapping) -> None:
+    """Says so where the folder's ranking is of other data that have the target's name."""
+    with contextlib.suppress(InputError):  # there is none, or none that is whole
+        before, target = read_json(folder / "ranking.json")["data"], record["target"]
+        if not same_images(before.get(target, {}), record["data"][target]):
+            owner = named_data(target, before.get(target, {}))
+            warnings.warn(f"replaces the ranking for {owner} (other data)", stacklevel=2)
 
 
 def as_record(

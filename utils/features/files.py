@@ -13,7 +13,7 @@ from utils.backbones import Classifier, checked_classifier
 from utils.datasets import NO_LABEL, cluster_names, path_of
 from utils.errors import InputError
 from utils.features.types import Features, Task, require_finite_features
-from utils.storage import digest, require_regular
+from utils.storage import PATH, digest, require_regular
 
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
@@ -46,6 +46,7 @@ def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Ta
         "train": len(train),
         "test": len(test),
         "sha256": digest(train.x, train.y, test.x, test.y),
+        PATH: str(path.resolve()),
         **({"unlabelled_classes": num_classes} if unlabelled_classes else {}),
     }
     for split_name, split in (("train", train), ("test", test)):
