@@ -40,6 +40,7 @@ from utils.features import (
     feature_path,
     is_feature_file,
     require_same_labels,
+    same_images,
     task_slug,
 )
 from utils.learning_curve import LearningCurve, learning_curve
@@ -94,6 +95,7 @@ from utils.stage import require_places
 from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import (
     environment,
+    named_data,
     only_one,
     read_json,
     replace_files,
@@ -228,9 +230,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
         record["more_labels"] = {"line": more, **curve.record}
-        warn_of_other_files(folder / "ranking.json", record)
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
+        warn_of_another(folder, record)
         with replace_files(folder) as new:
             write_json(staged(new / "ranking.json"), record)
             write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
@@ -468,6 +470,20 @@ def truth_name(options: argparse.Namespace) -> str:
     return f"accuracy after {options.FINETUNE} fine-tuning"
 
 
+def warn_of_another(folder: Path, record: Mapping) -> None:
+    """Says so where the folder's ranking is of other data that have the target's name."""
+    with contextlib.suppress(InputError):  # there is none, or none that is whole
+        before, now, target = (
+            read_json(folder / "ranking.json")["data"],
+            record["data"],
+            record["target"],
+        )
+        shared = before.keys() & now.keys()
+        if not shared or not all(same_images(before[name], now[name]) for name in shared):
+            owner = named_data(target, before.get(target) or next(iter(before.values()), {}))
+            warnings.warn(f"replaces the ranking for {owner} (other data)", stacklevel=2)
+
+
 def as_record(
     options: argparse.Namespace,
     found: Ranking,
@@ -521,15 +537,6 @@ def as_record(
         "data": found.data,
         "environment": environment(choose_device(options.DEVICE)),
     }
-
-
-def warn_of_other_files(path: Path, record: Mapping) -> None:
-    """Says which ranking is replaced, if that is of feature files that lie elsewhere."""
-    with contextlib.suppress(OSError, ValueError):  # there is none, or a damaged one
-        before = read_json(path)
-        if before.get("target_folder") != record.get("target_folder"):
-            what = before.get("target_folder") or before.get("command")
-            warnings.warn(f"{path.parent}: the ranking of {what} is replaced", stacklevel=2)
 
 
 # ------------------------------------------------------------------------- scores that others computed

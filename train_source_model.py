@@ -24,7 +24,15 @@ from utils.errors import check_batch_size, require_finite
 from utils.features import decoded_split, require_every_class
 from utils.options import TRAINING_FLAGS, add_decoding_flags, add_setting_flags, override, stage_parser
 from utils.report import print_training
-from utils.stage import decoding_workers, network_origin, require_places, timed, told, warn_of_grey
+from utils.stage import (
+    decoding_workers,
+    network_origin,
+    require_places,
+    task_request,
+    timed,
+    told,
+    warn_of_grey,
+)
 from utils.statistics import wilson_interval
 from utils.storage import (
     ResumePoint,
@@ -36,6 +44,7 @@ from utils.storage import (
     replace_files,
     reusable_result,
     state_digest,
+    without_paths,
     write_checkpoint,
     write_result,
 )
@@ -66,8 +75,9 @@ def run(options: argparse.Namespace) -> dict | None:
 
     # ---------------------------------------------------------------------------------------- data
     dataset = load_dataset(
-        source, options.DATA, options.DATA_DIR, "source", options.SEED, labels=options.LABELS
-    )
+        source, options.DATA, options.DATA_DIR, "source", options.SEED, labels=options.LABELS,
+        index_dir=task_request(options).index_dir, max_pixels=options.MAX_PIXELS,
+    )  # fmt: skip
     told(dataset)
     if options.BATCH_SIZE is None and len(dataset.train) < training.batch_size:
         # A small set of images of one's own is one batch.
@@ -98,7 +108,9 @@ def run(options: argparse.Namespace) -> dict | None:
         require_every_class(dataset, name, split.labels)
     torch.manual_seed(options.SEED)
     network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)
-    resume = ResumePoint(path.with_suffix(".resume.pt"), digest(config, data, options.SEED))
+    resume = ResumePoint(
+        path.with_suffix(".resume.pt"), digest(config, without_paths(data), options.SEED)
+    )
     seconds: dict[str, float] = {}
     with timed(seconds, "training"):
         train_network(network, train, training, options.SEED, resume)

@@ -111,6 +111,7 @@ from utils.storage import (
     replace_files,
     reusable_result,
     save_tensors,
+    without_paths,
     write_result,
 )
 from utils.task_transform import (
@@ -265,7 +266,9 @@ def run(options: argparse.Namespace) -> dict | None:
         record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
         print_relation(record, options.SHOW_CLASSES, fine_tuned)
     if PUBLISHED in wanted:
-        resume = ResumePoint(folder / "resume_transform.pt", digest(config, data, options.SEED))
+        resume = ResumePoint(
+            folder / "resume_transform.pt", digest(config, without_paths(data), options.SEED)
+        )
         record["published"], tensors["transform"], transform = published_form_of(
             pair, options, settings, seconds, resume
         )

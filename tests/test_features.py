@@ -411,8 +411,8 @@ def test_names_from_any_working_folder(tmp_path, monkeypatch):
 
 
 def test_what_makes_two_tasks_the_same_images():
-    one = {"origin": "folder", "sha256": "a", "modified": "b", "train": 3}
+    one = {"origin": "folder", "sha256": "a", "path": "b", "train": 3}
     assert same_images(one, {**one, "train": 4})
     assert not same_images(one, {**one, "sha256": "c"})
-    assert not same_images(one, {**one, "modified": "c"})  # equal names and sizes, other files
+    assert same_images(one, {**one, "path": "c"})
     assert same_images({"sha256": "a"}, {"sha256": "a"})

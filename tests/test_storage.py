@@ -332,9 +332,12 @@ def test_a_result_that_is_none_is_none(tmp_path, content):
 
 
 def test_changed_settings_are_named():
-    stored = {"config": {"tau": 0.2, "steps": [1, 2]}, "data": {"source": "a"}}
-    assert changed_settings(stored, {"tau": 0.2, "steps": (1, 2)}, {"source": "a"}) == []
-    assert changed_settings(stored, {"tau": 0.3, "steps": (1, 2)}, {"source": "b"}) == ["data", "tau"]
+    one, other = ({"source": {"sha256": text, "path": "/x"}} for text in "ab")
+    stored = {"config": {"tau": 0.2, "steps": [1, 2]}, "data": one}
+    assert changed_settings(stored, {"tau": 0.2, "steps": (1, 2)}, one) == []
+    assert changed_settings(stored, {"tau": 0.3, "steps": (1, 2)}, other) == ["data", "tau"]
+    elsewhere = {"source": {"sha256": "a", "path": "/y"}}
+    assert changed_settings(stored, {"tau": 0.2, "steps": (1, 2)}, elsewhere) == []
 
 
 def test_run_folders_follow_the_contract(tmp_path):

@@ -324,6 +324,11 @@ def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
         group, "--MAX_CORRUPT", type=whole(0), default=0, metavar="N",
         help="images of a split that may be left out because they cannot be decoded (default 0)",
     )  # fmt: skip
+    add_flag(
+        group, "--MAX_PIXELS", type=whole(), metavar="N",
+        help="read images of up to N pixels, and refuse from 2 N on (default: Pillow's limit against "
+        "files that are made to fill the memory, 89 million)",
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------- flags that override settings

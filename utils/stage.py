@@ -309,7 +309,9 @@ def task_request(options: argparse.Namespace, origin: str | None = None) -> Task
     workers = decoding_workers(options)
     cache = options.CHECKPOINT_DIR / "features"
     origin = origin or options.DATA
-    return TaskRequest(options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT)
+    return TaskRequest(
+        options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT, options.MAX_PIXELS
+    )
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
 """Images as they are stored: arrays of equal size in memory, or files that are decoded one at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from utils.datasets.identity import FileFacts, identify_files
+from utils.datasets.pixels import PixelRules, choose_rules, pixel_limit, rgb
 from utils.errors import InputError
 from utils.storage import digest
 
@@ -17,30 +19,74 @@ NO_LABEL = -1  # of every sample of a task without labels
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, named relative to `root`."""
+    """Image files, named relative to `root`.
+
+    `index_dir`: where it is kept what was learned of them, if anywhere; `max_pixels`: from how many on
+    Pillow suspects an attack, if not from its own limit on; `rules`: how their pixels are read, where
+    that was chosen for more files than these (`read_alike`); `known`: their facts, if they are.
+    """
 
     root: Path
     names: tuple[str, ...]
+    index_dir: Path | None = None
+    max_pixels: int | None = None
+    rules: PixelRules | None = None
+    known: tuple[FileFacts, ...] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def select(self, index: Sequence[int]) -> "ImageFiles":
-        return ImageFiles(self.root, tuple(self.names[i] for i in index))
+        known = self.known and tuple(self.known[i] for i in index)
+        return replace(self, names=tuple(self.names[i] for i in index), known=known)
 
     @cached_property
-    def stamps(self) -> tuple[tuple[str, int, int], ...]:
-        """(name, bytes, time of the last change in ns): what tells one version of a file from another
-        without reading it. Raises InputError that names a missing file.
-        """
-        stamps = []
-        for name in self.names:
-            try:
-                status = (self.root / name).stat()
-            except OSError as error:
-                raise InputError(f"{self.root / name} cannot be read: {error.strerror}") from error
-            stamps.append((name, status.st_size, status.st_mtime_ns))
-        return tuple(stamps)
+    def facts(self) -> tuple[FileFacts, ...]:
+        return self.known or identify_files(self.root, self.names, self.index_dir, self.max_pixels)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What identifies each file: equal ones are copies."""
+        return tuple(one.digest for one in self.facts)
+
+    @cached_property
+    def reading(self) -> PixelRules:
+        return self.rules or choose_rules(one.pixels for one in self.facts)
+
+
+def read_alike(
+    splits: Sequence["Split"], index_dir: Path | None = None, max_pixels: int | None = None
+) -> list["Split"]:
+    """Splits of files as one data set: scales and backgrounds are chosen for all of them together. Of
+    arrays they are returned as they are.
+    """
+    if not all(isinstance(split.images, ImageFiles) for split in splits):
+        return list(splits)
+    facts = _identify_together([split.images for split in splits], index_dir, max_pixels)
+    rules = choose_rules(one.pixels for of_split in facts for one in of_split)
+    return [
+        replace(
+            split,
+            images=replace(
+                split.images, index_dir=index_dir, max_pixels=max_pixels, rules=rules, known=of_split
+            ),
+        )
+        for split, of_split in zip(splits, facts, strict=True)
+    ]
+
+
+def _identify_together(
+    parts: Sequence[ImageFiles], index_dir: Path | None, max_pixels: int | None
+) -> list[tuple[FileFacts, ...]]:
+    """The facts of each part; those of one folder are looked up in its index at once."""
+    names: dict[Path, list[str]] = {}
+    for part in parts:
+        names.setdefault(part.root, []).extend(part.names)
+    facts = {
+        root: iter(identify_files(root, of_root, index_dir, max_pixels))
+        for root, of_root in names.items()
+    }
+    return [tuple(islice(facts[part.root], len(part))) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -62,21 +108,11 @@ class Split:
 def rgb_image(images: Tensor | ImageFiles, index: int) -> Image.Image:
     """One image in RGB; whatever PIL raises for a file that it cannot decode."""
     if isinstance(images, ImageFiles):
-        with Image.open(images.root / images.names[index]) as image:
-            return _eight_bits(image).convert("RGB")
+        with pixel_limit(images.max_pixels):
+            return rgb(str(images.root / images.names[index]), images.reading)
     channels_last = images[index].movedim(0, -1).numpy()
     image = Image.fromarray(channels_last if channels_last.shape[2] == 3 else channels_last[:, :, 0])
     return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8 bits, of which PIL's own conversion would make white."""
-    if not image.mode.startswith("I;16") and image.mode != "I":
-        return image
-    values = np.asarray(image)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"grey values from {values.min()} to {values.max()} are not 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def image_name(images: Tensor | ImageFiles, index: int) -> str:
@@ -86,10 +122,14 @@ def image_name(images: Tensor | ImageFiles, index: int) -> str:
 
 
 def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
-    """Identifies images start … stop − 1: arrays by their values, files by their stamps."""
-    if isinstance(images, ImageFiles):
-        return digest(images.stamps[start:stop])
-    return digest(images[start:stop])
+    """Identifies images start … stop − 1 as they are seen: arrays by their values, files by their
+    content and, where these bear on it, the rules by which their pixels are read.
+    """
+    if not isinstance(images, ImageFiles):
+        return digest(images[start:stop])
+    facts = images.facts[start:stop]
+    rules = images.reading.about if any(one.pixels for one in facts) else PixelRules().about
+    return digest([one.digest for one in facts], rules)
 
 
 def require_utf8(name: str) -> None:
@@ -110,7 +150,6 @@ def cluster_names(num_classes: int) -> tuple[str, ...]:
 
 
 def describe_split(split: Split) -> list:
-    """What identifies a split in a result, for `digest`: values of arrays; names and sizes of files."""
-    if isinstance(split.images, ImageFiles):
-        return [[stamp[:2] for stamp in split.images.stamps], split.labels]
-    return [split.images, split.labels]
+    """What identifies a split in a result, for `digest`."""
+    images = split.images
+    return [list(images.digests) if isinstance(images, ImageFiles) else images, split.labels]

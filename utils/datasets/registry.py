@@ -25,10 +25,10 @@ from utils.datasets.grey import (
     read_emnist,
     read_fashion_mnist,
 )
-from utils.datasets.images import ImageFiles, Split, describe_split, is_labelled
+from utils.datasets.images import ImageFiles, Split, describe_split, is_labelled, read_alike
 from utils.datasets.usps import read_usps
 from utils.errors import InputError
-from utils.storage import digest
+from utils.storage import PATH, digest
 
 ORIGINS = ("auto", "full", "embedded")
 
@@ -59,6 +59,8 @@ def load_dataset(
     classes_to_draw: int | None = None,
     unlabelled_classes: int | None = None,
     labels: Path | None = None,
+    index_dir: Path | None = None,
+    max_pixels: int | None = None,
 ) -> Dataset:
     """Loads a data set by its registered name, or the user's own images by `folder:PATH`.
 
@@ -74,6 +76,10 @@ def load_dataset(
         unlabelled_classes: how many classes a folder has whose images have no labels.
         labels: of a folder's images, a table of files and their labels, as FILE or FILE:COLUMN; a list
             that lies in the folder is found without.
+        index_dir: a folder that keeps what was learned of image files: their digests, which are their
+            identity, need not be computed again. None: they are.
+        max_pixels: of image files, from how many pixels on Pillow suspects an attack (it refuses twice
+            as many). None: from its own limit on.
 
     Returns:
         Both splits with labels 0..K−1, the names of the classes, and where the data came from.
@@ -122,6 +128,7 @@ def load_dataset(
                 f"{name} ({origin}): the {split_name} labels do not cover 0..{len(class_names) - 1}: "
                 f"none of {absent[:5]}, largest label {int(split.labels.max())}"
             )
+    train, test = read_alike((train, test), index_dir, max_pixels)
     provenance = {
         "origin": origin,
         "train": len(train.labels),
@@ -129,8 +136,12 @@ def load_dataset(
         "sha256": digest(*describe_split(train), *describe_split(test)),
         **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
     }
-    if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
-        provenance["modified"] = digest(train.images.stamps, test.images.stamps)
+    if isinstance(train.images, ImageFiles):
+        provenance["pixels"] = train.images.reading.about
+        for text in train.images.reading.told:
+            warnings.warn(f"{name}: {text}", stacklevel=2)
+    if is_image_folder(name):
+        provenance[PATH] = str(folder_path(name).resolve())
     return Dataset(dataset_slug(name), train, test, len(class_names), class_names, provenance, found)
 
 

@@ -18,7 +18,13 @@ from utils import distributed
 from utils.backbones import Backbone
 from utils.datasets import ImageFiles, Split, content_digest
 from utils.errors import InputError
-from utils.features.decoding import Part, decodes, refuse_unreadable, too_many_unreadable
+from utils.features.decoding import (
+    Part,
+    refuse_unreadable,
+    too_many_unreadable,
+    warn_of_one_colour,
+    why_unreadable,
+)
 from utils.features.extraction import batch_size, forward
 from utils.features.types import Features
 from utils.storage import load_tensors, only_one, read_if_whole, save_tensors
@@ -73,6 +79,7 @@ def _read_or_extract(
     x = torch.empty(len(split.labels), backbone.feature_dim)
     rows: list[Tensor] = []
     unreadable: list[str] = []
+    one_colour: list[int] = []
     filled = 0
     for number, shard in enumerate(shards):
         part = found.pop(number, None) or shard.read()
@@ -82,25 +89,30 @@ def _read_or_extract(
         filled += len(part.x)
         rows.append(part.rows + shard.start)
         unreadable += part.unreadable
+        one_colour += (part.one_colour + shard.start).tolist()
     distributed.agree(too_many_unreadable(unreadable, max_corrupt))
+    if distributed.rank() == 0:
+        warn_of_one_colour(split.images, one_colour)
     return Features(x[:filled], split.labels[torch.cat(rows)]), unreadable
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Images start … stop − 1 of a split and the file of their features."""
+    """Images start … stop − 1 of a split, what identifies them, and the file of their features."""
 
     start: int
     stop: int
+    images: str
     path: Path
 
     @property
     def identity(self) -> dict[str, str]:
         """Of its content: a file may have been copied to another's place."""
-        return {"backbone": self.path.parent.name, "images": self.path.stem}
+        return {"backbone": self.path.parent.name, "images": self.images}
 
     def write(self, part: Part) -> None:
-        tensors = {"x": part.x, "rows": part.rows}
+        """`rows` and `one_colour` count from the shard's first image."""
+        tensors = {"x": part.x, "rows": part.rows, "one_colour": part.one_colour}
         save_tensors(self.path, tensors, {**self.identity, "unreadable": part.unreadable})
 
     def read(self) -> Part | None:
@@ -109,28 +121,39 @@ class Shard:
 
     def _read(self, path: Path) -> Part:
         tensors, about = load_tensors(path)
-        if not self.identity.items() <= about.items():
+        # Earlier versions put the data set's name before the digest, and knew no images of one colour.
+        known = {**about, "images": str(about.get("images")).rpartition("_")[2]}
+        if not self.identity.items() <= known.items():
             raise InputError(f"{path} holds the features of other images")
-        return Part(tensors["x"], tensors["rows"], about["unreadable"])
+        one_colour = tensors.get("one_colour", torch.empty(0, dtype=torch.int64))
+        return Part(tensors["x"], tensors["rows"], about["unreadable"], one_colour)
 
 
 def _whole_part(shard: Shard, images: Tensor | ImageFiles) -> Part | None:
-    """What the shard holds; None also if an image that could not be decoded now can be."""
+    """What the shard holds; None also if an image that could not be decoded now can be. The others are
+    named anew: their folder may have been moved.
+    """
     part = shard.read()
     if part and part.unreadable:
-        left_out = set(range(shard.stop - shard.start)) - set(part.rows.tolist())
-        if any(decodes(images, shard.start + row) for row in left_out):
-            return None
+        left_out = sorted(set(range(shard.stop - shard.start)) - set(part.rows.tolist()))
+        reasons = [why_unreadable(images, shard.start + row) for row in left_out]
+        return part._replace(unreadable=reasons) if all(reasons) else None
     return part
 
 
 def _shards(backbone: Backbone, split: Split, folder: Path, name: str) -> list[Shard]:
+    """Each with the file that holds these images' features, if there is one, whatever the data set was
+    called then; else with the one that is to be written.
+    """
+    there = {path.stem.rpartition("_")[2]: path for path in sorted(folder.glob("*_*.safetensors"))}
     shards = []
     for number, start in enumerate(range(0, len(split.labels), SHARD)):
         stop = min(start + SHARD, len(split.labels))
         content = content_digest(split.images, start, stop)
         path = folder / f"{name}_{number:05d}_{content}.safetensors"
-        shards.append(Shard(start, stop, path))
+        if not path.exists():
+            path = there.get(content, path)
+        shards.append(Shard(start, stop, content, path))
     return shards
 
 
@@ -161,4 +184,6 @@ def _extract_shards(
                 bar.update(len(batch))
             rows = torch.cat([result.rows for result in done]) - shard.start
             names = [name for result in done for name in result.unreadable]
-            shard.write(Part(torch.cat([result.x for result in done]), rows, names))
+            x = torch.cat([result.x for result in done])
+            one_colour = torch.cat([result.one_colour for result in done]) - shard.start
+            shard.write(Part(x, rows, names, one_colour))

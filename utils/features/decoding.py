@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -34,20 +35,43 @@ def refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
 
 class Part(NamedTuple):
     """Features x (m, d), or frames before the forward pass, of the images `rows` (m,) of a batch or
-    shard; `unreadable` names those that could not be decoded.
+    shard; `unreadable` names those that could not be decoded, `one_colour` are those of `rows` whose
+    frame is of one single colour.
     """
 
     x: Tensor
     rows: Tensor
     unreadable: list[str]
+    one_colour: Tensor
 
 
-def decodes(images: Tensor | ImageFiles, index: int) -> bool:
+def part_of_frames(frames: Tensor, rows: Tensor, unreadable: list[str]) -> Part:
+    first = frames[..., :1, :1]
+    found = (frames[..., ::7, ::7] == first).flatten(1).all(1)  # in most frames these pixels differ
+    for k in found.nonzero().flatten():
+        found[k] = (frames[k] == first[k]).all()
+    return Part(frames, rows, unreadable, rows[found])
+
+
+def warn_of_one_colour(images: Tensor | ImageFiles, rows: Sequence[int]) -> None:
+    """Says so where many of the images, by the indices `rows`, are of one single colour."""
+    if len(rows) < 2 or len(rows) <= MANY * len(images):
+        return
+    shown = ", ".join(image_name(images, row) for row in rows[:3])
+    text = f"{len(rows)} of {len(images)} images are of one single colour to the network: {shown}"
+    warnings.warn(text + (" …" if len(rows) > 3 else ""), stacklevel=2)
+
+
+MANY = 0.05  # of the images of a split
+
+
+def why_unreadable(images: Tensor | ImageFiles, index: int) -> str | None:
+    """The name of an image and why it cannot be decoded; None if it can be."""
     try:
         rgb_image(images, index)
-    except Exception:  # PIL's decoders raise half a dozen types
-        return False
-    return True
+    except Exception as error:  # PIL's decoders raise half a dozen types
+        return f"{image_name(images, index)} ({error})"
+    return None
 
 
 def prepared_frames(
@@ -68,6 +92,8 @@ class _Frames(TorchDataset):
 
     def __init__(self, images: Tensor | ImageFiles, preprocess: ImageTransform):
         self.images, self.frame = images, preprocess.frame
+        if isinstance(images, ImageFiles):  # chosen here, else by each worker
+            _ = images.reading
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,8 +108,11 @@ class _Frames(TorchDataset):
 def _collate(samples: list[tuple[int, Tensor | str]]) -> Part:
     good = [(index, frame) for index, frame in samples if isinstance(frame, Tensor)]
     unreadable = [reason for _, reason in samples if isinstance(reason, str)]
-    frames = torch.stack([frame for _, frame in good]) if good else torch.empty(0)
-    return Part(frames, torch.tensor([index for index, _ in good], dtype=torch.int64), unreadable)
+    if not good:
+        none = torch.empty(0, dtype=torch.int64)
+        return Part(torch.empty(0), none, unreadable, none)
+    rows = torch.tensor([index for index, _ in good])
+    return part_of_frames(torch.stack([frame for _, frame in good]), rows, unreadable)
 
 
 def decoded_split(
@@ -97,6 +126,7 @@ def decoded_split(
     batches = torch.arange(len(split)).split(MOST_IMAGES)
     parts = list(frames_of(preprocess, split.images, batches, workers, False))
     refuse_unreadable([name for part in parts for name in part.unreadable], max_corrupt)
+    warn_of_one_colour(split.images, torch.cat([part.one_colour for part in parts]).tolist())
     rows = torch.cat([part.rows for part in parts])
     frames = [part.x for part in parts if len(part.rows)]
     return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows])
@@ -122,7 +152,7 @@ def frames_of(
 ) -> Iterator[Part]:
     """uint8 frames of each batch of indices."""
     if preprocess.takes_as_stored(images):
-        yield from (Part(images[index], index, []) for index in batches)
+        yield from (part_of_frames(images[index], index, []) for index in batches)
         return
     yield from DataLoader(
         _Frames(images, preprocess),

@@ -80,4 +80,4 @@ def forward(
             if len(frames.rows)
             else torch.empty(0, backbone.feature_dim)
         )
-        yield Part(x, frames.rows, frames.unreadable)
+        yield Part(x, frames.rows, frames.unreadable, frames.one_colour)

@@ -15,7 +15,7 @@ from utils.datasets import NO_LABEL, cluster_names, path_of
 from utils.errors import InputError
 from utils.features.labels import numbered_labels
 from utils.features.types import Features, Task, require_finite_features
-from utils.storage import digest, require_regular
+from utils.storage import PATH, digest, require_regular
 
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
@@ -60,6 +60,7 @@ def task_of_feature_file(
         **{split_name: len(split) for split_name, split in zip(splits, found, strict=True)},
         "sha256": digest(*(part for split in found for part in (split.x, split.y))),
         **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
+        PATH: str(path.resolve()),
     }
     train, test = (*found, Features(found[0].x[:0], found[0].y[:0]))[:2]
     return Task(feature_file_slug(name), train, test, len(class_names), class_names, provenance)

@@ -1,5 +1,6 @@
 """From a name to a `Task`: the features of a data set seen through a backbone, or of a file."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from utils.backbones import Backbone
 from utils.datasets import (
     FOLDER_PREFIX,
     Dataset,
+    ImageFiles,
     Split,
     check_dataset_name,
     cluster_names,
@@ -48,10 +50,8 @@ def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
 
 
 def same_images(one: Mapping, other: Mapping) -> bool:
-    """Whether two tasks, by their provenance, are of the same images: equal digests, of files also of
-    their times.
-    """
-    return all(one.get(name) == other.get(name) for name in ("sha256", "modified"))
+    """Whether two tasks, by their provenance, are of the same images, wherever these lie."""
+    return one.get("sha256") == other.get("sha256")
 
 
 def absolute_name(name: str) -> str:
@@ -78,6 +78,12 @@ class TaskRequest:
     seed: int = 0
     workers: int = 0
     max_corrupt: int = 0
+    max_pixels: int | None = None
+
+    @property
+    def index_dir(self) -> Path:
+        """Where it is kept what is known of image files."""
+        return self.cache_dir / "files"
 
 
 def find_data(
@@ -101,6 +107,7 @@ def find_data(
             name, request.origin, request.data_dir, role, request.seed,
             classes_to_draw=classes_to_draw, unlabelled_classes=unlabelled_classes,
             labels=labels,
+            index_dir=request.index_dir, max_pixels=request.max_pixels,
         )
     )  # fmt: skip
 
@@ -128,6 +135,8 @@ def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) 
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):
         features, skipped = features_of_split(dataset, split_name, split, backbone, request)
         splits.append(features)
+        if isinstance(split.images, ImageFiles):  # the same names wherever they lie
+            skipped = [text.replace(f"{split.images.root}{os.sep}", "") for text in skipped]
         unreadable += skipped
     provenance = {**dataset.provenance, **({"unreadable": unreadable} if unreadable else {})}
     return Task(dataset.name, *splits, dataset.num_classes, dataset.class_names, provenance)

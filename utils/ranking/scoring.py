@@ -32,7 +32,7 @@ from utils.report import QUANTITIES
 from utils.sampling import stratified_folds
 from utils.stage import decoding_workers, find_target, open_network
 from utils.statistics import interval_of_mean, jackknife_interval, wilson_interval
-from utils.storage import digest, read_if_whole, read_json, write_json
+from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
 
 K_NEAREST = "k-NN"
 INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of features are computed
@@ -254,7 +254,7 @@ def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float
         raise InputError("--FINETUNE full needs images and a network: features have neither")
     data = find_target(options)
     train, index = chosen_images(data, options)
-    about = [network.about, data.provenance, epochs, options.SEED, RECIPE]
+    about = [network.about, without_paths({"target": data.provenance}), epochs, options.SEED, RECIPE]
     about += [] if index is None else [index]
     key = f"{network.model}_{data.name}_{digest(*about)}"
     path = options.CHECKPOINT_DIR / "fine_tuned" / f"{key}.json"

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.storage import write_text
+from utils.storage import without_paths, write_text
 
 CELL = ("source", "target", "model", "setting")
 # Of stage 2 or a fine-tuned head of stage 3's own, of the relation, the certificate, the published form.
@@ -81,7 +81,7 @@ def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
     configuration and data.
     """
     same_network = head["config"]["network"] == config["network"]
-    return same_network and head["data"]["target"] == data["target"]
+    return same_network and without_paths(head["data"])["target"] == without_paths(data)["target"]
 
 
 def summarise(records: Sequence[tuple[Mapping, Mapping | None]], seeds: int | None = None) -> list[dict]:

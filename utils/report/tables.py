@@ -8,7 +8,7 @@ from utils.features import HEAD
 from utils.linear_head import GAP
 from utils.relation import SIGNIFICANT
 from utils.report.summary import fine_tuned_values
-from utils.storage import PARTS
+from utils.storage import PARTS, without_paths
 from utils.task_transform import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 
 HOW_WELL_ROWS = {
@@ -321,7 +321,7 @@ def _comparable(record: Mapping) -> tuple[dict, Mapping, list | None]:
     """What two estimates must share beside the labels: settings and data."""
     aside = ("pseudo_sizes", "bootstrap")
     config = {name: value for name, value in record["config"].items() if name not in aside}
-    return config, record["data"], record.get("source_classes")
+    return config, without_paths(record["data"]), record.get("source_classes")
 
 
 def _print_title(title: str, record: Mapping, reused: bool) -> None:

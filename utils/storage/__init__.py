@@ -30,13 +30,16 @@ from utils.storage.files import (
 )
 from utils.storage.results import (
     PARTS,
+    PATH,
     Run,
     append_record,
     changed_settings,
     environment,
     finished_results,
+    named_data,
     read_records,
     read_result,
     reusable_result,
+    without_paths,
     write_result,
 )

@@ -1,11 +1,13 @@
 """Results: a folder for each run, a record of each result, and what a record must hold."""
 
+import contextlib
 import glob
 import json
 import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -193,6 +195,23 @@ def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: boo
     return record
 
 
+PATH = "path"  # in what a record says of its data: where they lay, which does not make them other data
+
+
+def without_paths(data: Mapping) -> dict:
+    """What identifies the data of a run, by role: the same images in another place are the same data."""
+    return {
+        role: {name: value for name, value in about.items() if name != PATH}
+        for role, about in data.items()
+    }
+
+
+def named_data(slug: str, about: Mapping) -> str:
+    """A data set's name as a person gives it: with its path, if it has one."""
+    prefix = slug.partition("-")[0]  # as folder-BIRDS and features-FILE have it
+    return f"{prefix}:{about[PATH]}" if PATH in about else slug
+
+
 def finished_results(results: Path) -> tuple[dict[Path, dict], list[str]]:
     """({run folder: its record} of all runs below `results` that have ended, what is wrong with what
     else is there).
@@ -238,18 +257,48 @@ MOST_NAMED = 3
 
 def write_result(folder: Path, results: Path, record: Mapping) -> None:
     """result.json of a folder that `replace_files` gave, with the checksums of the tensor files there,
-    and before it the same content as one more line of results.jsonl: no result lacks its line.
+    and before it the same content as one more line of results.jsonl: no result lacks its line. A warning
+    says whose result it replaces, if that was one of other data or settings.
     """
     files = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     record = {**record, "files": files}
+    _warn_of_another(run_of(record).folder(results) / RESULT, record)
     write_json(staged(folder / RESULT), record)
     append_record(results / LINES, record)
 
 
+def _warn_of_another(path: Path, record: Mapping) -> None:
+    """Says whose result goes, and what is different."""
+    with contextlib.suppress(InputError):  # there is none, or none that is whole
+        before = _read_record(path)
+        _require_own_folder(before, path)
+        changed = changed_settings(before, record["config"], record["data"])
+        settings = [name for name in changed if name != "data"]
+        differences = [f"other settings: {', '.join(settings)}"] if settings else []
+        if "data" in changed:
+            differences.insert(0, _other_data(before["data"], record["data"]))
+        tasks = [
+            named_data(before[role], before["data"].get(role, {}))
+            for role in ("source", "target")
+            if before[role]
+        ]
+        if changed:
+            text = f"replaces the result of {' → '.join(tasks)} ({'; '.join(differences)})"
+            warnings.warn(text, stacklevel=3)
+
+
+def _other_data(before: Mapping, now: Mapping) -> str:
+    """In words; the same folders may hold other files by now."""
+    places = [[about.get(PATH) for about in data.values()] for data in (before, now)]
+    return "its files have changed" if places[0] == places[1] and any(places[0]) else "other data"
+
+
 def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
-    """Names of the entries in which a stored result differs from a configuration; [] if none."""
-    wanted = json.loads(json.dumps({**config, "data": data}))
-    stored = {**result.get("config", {}), "data": result.get("data")}
+    """Names of the entries in which a stored result differs from a configuration; [] if none. The path
+    of data is no difference.
+    """
+    wanted = json.loads(json.dumps({**config, "data": without_paths(data)}))
+    stored = {**result.get("config", {}), "data": without_paths(result.get("data", {}))}
     return sorted(name for name in wanted.keys() | stored.keys() if wanted.get(name) != stored.get(name))
 
 
