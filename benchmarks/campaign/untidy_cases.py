@@ -183,10 +183,12 @@ def strangers() -> Iterable[Untidy]:
         if "/" in name:
             tops = rubbish(name, f"train/{name}")
             yield Untidy("strangers", f"{name} beside classes", beside(tops))
-    for name in ("notes.txt", "Thumbs.db", "desktop.ini", "photo.heic", "video.mp4"):
+    for name in ("notes.txt", "photo.heic", "video.mp4"):
         text = _text(f"train/{CLASSES[0]}/{name}")
         ending = name.rpartition(".")[2]
         yield Untidy("strangers", name, beside(text), says=("left out", ending))
+    for name in ("Thumbs.db", "desktop.ini"):  # of every folder that a file manager has seen
+        yield Untidy("strangers", name, beside(_text(f"test/{CLASSES[0]}/{name}")))
     yield Untidy("strangers", "loose images", beside(rubbish("train/loose.png")), says=("left out",))
 
 
