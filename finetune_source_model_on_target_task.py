@@ -10,6 +10,7 @@ A LeNet (the default model) comes from stage 1; other models come pre-trained; f
 """
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,11 +19,12 @@ from scales import procedures, settings_for
 from utils import distributed
 from utils.backbones import LENET
 from utils.device import choose_device
+from utils.doubts import doubts_of_accuracy, doubts_of_probe
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
-from utils.features import standardise, task_slug
-from utils.learning_curve import learning_curve
-from utils.linear_head import evaluate_head, shared_linear_head
+from utils.features import Features, standardise, task_slug
+from utils.learning_curve import LearningCurve, learning_curve
+from utils.linear_head import LinearHead, evaluate_head, shared_linear_head
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
 from utils.stage import (
@@ -33,6 +35,7 @@ from utils.stage import (
     require_same_features,
     timed,
 )
+from utils.statistics import majority_share
 from utils.storage import Run, environment, replace_files, reusable_result, save_tensors, write_result
 
 
@@ -82,6 +85,7 @@ def run(options: argparse.Namespace) -> dict | None:
     folder = this.folder(options.RESULTS_DIR)
     if stored := reusable_result(folder, config, data, options.OVERWRITE):
         print_fine_tuning(stored, folder, reused=True)
+        warn_of_doubts(stored)
         return stored
 
     # ----------------------------------------------------------------------------------------- fit
@@ -94,13 +98,14 @@ def run(options: argparse.Namespace) -> dict | None:
     # ---------------------------------------------------------------------------- report and save
     quantities = evaluate_head(head, train, test)
     require_finite("the target head", quantities)
-    seconds = {"head": head.fit_seconds}
+    seconds, curve = {"head": head.fit_seconds}, None
     if head_settings.method == "ridge":
         with timed(seconds, "more_labels"):
             curve = learning_curve(
                 train, target.num_classes, options.SEED, fitted=head, new_images=len(test)
             )
         quantities["more_labels"] = curve.record
+    quantities["doubts"] = doubts_of(head, curve, target.class_names, train, test)
     record = {
         **this.names,
         "command": options.command,
@@ -115,7 +120,28 @@ def run(options: argparse.Namespace) -> dict | None:
         save_tensors(new / "head.safetensors", {"weight": head.weight, "bias": head.bias}, of_head)
         write_result(new, options.RESULTS_DIR, record)
     print_fine_tuning(record, folder)
+    warn_of_doubts(record)
     return record
+
+
+def doubts_of(
+    head: LinearHead,
+    curve: LearningCurve | None,
+    class_names: Sequence[str],
+    train: Features,
+    test: Features,
+) -> list[str]:
+    """What is odd about the head's accuracy, beside what its learning curve foretold."""
+    predicted = None
+    if curve and curve.accuracies:
+        predicted = curve.accuracies[-1], curve.intervals[-1]
+    measured = doubts_of_accuracy(head.logits(test.x).argmax(1), test.y, class_names, predicted)
+    return measured or doubts_of_probe(predicted, majority_share(train.y))
+
+
+def warn_of_doubts(record: Mapping) -> None:
+    for text in record.get("doubts", ()):  # earlier versions had none
+        warnings.warn(text, stacklevel=2)
 
 
 @stage_entry("stage 2 (finetune)")

@@ -59,9 +59,11 @@ from utils.options import (
     whole,
 )
 from utils.ranking import (
-    CONSENSUS_OF,
+    ACCURACY,
+    BALANCED,
     ELSEWHERE,
-    PREDICTED,
+    METRICS,
+    PREDICTED_BY,
     Candidate,
     Decision,
     Entry,
@@ -74,6 +76,7 @@ from utils.ranking import (
     candidate_table,
     compare,
     consensus,
+    consensus_of,
     decide,
     draw_decision,
     draw_ranking,
@@ -157,6 +160,11 @@ def parse_options(argv: Sequence[str] | None):
         data, "--RESAMPLES", type=whole(1, 100_000), default=2000, metavar="N",
         help="draws of the images that say how sure the choice is (default 2000)",
     )  # fmt: skip
+    add_flag(
+        data, "--METRIC", type=one_of(METRICS), default=ACCURACY, metavar="NAME",
+        help="by which the pick is made: accuracy (default), or balanced: the mean over classes of the "
+        "share right, every class alike",
+    )  # fmt: skip
     truth = parser.add_argument_group("accuracies to compare with")
     add_flag(
         truth, "--TRUTH", type=Path, metavar="FILE",
@@ -205,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # -------------------------------------------------------------------------------------- scores
     folder = options.RESULTS_DIR / "rank" / task_slug(options.TRG)
     busy = f"another run is writing to {folder}: wait for it, or give another --RESULTS_DIR"
-    found = Ranking()
+    found = Ranking(metric=options.METRIC)
     with only_one(folder, busy):
         found.failed |= train_lenets(entries, options)
         for name, entry in entries.items():
@@ -222,15 +230,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         add_nulls_and_truth(found, entries, table, options)
         found.sort()
         predictions = {name: found.predictions[name] for name in found.scores}
-        decision = decide(predictions, found.views, options.RESAMPLES, options.SEED)
+        decision = decide(predictions, found.views, options.RESAMPLES, options.SEED, found.metric)
 
         # ------------------------------------------------------------------------ report and save
         line, curve = headline(decision, found), curve_of_leader(found, options.SEED)
-        more = more_or_another(curve, decision, predictions)
+        more = more_or_another(curve, decision, predictions, found.metric)
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
         record["more_labels"] = {"line": more, **curve.record}
-        facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
+        facts = candidate_table(
+            found.scores, found.truth, decision.odds, found.facts,
+            predictions[decision.pick].majority, found.truth_column,
+        )  # fmt: skip
+        say_doubts(decision.pick, found)
         print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
         warn_of_another(folder, record)
         with replace_files(folder) as new:
@@ -274,6 +286,9 @@ class Ranking:
     data: dict[str, dict] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     images: str | None = None
+    metric: str = ACCURACY
+    measured: dict[str, dict[str, float]] = field(default_factory=dict)
+    doubts: dict[str, list[str]] = field(default_factory=dict)
     leader: tuple[tuple[float, bool, float], Candidate, ValidatedRidge | None] | None = None
 
     def add(self, candidate: Candidate, scored: Scored) -> None:
@@ -296,7 +311,12 @@ class Ranking:
         p, loss = (
             scores[score].value if score in scores else math.inf for score in (SOURCE_P, MAP_LOSS)
         )
-        return -scores[PREDICTED].value, p > SIGNIFICANT, loss
+        return -scores[PREDICTED_BY[self.metric]].value, p > SIGNIFICANT, loss
+
+    @property
+    def truth_column(self) -> str:
+        """What measured accuracies are called in tables."""
+        return "balanced" if self.metric == BALANCED and self.measured else "accuracy"
 
     def sort(self) -> None:
         self.scores = {name: self.scores[name] for name in sorted(self.scores, key=self.place)}
@@ -375,7 +395,12 @@ def score(found: Ranking, name: str, entry: Entry, options: argparse.Namespace) 
     if options.FINETUNE == "full":
         found.truth[name], found.costs[name] = measure_full(entry.options, options.EPOCHS)
     elif linear:
-        found.truth[name], found.costs[name] = scored.linear_accuracy, scored.seconds
+        accuracies = scored.linear_accuracy, scored.linear_balanced
+        found.measured[name] = dict(zip(("accuracy", "balanced_accuracy"), accuracies, strict=True))
+        found.truth[name] = accuracies[METRICS.index(found.metric)]
+        found.costs[name] = scored.seconds
+        if scored.doubts:
+            found.doubts[name] = list(scored.doubts)
     found.add(candidate, scored)
     times = f"features {opened - start:.1f} s, scores {ready - opened:.1f} s"
     print(f"scored {name}: {times}", file=sys.stderr)
@@ -396,7 +421,7 @@ def add_nulls_and_truth(
     the order that looks at no data.
     """
     if len(found.scores) > 1:
-        for name, score_of_one in consensus(found.scores, CONSENSUS_OF).items():
+        for name, score_of_one in consensus(found.scores, consensus_of(found.metric)).items():
             found.scores[name]["consensus"] = score_of_one
     if table is None:
         return
@@ -418,9 +443,40 @@ def headline(decision: Decision, found: Ranking) -> str:
         text = f"{', '.join(found.scores)} see the same: there is nothing to choose between"
         if SOURCE_P in found.scores[decision.pick]:
             text = headline_of_sources(decision.pick, found)
+    if found.metric == BALANCED:
+        text += "; by balanced accuracy"
+    prediction = found.predictions[decision.pick]
+    if prediction.note:
+        text += f"; accuracies are {prediction.note}"
+    text += nothing_found(prediction, found.metric)
     if found.failed:
         text += f"; {len(found.failed)} failed and are not compared: {', '.join(found.failed)}"
     return text
+
+
+def nothing_found(prediction: Prediction, metric: str) -> str:
+    """That the best probe is not known to be better than none, where it is so."""
+    _, (low, _), chance = prediction.found(metric)
+    if chance is None or low > chance:
+        return ""
+    told = (
+        f"; no candidate is known to tell anything, there is no pick to act on: always saying one class "
+        f"is right of {chance:.3f}"
+    )
+    balanced, (low, _), chance = prediction.found(BALANCED)
+    if metric == ACCURACY and low > chance:
+        told += f" (its balanced accuracy is {balanced:.3f}, by chance {chance:.3f}: --METRIC balanced)"
+    return told
+
+
+def say_doubts(pick: str, found: Ranking) -> None:
+    """One line for all candidates whose measured accuracy is odd: the pick's if it is one of them."""
+    if not found.doubts:
+        return
+    name = pick if pick in found.doubts else next(iter(found.doubts))
+    others = len(found.doubts) - 1
+    more = f" (and so of {others} other candidates)" if others else ""
+    warnings.warn(f"{name}: {found.doubts[name][0]}{more}", stacklevel=2)
 
 
 def curve_of_leader(found: Ranking, seed: int) -> LearningCurve:
@@ -503,6 +559,8 @@ def as_record(
         "command": options.command,
         "shots": options.SHOTS,
         "samples": options.SAMPLES,
+        "metric": found.metric,
+        "majority_share": found.predictions[decision.pick].majority,
         "truth": str(options.TRUTH) if options.TRUTH else options.FINETUNE,
         "decision": {
             "line": line,
@@ -515,6 +573,9 @@ def as_record(
         "candidates": {
             name: {
                 "accuracy": found.truth.get(name),
+                **found.measured.get(name, {}),
+                "doubts": found.doubts.get(name, []),
+                "note": found.predictions[name].note,
                 "fine_tuning_seconds": found.costs.get(name),
                 **vars(found.facts[name]),
                 "scores": {metric: vars(score) for metric, score in of_candidate.items()},

@@ -26,6 +26,7 @@ from utils.ranking import (
     candidate_table,
     draw_decision,
     draw_ranking,
+    measured_by,
     score_table,
 )
 from utils.report import (
@@ -172,7 +173,9 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
         for name, entry in candidates.items()
     }
     truth = {
-        name: entry["accuracy"] for name, entry in candidates.items() if entry["accuracy"] is not None
+        name: accuracy
+        for name, entry in candidates.items()
+        if (accuracy := measured_by(ranking.get("metric"), entry)) is not None
     }
     decision, name = ranking["decision"], path.parent.name
     draw_decision(ranking["target"], ranking, folder / f"decision_{name}")
@@ -187,7 +190,7 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
         Paragraph(decision["line"][0].upper() + decision["line"][1:] + "."),
         *more_labels(ranking),
         Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
-        Table(*candidate_table(scores, truth, decision["odds"], facts)),
+        Table(*candidate_table(scores, truth, decision["odds"], facts, ranking.get("majority_share"))),
         Paragraph(
             f"Seed {ranking['seed']}; scores see {images}. Accuracies: {ranking['truth'] or 'none'}."
         ),

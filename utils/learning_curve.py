@@ -31,15 +31,15 @@ from itertools import product
 
 import numpy as np
 import torch
-from scipy import optimize, stats
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
 from utils.features import Features
+from utils.held_out import HeldOut
 from utils.linear_head import SEARCHED, LinearHead, ValidatedRidge, fit_linear_head, fit_ridge
 from utils.sampling import FOLDS, index_by_class, stratified_folds
-from utils.statistics import LEVEL, held_out_interval, widening_of_folds
+from utils.statistics import held_out_interval, mixture_interval, widening_of_folds
 
 SHARES = (1 / 4, 1 / 2, 1.0)
 FEWEST = 2  # images of each class in a part, or the part says nothing about its class
@@ -52,7 +52,9 @@ class LearningCurve:
     """`sizes`: labelled images, of which `fitted_to` were fitted to while the others were held out (mean
     over fifths); `accuracies` on held-out images, with their `intervals` and their `covariance` (κ
     included). `new_images`: for the share right of how many of them intervals are, None for all that
-    could be drawn. `unsaid`: why nothing is extrapolated, None where it is.
+    could be drawn. `unsaid`: why nothing is extrapolated, None where it is. Of few images a class the
+    accuracies are those of as many images as the `sizes`, extrapolated as `note` says (held_out.py);
+    `errors` are always those of held-out images.
     """
 
     sizes: tuple[int, ...]
@@ -62,6 +64,8 @@ class LearningCurve:
     covariance: np.ndarray = field(repr=False)
     new_images: int | None
     unsaid: str | None
+    note: str | None = None
+    errors: np.ndarray | None = field(default=None, repr=False)
 
     @staticmethod
     def of(
@@ -69,23 +73,38 @@ class LearningCurve:
         sizes: Sequence[int],
         fitted_to: Sequence[float],
         new_images: int | None = None,
+        judged: HeldOut | None = None,
     ) -> "LearningCurve":
-        """From which of the held-out images each part's probe got right, (parts, m); the last is all."""
+        """From which of the held-out images each part's probe got right, (parts, m); the last is all.
+        `judged`: what these images are, without which nothing says that they are few.
+        """
         count, unsaid = hits.shape[1], None
         if not count:
             sizes, unsaid = (), "no class has two images"
         elif len(sizes) < len(SHARES):
             unsaid = f"a class has fewer than {math.ceil(FEWEST / SHARES[0])} images"
+        accuracies = tuple(row.mean() for row in hits) if count else ()
+        intervals = tuple(
+            held_out_interval(row.sum(), count, FOLDS, new_images) for row in hits if count
+        )
+        note = None
+        if judged and count and judged.is_few:
+            parts = (judged.part(size / sizes[-1]) for size in sizes)
+            found = [
+                part.foretell(row, new_images, few=True) for part, row in zip(parts, hits, strict=True)
+            ]
+            accuracies, intervals = zip(*((one.accuracy, one.interval) for one in found), strict=True)
+            note = found[-1].note
         return LearningCurve(
             sizes=tuple(sizes),
-            accuracies=tuple(row.mean() for row in hits) if count else (),
-            intervals=tuple(
-                held_out_interval(row.sum(), count, FOLDS, new_images) for row in hits if count
-            ),
+            accuracies=accuracies,
+            intervals=intervals,
             fitted_to=tuple(fitted_to),
             covariance=_covariance(hits),
             new_images=new_images,
             unsaid=unsaid,
+            note=note,
+            errors=1 - hits.mean(1) if count else None,
         )
 
     def extrapolate(self, factor: float) -> tuple[float, tuple[float, float]] | None:
@@ -98,7 +117,7 @@ class LearningCurve:
         left = self._share_left(factor)
         mean = float(weight @ (error * left))
         noise = 0.0 if self.new_images is None else max(mean * (1 - mean), 0.0) / self.new_images
-        low, high = _interval(error * left, variance * left**2 + noise, weight)
+        low, high = mixture_interval(error * left, variance * left**2 + noise, weight)
         accuracy, *ends = (min(1.0, max(0.0, 1 - value)) for value in (mean, high, low))
         return accuracy, (ends[0], ends[1])
 
@@ -123,11 +142,13 @@ class LearningCurve:
             "intervals": list(self.intervals),
             "twice": twice,
             "unsaid": self.unsaid,
+            "note": self.note,
         }
 
     def _errors_at_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ê, v and w of (2) at each point of the grid."""
-        errors, sizes = 1 - np.array(self.accuracies), np.array(self.fitted_to) / self.fitted_to[-1]
+        errors = 1 - np.array(self.accuracies) if self.note is None else self.errors
+        sizes = np.array(self.fitted_to) / self.fitted_to[-1]
         s, b = _grid()
         shape = s[:, None] + (1 - s[:, None]) * sizes ** -b[:, None]  # (grid, parts)
         precision = np.linalg.inv(self.covariance)
@@ -147,17 +168,6 @@ class LearningCurve:
 def _grid() -> tuple[np.ndarray, np.ndarray]:
     s, b = np.meshgrid(PLATEAUS, EXPONENTS)
     return s.ravel(), b.ravel()
-
-
-def _interval(means: np.ndarray, variances: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """The central LEVEL of a mixture of Gaussians."""
-    deviations = np.sqrt(variances) + 1e-12  # where nothing is gained, nothing varies
-    ends = (means - 10 * deviations).min(), (means + 10 * deviations).max()
-
-    def quantile(q: float) -> float:
-        return optimize.brentq(lambda x: weights @ stats.norm.cdf(x, means, deviations) - q, *ends)
-
-    return quantile((1 - LEVEL) / 2), quantile((1 + LEVEL) / 2)
 
 
 def learning_curve(
@@ -216,7 +226,8 @@ def learning_curve(
                 right[row, out] = functional.linear(x[judged[out]], *head).argmax(1) == y[judged[out]]
     sizes = [round(q * len(y)) for q in shares]
     means = [sum(column) / len(column) for column in zip(*fitted_to, strict=True)]
-    return LearningCurve.of(right.double().cpu().numpy(), sizes, means, new_images)
+    of_images = HeldOut.of(y, fold, judged)
+    return LearningCurve.of(right.double().cpu().numpy(), sizes, means, new_images, of_images)
 
 
 def nested_parts(

@@ -31,7 +31,15 @@ from utils.described import OURS, described
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
-from utils.statistics import Resamples, interval, largest_shares, least_share, wilson_interval
+from utils.statistics import (
+    Resamples,
+    balanced_accuracy,
+    interval,
+    largest_shares,
+    least_share,
+    majority_share,
+    wilson_interval,
+)
 
 MIXED_CLASSES, RANDOM_DIRECTIONS = "mixed classes", "random directions"
 SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what counts as related
@@ -314,9 +322,10 @@ class ClassRelation:
 class Relation:
     """Losses in nats, accuracies in [0, 1], on the target's test split.
 
-    `accuracy_at_least`: with 95 % confidence the chance that linear fine-tuning is right on a new image
-    of the same kind. `control`: which of the two kinds decides, mixed classes wherever there are three
-    source classes.
+    `balanced_accuracy`: of linear fine-tuning, the mean over classes; `majority_share`: what always
+    saying the most frequent class is right of. `accuracy_at_least`: with 95 % confidence the chance
+    that linear fine-tuning is right on a new image of the same kind. `control`: which of the two kinds
+    decides, mixed classes wherever there are three source classes.
     `source_contribution`: the share of the way from that control to linear fine-tuning that the source's
     classes go; None, with the reason in `no_contribution`, where there is no such way.
     `related`: p ≤ 0.05 and a contribution of at least 0.05. `steps`: what each part of the way from
@@ -328,6 +337,8 @@ class Relation:
     label_map_accuracy: float
     fine_tuned_loss: float
     fine_tuned_accuracy: float
+    balanced_accuracy: float
+    majority_share: float
     accuracy_at_least: float
     constant_prediction_loss: float
     mixed_classes: Control | None
@@ -421,10 +432,12 @@ def relate(
     way = _Way(deciding.losses, losses, tuned)
     contribution, reason = way.share(deciding.control, resamples)
     intervals = None
+    balanced, balanced_interval = balanced_accuracy(fine_tuned.argmax(1) == test.y, test.y)
     if bootstrap:
         count_right = [int(hits.sum()) for hits in (right, fine_tuned.argmax(1) == test.y)]
         names = ("label_map_accuracy", "fine_tuned_accuracy")
         intervals = {n: wilson_interval(k, len(test)) for n, k in zip(names, count_right, strict=True)}
+        intervals["balanced_accuracy"] = balanced_interval
         intervals["label_map_loss"] = interval(resamples.means(losses))
         if contribution is not None:
             intervals["source_contribution"] = interval(way.shares(resamples))
@@ -434,6 +447,8 @@ def relate(
         label_map_accuracy=right.double().mean().item(),
         fine_tuned_loss=tuned.mean().item(),
         fine_tuned_accuracy=(fine_tuned.argmax(1) == test.y).double().mean().item(),
+        balanced_accuracy=balanced,
+        majority_share=majority_share(test.y),
         accuracy_at_least=least_share(int((fine_tuned.argmax(1) == test.y).sum()), len(test)),
         constant_prediction_loss=math.log(targets),
         mixed_classes=mixed and mixed.control,

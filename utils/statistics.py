@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import optimize, stats
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -170,6 +170,64 @@ def held_out_interval(
     shares = widening_of_folds(folds) / count + (1 / new_samples if new_samples else 0.0)
     share, reach = hits / count, float(z * math.sqrt(p * (1 - p) * shares))
     return max(0.0, share - reach), min(1.0, share + reach)
+
+
+def majority_share(labels: Tensor) -> float:
+    """What always saying the most frequent class is right of, on the samples of these labels."""
+    return (torch.bincount(labels).max() / len(labels)).item() if len(labels) else math.nan
+
+
+def share_of_classes(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """(balanced accuracy p: the mean over classes of the share `right` of each one's samples; how many
+    samples of a single class would tell it as well). The second is q(1 − q)/V with
+
+        V = (1/K²) Σ_c q_c(1 − q_c)/n_c,   q_c = (hits_c + 1/2 + a)/(n_c + 2),   q = mean of q_c,
+
+    a = (hits + 2)/(n + 4) of all classes. Half of what is added to a class are the others' hits, half of
+    it is even: a class whose few samples are all right is not taken for certain.
+    """
+    _, of_class = np.unique(labels, return_inverse=True)
+    counts = np.bincount(of_class)
+    hits = np.bincount(of_class, weights=right)
+    if (counts == counts[0]).all():
+        return float(right.sum() / len(right)), float(len(right))
+    pooled = (right.sum() + 2) / (len(right) + 4)
+    expected = (hits + 1 / 2 + pooled) / (counts + 2)
+    variance = (expected * (1 - expected) / counts).sum() / len(counts) ** 2
+    mean = expected.mean()
+    return float((hits / counts).mean()), float(mean * (1 - mean) / variance)
+
+
+def balanced_accuracy(right: Tensor, labels: Tensor) -> tuple[float, tuple[float, float]]:
+    """(The mean over classes of the share `right`, its interval): Wilson's with as many samples as
+    `share_of_classes` says. Of classes of one size it is the accuracy with Wilson's interval.
+    """
+    hits = right.double().cpu().numpy()
+    share, count = share_of_classes(hits, labels.cpu().numpy())
+    if count == len(hits):
+        return share, wilson_interval(int(hits.sum()), len(hits))
+    return share, wilson_of_share(share, count)
+
+
+def wilson_of_share(share: float, count: float) -> tuple[float, float]:
+    """Wilson's interval where `count` need not be a whole number."""
+    z = stats.norm.ppf((1 + LEVEL) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
+    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
+
+
+def mixture_interval(
+    means: np.ndarray, variances: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """The central LEVEL of a mixture of Gaussians."""
+    deviations = np.sqrt(variances) + 1e-12  # where nothing is gained, nothing varies
+    ends = (means - 10 * deviations).min(), (means + 10 * deviations).max()
+
+    def quantile(q: float) -> float:
+        return optimize.brentq(lambda x: weights @ stats.norm.cdf(x, means, deviations) - q, *ends)
+
+    return quantile((1 - LEVEL) / 2), quantile((1 + LEVEL) / 2)
 
 
 def least_share(hits: int, count: int) -> float:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from utils.described import OURS, described
 from utils.features import Features, Standardiser
-from utils.statistics import wilson_interval
+from utils.statistics import balanced_accuracy, majority_share, wilson_interval
 
 HEAD_METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
@@ -125,12 +125,18 @@ def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tenso
 @torch.no_grad()
 def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str, float]:
     """Loss (nats) and accuracy on both splits, and how steep the loss is: `tau_measured`, the
-    largest ‖∇ℓ‖ over test samples and labels, and `tau_certified`, the constant of (1).
+    largest ‖∇ℓ‖ over test samples and labels, and `tau_certified`, the constant of (1). Beside the test
+    accuracy stand `balanced_accuracy`, the mean over classes, and `majority_share`, what always saying
+    the most frequent class is right of.
     """
     logits = {name: head.logits(split.x) for name, split in (("train", train), ("test", test))}
-    hits = int((logits["test"].argmax(1) == test.y).sum())
+    right = logits["test"].argmax(1) == test.y
+    hits = int(right.sum())
+    balanced, balanced_interval = balanced_accuracy(right, test.y)
     return {
         "test_accuracy": hits / len(test),
+        "balanced_accuracy": balanced,
+        "majority_share": majority_share(test.y),
         "test_loss": functional.cross_entropy(logits["test"].double(), test.y).item(),
         "train_loss": functional.cross_entropy(logits["train"].double(), train.y).item(),
         "tau_measured": loss_gradient_norms(head, test.x).max().item(),
@@ -138,5 +144,8 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
         "optimality_gap": head.optimality_gap,
         "weight_decay": head.weight_decay,
         "held_out_loss": head.held_out_loss,
-        "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
+        "intervals": {
+            "test_accuracy": wilson_interval(hits, len(test)),
+            "balanced_accuracy": balanced_interval,
+        },
     }

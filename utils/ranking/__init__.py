@@ -8,8 +8,17 @@ from utils.ranking.candidates import (
     folder_of_files,
     open_candidate,
 )
-from utils.ranking.decision import Decision, Prediction, decide, more_or_another, predict_accuracy
-from utils.ranking.figures import draw_decision, draw_ranking
+from utils.ranking.decision import (
+    ACCURACY,
+    BALANCED,
+    METRICS,
+    Decision,
+    Prediction,
+    decide,
+    more_or_another,
+    predict_accuracy,
+)
+from utils.ranking.figures import draw_decision, draw_ranking, measured_by
 from utils.ranking.fine_tuning import fine_tune
 from utils.ranking.metrics import (
     OF_FEATURES,
@@ -25,6 +34,8 @@ from utils.ranking.metrics import (
 from utils.ranking.scores import (
     ELSEWHERE,
     PREDICTED,
+    PREDICTED_BALANCED,
+    PREDICTED_BY,
     Facts,
     Score,
     agreement_table,
@@ -34,5 +45,5 @@ from utils.ranking.scores import (
     published_agreement,
     score_table,
 )
-from utils.ranking.scoring import CONSENSUS_OF, Scored, measure_full, score_candidate
+from utils.ranking.scoring import Scored, consensus_of, measure_full, score_candidate
 from utils.ranking.truth import Truth, mean_rank_elsewhere, read_scores, read_truth

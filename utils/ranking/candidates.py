@@ -120,6 +120,7 @@ class Candidate:
     deviation_floor: float
     facts: Facts
     provenance: dict[str, dict]
+    class_names: tuple[str, ...]
 
 
 def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: bool) -> Candidate:
@@ -155,6 +156,7 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
         test and scaler.scaled(test).to(device), target.num_classes,
         digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test) or None,
         source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
+        target.class_names,
     )  # fmt: skip
 
 

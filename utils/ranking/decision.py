@@ -12,11 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.held_out import Foretold, HeldOut
 from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
-from utils.sampling import FOLDS, stratified_folds
-from utils.statistics import LEVEL, held_out_interval
+from utils.sampling import stratified_folds
+from utils.statistics import LEVEL
 
+ACCURACY, BALANCED = METRICS = ("accuracy", "balanced")  # by which the pick is made
 CHUNK = 250  # resamples that are counted at a time
 LITTLE = 0.005  # half a point: a third of the deviation of an accuracy near 0.7 of 1,000 new images
 
@@ -24,28 +26,49 @@ LITTLE = 0.005  # half a point: a third of the deviation of an accuracy near 0.7
 @dataclass(frozen=True)
 class Prediction:
     """The `accuracy` of a linear probe on new images, its `interval`, and whether the probe was `right`
-    (m,) on each image that was held out.
+    (m,) on each image that was held out. `balanced`: the accuracy if every class counts alike, and
+    `weights` (m,), what each held-out image then weighs; `majority`: the most frequent class's share of
+    them, of `classes` classes. `note`: how far it is extrapolated, if it is (utils/held_out.py).
     """
 
     accuracy: float
     interval: tuple[float, float]
     right: np.ndarray
+    balanced: Foretold | None = None
+    weights: np.ndarray | None = None
+    majority: float | None = None
+    classes: int | None = None
+    note: str | None = None
+
+    def by(self, metric: str) -> float:
+        """The accuracy by one of METRICS."""
+        return self.found(metric)[0]
+
+    def found(self, metric: str) -> tuple[float, tuple[float, float], float | None]:
+        """(The accuracy by `metric`, its interval, what always saying one class reaches)."""
+        if metric == BALANCED:
+            return self.balanced.accuracy, self.balanced.interval, 1 / self.classes
+        return self.accuracy, self.interval, self.majority
 
 
 def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int | None) -> Prediction:
     """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
-    new images as `new_images` (`statistics.held_out_interval`; None: of any number). Raises InputError
-    where no class has two images.
+    new images as `new_images` (`statistics.held_out_interval`; None: of any number); of few images a
+    class both are extrapolated (utils/held_out.py). Raises InputError where no class has two images.
     """
-    order = fitted.held_out.argsort()
+    order, fold = fitted.held_out.argsort(), stratified_folds(labels)
     # A class's only image was seen by the head that judges it.
-    order = order[stratified_folds(labels)[fitted.held_out[order]] >= 0]
+    order = order[fold[fitted.held_out[order]] >= 0]
     if not len(order):
         raise InputError("no class has two training images: what a probe will reach cannot be foretold")
     truth = labels[fitted.held_out[order]]
     right = (fitted.held_out_logits[order].argmax(1) == truth).double().cpu().numpy()
-    interval = held_out_interval(right.sum(), len(right), FOLDS, new_images)
-    return Prediction(float(right.mean()), interval, right)
+    judged = HeldOut.of(labels, fold, fitted.held_out[order])
+    found, balanced = judged.foretell(right, new_images), judged.foretell_balanced(right, new_images)
+    return Prediction(
+        found.accuracy, found.interval, right, balanced, judged.balance, judged.majority,
+        judged.classes, found.note,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,7 @@ def decide(
     views: Mapping[str, Hashable],
     resamples: int,
     seed: int,
+    metric: str = ACCURACY,
 ) -> Decision:
     """Which candidate to take: draws the held-out images with replacement, for all candidates at once.
 
@@ -89,6 +113,7 @@ def decide(
             several sources) are one: the first stands for all.
         resamples: how many draws.
         seed: of the draws.
+        metric: `accuracy`, or `balanced`: every class counts alike, whatever its share of the images.
 
     Returns:
         The pick, in which share of draws each is the best, the expected regret in [0, 1], and the
@@ -110,16 +135,19 @@ def decide(
         first.setdefault(views[name], name)
     names = list(first.values())
     right = np.stack([predictions[name].right for name in names], axis=1)
+    weights = np.ones(len(right))
+    if metric == BALANCED:
+        weights = predictions[names[0]].weights * len(right)
     rng, count, drawn = np.random.default_rng(seed), len(right), []
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)
         counts = rng.multinomial(count, np.full(count, 1 / count), size=size)
-        drawn.append(counts @ right / count)
+        drawn.append(counts @ (right * weights[:, None]) / (counts @ weights)[:, None])
     accuracies = np.concatenate(drawn)
     best = accuracies.max(1)
     winners = accuracies >= best[:, None] - 1e-12
     odds = (winners / winners.sum(1, keepdims=True)).mean(0)
-    means = right.mean(0)
+    means = (right * weights[:, None]).mean(0)
     pick = int(means.argmax())
     as_good = (accuracies >= accuracies[:, [pick]] - 1e-12).mean(0)
     order = np.argsort(-means, kind="stable")
@@ -132,10 +160,14 @@ def decide(
 
 
 def more_or_another(
-    curve: LearningCurve, decision: Decision, predictions: Mapping[str, Prediction]
+    curve: LearningCurve,
+    decision: Decision,
+    predictions: Mapping[str, Prediction],
+    metric: str = ACCURACY,
 ) -> str:
     """Whether twice as many labels or another candidate would bring more, for a person: the gain of the
-    pick's `curve` beside the expected regret, which is what the best choice would bring in the mean.
+    pick's `curve`, in accuracy, beside the expected regret, which is what the best choice would bring in
+    the mean, in the accuracy of the `metric`.
     """
     images, gain = curve.sizes[-1], curve.gain(2)
     if gain is None:
@@ -150,10 +182,11 @@ def more_or_another(
     others = [name for name in decision.odds if name != decision.pick]
     if not others:
         return f"more labels? {labels}; there is no other network to compare with"
-    behind = predictions[decision.pick].accuracy - predictions[others[0]].accuracy
+    behind = predictions[decision.pick].by(metric) - predictions[others[0]].by(metric)
+    kind = " in balanced accuracy" if metric == BALANCED else ""
     networks = (
-        f"the best choice among these networks {100 * decision.regret:.1f} (the expected regret; the "
-        f"next, {others[0]}, is {100 * behind:.1f} lower)"
+        f"the best choice among these networks {100 * decision.regret:.1f} (the expected regret{kind}; "
+        f"the next, {others[0]}, is {100 * behind:.1f} lower)"
     )
     verdict = "more labels" if gain > decision.regret else "another network"
     if max(gain, decision.regret) < LITTLE:

@@ -6,7 +6,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from utils.ranking.scores import PREDICTED, Score
+from utils.ranking.decision import ACCURACY, BALANCED
+from utils.ranking.scores import PREDICTED_BY, Score
 from utils.report import MARKERS, save_both
 
 # -------------------------------------------------------------------------------------------- rankings
@@ -21,10 +22,12 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
     decision, candidates = record["decision"], record["candidates"]
     figure, axes = plt.subplots(figsize=(8, 1.5 + 0.32 * len(candidates)), layout="constrained")
     kinds = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
-    axes.set_xlabel(f"accuracy on new images of {target}")
+    metric = record.get("metric", ACCURACY)  # earlier versions had one
+    kind = "balanced accuracy" if metric == BALANCED else "accuracy"
+    axes.set_xlabel(f"{kind} on new images of {target}")
     shown, measured = set(), None
     for row, (name, about) in enumerate(candidates.items()):
-        score, odds = about["scores"][PREDICTED], decision["odds"].get(name)
+        score, odds = about["scores"][PREDICTED_BY[metric]], decision["odds"].get(name)
         color = OTHER
         if name == decision["pick"]:
             color = PICKED
@@ -33,9 +36,9 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
         shown.add(color)
         axes.plot(score["interval"], [row, row], color=color, linewidth=6, solid_capstyle="butt")
         axes.plot(score["value"], row, "o", color="white", markeredgecolor=color, markersize=6)
-        if about["accuracy"] is not None:
+        if (truth := measured_by(metric, about)) is not None:
             (measured,) = axes.plot(
-                about["accuracy"],
+                truth,
                 row,
                 "D",
                 color="black",
@@ -59,6 +62,12 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
         handles.append(measured)
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     save_both(figure, path)
+
+
+def measured_by(metric: str, about: Mapping) -> float | None:
+    """The measured accuracy of a candidate of ranking.json; a table of accuracies is taken as it is."""
+    other = about.get("balanced_accuracy") if metric == BALANCED else None
+    return about["accuracy"] if other is None else other
 
 
 def draw_ranking(

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from utils.ranking.decision import ACCURACY, BALANCED
 from utils.ranking.truth import ByTarget, mean_rank_elsewhere
 from utils.report import UNDEFINED, format_value
 from utils.statistics import BY_BOTH, MEASURES, correlation, order_agreement
 
-PREDICTED, MODEL_SIZE = "predicted accuracy", "model size (log10)"
+PREDICTED, PREDICTED_BALANCED = "predicted accuracy", "balanced accuracy"
+PREDICTED_BY = {ACCURACY: PREDICTED, BALANCED: PREDICTED_BALANCED}
+MODEL_SIZE = "model size (log10)"
 
 
 @dataclass(frozen=True)
@@ -84,24 +87,46 @@ def candidate_table(
     truth: Mapping[str, float],
     odds: Mapping[str, float],
     facts: Mapping[str, Facts],
+    majority: float | None = None,
+    truth_column: str = "accuracy",
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) for a person: a row a candidate, in the order of `scores`."""
+    """(head, rows) for a person: a row a candidate, in the order of `scores`. The balanced accuracy has
+    its interval where it is another number than the accuracy. `majority`: what always saying the most
+    frequent class is right of, the last row.
+    """
     nulls = [name for name in _names(scores) if name.startswith(MODEL_SIZE)]
-    names = [name for name in _names(scores) if name != PREDICTED and name not in nulls]
-    head = ["model", *(["accuracy"] if truth else []), PREDICTED, "best in", *names]
+    first = [PREDICTED, *([PREDICTED_BALANCED] if _of_unequal_classes(scores) else [])]
+    names = [name for name in _names(scores) if name not in (*first, *nulls)]
+    head = ["model", *([truth_column] if truth else []), *first, "best in", *names]
     head += ["parameters", "features", "images/s"]
     rows = []
     for candidate, of_candidate in scores.items():
         about, share = facts[candidate], odds.get(candidate)
         cells = [f"{truth[candidate]:.3f}"] if truth else []
-        cells += [_shown(of_candidate.get(PREDICTED)), UNDEFINED if share is None else f"{share:.0%}"]
+        cells += [_shown(of_candidate.get(name)) for name in first]
+        cells.append(UNDEFINED if share is None else f"{share:.0%}")
         cells += [
             f"{of_candidate[name].value:.3g}" if name in of_candidate else UNDEFINED for name in names
         ]
         size = UNDEFINED if about.parameters is None else f"{about.parameters / 1e6:.1f} M"
         speed = UNDEFINED if about.images_per_second is None else f"{about.images_per_second:.0f}"
         rows.append([candidate, *cells, size, str(about.feature_dim), speed])
+    if majority is not None:
+        known = {PREDICTED: f"{majority:.3f}"}
+        rows.append([MAJORITY_ROW, *(known.get(name, "") for name in head[1:])])
     return head, rows
+
+
+MAJORITY_ROW = "always the most frequent class"
+
+
+def _of_unequal_classes(scores: Mapping[str, Mapping[str, Score]]) -> bool:
+    """Whether a balanced accuracy says what the accuracy does not."""
+    return any(
+        PREDICTED_BALANCED in of_candidate
+        and of_candidate[PREDICTED_BALANCED].value != of_candidate[PREDICTED].value
+        for of_candidate in scores.values()
+    )
 
 
 def score_table(

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
+from torch.nn import functional
 
 from utils.backbones import Backbone, imagenet_accuracy
 from utils.certificate import CertificateSettings, certify, impossible, learn_certificate
 from utils.datasets import Dataset, Split
 from utils.device import choose_device
+from utils.doubts import doubts_of_accuracy
 from utils.errors import InputError
 from utils.features import Features, Standardiser, same_images, task_slug
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
@@ -26,17 +28,23 @@ from utils.ranking.candidates import Candidate, chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
 from utils.ranking.fine_tuning import RECIPE, fine_tune
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
-from utils.ranking.scores import MODEL_SIZE, PREDICTED, Score
+from utils.ranking.scores import MODEL_SIZE, PREDICTED, PREDICTED_BALANCED, PREDICTED_BY, Score
 from utils.relation import RelationSettings, relate
 from utils.report import QUANTITIES
 from utils.sampling import stratified_folds
 from utils.stage import decoding_workers, find_target, open_network
-from utils.statistics import interval_of_mean, jackknife_interval, wilson_interval
 from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
+from utils.statistics import balanced_accuracy, interval_of_mean, jackknife_interval, wilson_interval
 
 K_NEAREST = "k-NN"
 INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of features are computed
-CONSENSUS_OF = (PREDICTED, K_NEAREST, "LogME")
+
+
+def consensus_of(metric: str) -> tuple[str, ...]:
+    """The scores whose mean rank the consensus is."""
+    return PREDICTED_BY[metric], K_NEAREST, "LogME"
+
+
 # Of a certificate, each a loss.
 CERTIFIED = ("bound_certified", "certified_source_loss", "certified_transport", "target_loss")
 
@@ -46,13 +54,16 @@ CERTIFIED = ("bound_certified", "certified_source_loss", "certified_transport", 
 class Scored:
     """Every score of a candidate by name, and the prediction behind the first; `linear_accuracy`: of the
     probe on the test split, where there is one, and the `seconds` that fitting it took; the probe itself
-    as `fitted`, None where another candidate's was used.
+    as `fitted`, None where another candidate's was used. `linear_balanced`: the accuracy on the test
+    split if every class counts alike; `doubts`: what is odd about the two (utils/doubts.py).
     """
 
     scores: dict[str, Score]
     prediction: Prediction
     linear_accuracy: float | None
     seconds: float
+    linear_balanced: float | None = None
+    doubts: Sequence[str] = ()
     fitted: ValidatedRidge | None = None
 
 
@@ -61,7 +72,7 @@ def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = No
     candidate of the same `view` was found to have; its scores of the target are this one's.
     """
     of_target = of_view or _score_target(candidate)
-    names = (PREDICTED, K_NEAREST, *OF_FEATURES)
+    names = (PREDICTED, K_NEAREST, *OF_FEATURES, PREDICTED_BALANCED)
     scores = {name: of_target.scores[name] for name in names if name in of_target.scores}
     if candidate.source:
         scores |= _scores_of_source(candidate, seed)
@@ -79,11 +90,23 @@ def _score_target(candidate: Candidate) -> Scored:
     fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe")
     prediction = predict_accuracy(fitted, y, candidate.new_images)
     seconds = time.perf_counter() - start
-    scores = {PREDICTED: Score(prediction.accuracy, prediction.interval, seconds)}
-    accuracy = None
+    balanced = prediction.balanced
+    scores = {
+        PREDICTED: Score(prediction.accuracy, prediction.interval, seconds),
+        PREDICTED_BALANCED: Score(balanced.accuracy, balanced.interval, seconds),
+    }
+    measured: dict = {"linear_accuracy": None}
     if candidate.test:
-        logits = torch.nn.functional.linear(candidate.test.x, fitted.weight, fitted.bias)
-        accuracy = (logits.argmax(1) == candidate.test.y).double().mean().item()
+        said = functional.linear(candidate.test.x, fitted.weight, fitted.bias).argmax(1)
+        right = said == candidate.test.y
+        measured = {
+            "linear_accuracy": right.double().mean().item(),
+            "linear_balanced": balanced_accuracy(right, candidate.test.y)[0],
+            "doubts": doubts_of_accuracy(
+                said, candidate.test.y, candidate.class_names,
+                (prediction.accuracy, prediction.interval),
+            ),
+        }  # fmt: skip
 
     start = time.perf_counter()
     votes = k_nearest(points.x, y)
@@ -92,7 +115,7 @@ def _score_target(candidate: Candidate) -> Scored:
     sample = Sample(candidate.points.x.double().cpu().numpy(), y.cpu().numpy())
     with threadpool_limits(1, user_api="blas"):  # a second core is for another part of the jackknife
         scores |= _scores_of_features(candidate.name, sample, stratified_folds(y).cpu().numpy())
-    return Scored(scores, prediction, accuracy, seconds, fitted)
+    return Scored(scores, prediction, seconds=seconds, fitted=fitted, **measured)
 
 
 def _scores_of_features(candidate: str, sample: Sample, folds: np.ndarray) -> dict[str, Score]:

@@ -13,6 +13,8 @@ from utils.task_transform import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 
 HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
+    "balanced_accuracy": "the mean over classes of its share right",
+    "majority_share": "what always saying the most frequent class is right of",
     "accuracy_at_least": "95 % sure: at least this share of new such images is classified rightly",
     "fine_tuned_loss": "its loss (nats)",
     "constant_prediction_loss": "ln K: what calling every class equally likely costs",
@@ -67,14 +69,17 @@ def print_fine_tuning(record: Mapping, folder: Path, reused: bool = False) -> No
     _print_title(f"target head {record['source']} → {record['target']}", record, reused)
     rows = {
         "test_accuracy": "head on the target test split",
+        "balanced_accuracy": HOW_WELL_ROWS["balanced_accuracy"],
+        "majority_share": HOW_WELL_ROWS["majority_share"],
         "test_loss": "cross-entropy there (nats)",
         "train_loss": "cross-entropy on the target training split",
         "weight_decay": "strength of the logistic regression, chosen by validation",
         "tau_measured": "steepest loss found on the test split",
         "tau_certified": "Lipschitz constant of the head's loss",
     }
-    if record.get("weight_decay") is None:
-        rows.pop("weight_decay")
+    for name in ("weight_decay", "balanced_accuracy", "majority_share"):
+        if record.get(name) is None:  # a head under a constraint; a result of an earlier version
+            rows.pop(name)
     _print_rows(record, rows)
     _print_gap(record.get("optimality_gap"))
     if more := record.get("more_labels"):  # not of an older version, nor of a head that is not validated
@@ -90,13 +95,16 @@ def more_labels_text(found: Mapping) -> str:
     if not found["sizes"]:
         return f"what they would bring is not said, since {found['unsaid']}"
     names = PART_NAMES[: len(found["sizes"])][::-1]
+    note = f", {found['note']}" if found.get("note") else ""
     parts = [f"{share:.3f} {name}" for share, name in zip(found["accuracies"], names, strict=True)]
     parts[-1] += f" {found['sizes'][-1]} images"
     if found["twice"] is None:
-        return f"{', '.join(parts)}; what twice as many would bring is not said, since {found['unsaid']}"
+        said = ", ".join(parts) + (f" ({found['note']})" if note else "")
+        return f"{said}; what twice as many would bring is not said, since {found['unsaid']}"
     low, high = found["twice"]["interval"]
     reached = f"{found['twice']['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-    return f"{', '.join(parts)} (judged on held-out ones); twice as many would reach about {reached}"
+    said = f"{', '.join(parts)} (judged on held-out ones{note})"
+    return f"{said}; twice as many would reach about {reached}"
 
 
 def print_heading(record: Mapping, reused: bool = False) -> None:
@@ -111,7 +119,7 @@ def print_relation(record: Mapping, shown_classes: int, fine_tuned: Mapping | No
     """
     found = record["relation"]
     print("how well:")
-    _print_rows(found, HOW_WELL_ROWS)
+    _print_rows(found, {name: text for name, text in HOW_WELL_ROWS.items() if name in found})
     if more := (fine_tuned or {}).get("more_labels"):
         print(f"  more labels: {more_labels_text(more)}")
     print(f"\nwhy: what {source_classes(record)} have to do with it:")

@@ -1,0 +1,166 @@
+"""What a probe will reach on new images, from the images that were held out.
+
+The probe is fitted without each fifth of the images in turn and judged on that fifth. Where classes are
+large, the share that is right is the prediction (`statistics.held_out_interval`). Of few images a class
+the folds leave out too much: of two images a half. Then the accuracy is extrapolated to all images.
+
+The law. Let c be the share of the most frequent class, which is right without a probe, and
+
+    u = (p − c)/(1 − p)                                                                            (1)
+
+the odds of an accuracy p above it. With n images a class in the place of m they are (n/m)^b times as
+large. b is the local slope of ln u over ln m: between 0.2 and 1.6 from one image to two, falling as
+there are more, whatever the number of classes and their accuracy (docs/method.md). All slopes
+
+    0 ≤ b ≤ 2 n^(−1/3)                                                                             (2)
+
+count alike. Only over the way from the folds to all images, a factor of at most two, is it used.
+
+The interval is of the mixture over b and over the held-out accuracy, Beta(hits/κ + 1, misses/κ + 1) with
+κ of `statistics.widening_of_folds`, and over which new images are drawn.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from torch import Tensor
+
+from utils.sampling import FOLDS
+from utils.statistics import (
+    held_out_interval,
+    mixture_interval,
+    share_of_classes,
+    widening_of_folds,
+    wilson_of_share,
+)
+
+FEW = 10  # images a class: where there are fewer, the accuracy is extrapolated
+MANY_CLASSES, FEW_OF_MANY = 20, 100  # of more classes: where there are fewer than so many images a class
+STEEPEST, FLATTENING = 2.0, 1 / 3  # of (2)
+SLOPES, ACCURACIES = 15, 40  # nodes of the mixture
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """An `accuracy` on new images and its `interval`. `extrapolated`: (how many images of a class the
+    judging probes were fitted to, how many there are), where that is what was extrapolated; else None.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    extrapolated: tuple[float, float] | None = None
+
+    @property
+    def note(self) -> str | None:
+        """For a person: how far it is extrapolated."""
+        if self.extrapolated is None:
+            return None
+        fitted, images = self.extrapolated
+        return f"extrapolated from probes that saw {_short(fitted)} of {_short(images)} images a class"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Of each held-out image its class, `labels` (m,), how many `images` its class has, and how many of
+    them the probe that judged it was `fitted_to`.
+    """
+
+    labels: np.ndarray
+    images: np.ndarray
+    fitted_to: np.ndarray
+
+    @staticmethod
+    def of(y: Tensor, fold: Tensor, judged: Tensor) -> "HeldOut":
+        """Of all images' labels and folds (n,), and the indices of the held-out ones (m,)."""
+        y, fold, judged = (part.cpu().numpy() for part in (y, fold, judged))
+        counts = np.bincount(y)
+        in_fold = np.zeros((len(counts), FOLDS), dtype=int)
+        np.add.at(in_fold, (y[fold >= 0], fold[fold >= 0]), 1)
+        labels = y[judged]
+        return HeldOut(labels, counts[labels], counts[labels] - in_fold[labels, fold[judged]])
+
+    def part(self, share: float) -> "HeldOut":
+        """With this share of the images of each class, rounded up in each fit."""
+        fitted = np.ceil(share * self.fitted_to)
+        return HeldOut(self.labels, np.maximum(share * self.images, fitted), fitted)
+
+    @property
+    def is_few(self) -> bool:
+        """Whether accuracies of these images are extrapolated."""
+        return self._is_few(np.full(len(self.labels), 1 / len(self.labels)))
+
+    def foretell(self, right: np.ndarray, new_images: int | None, few: bool | None = None) -> Foretold:
+        """From which of the held-out images were right, for the share right of `new_images` new ones
+        (None: of all that could be drawn). `few`: whether it is extrapolated (default: as (2) asks).
+        """
+        count = len(right)
+        weights = np.full(count, 1 / count)
+        if not (self._is_few(weights) if few is None else few):
+            interval = held_out_interval(right.sum(), count, FOLDS, new_images)
+            return Foretold(float(right.mean()), interval)
+        return self._extrapolate(float(right.mean()), count, weights, new_images)
+
+    def foretell_balanced(self, right: np.ndarray, new_images: int | None) -> Foretold:
+        """The same for the mean over classes of the share right; new images are taken to have the
+        classes in the same shares.
+        """
+        share, count = share_of_classes(right, self.labels)
+        if count == len(right):
+            return self.foretell(right, new_images)
+        if self._is_few(self.balance):
+            effective = None if new_images is None else new_images * count / len(right)
+            return self._extrapolate(share, count, self.balance, effective)
+        parts = widening_of_folds(FOLDS) + (len(right) / new_images if new_images else 0.0)
+        return Foretold(share, wilson_of_share(share, count / parts))
+
+    @property
+    def balance(self) -> np.ndarray:
+        """What each image weighs in a balanced accuracy, (m,): every class alike, 1 in all."""
+        _, of_class = np.unique(self.labels, return_inverse=True)
+        counts = np.bincount(of_class)
+        return 1 / (len(counts) * counts[of_class])
+
+    @property
+    def majority(self) -> float:
+        """The most frequent class's share of the held-out images."""
+        return float(np.bincount(self.labels).max() / len(self.labels))
+
+    @property
+    def classes(self) -> int:
+        """How many have a held-out image."""
+        return len(np.unique(self.labels))
+
+    def _is_few(self, weights: np.ndarray) -> bool:
+        images = math.exp(weights @ np.log(self.images)) + 1e-9  # rounding
+        return images < (FEW_OF_MANY if self.classes > MANY_CLASSES else FEW)
+
+    def _extrapolate(
+        self, share: float, count: float, weights: np.ndarray, new_images: float | None
+    ) -> Foretold:
+        images, fitted = (math.exp(weights @ np.log(n)) for n in (self.images, self.fitted_to))
+        chance = np.bincount(self.labels, weights).max()
+        steepest = STEEPEST * images**-FLATTENING
+        known = count / widening_of_folds(FOLDS)
+        levels = (np.arange(ACCURACIES) + 0.5) / ACCURACIES
+        accuracies = stats.beta.ppf(levels, share * known + 1, (1 - share) * known + 1)
+        slopes = steepest * (np.arange(SLOPES) + 0.5) / SLOPES
+        means = with_odds(accuracies[:, None], chance, (images / fitted) ** slopes).ravel()
+        noise = means * (1 - means) / new_images if new_images else np.zeros_like(means)
+        low, high = mixture_interval(means, noise, np.full(len(means), 1 / len(means)))
+        accuracy = float(with_odds(np.array(share), chance, (images / fitted) ** (steepest / 2)))
+        ends = max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))
+        return Foretold(accuracy, ends, (fitted, images))
+
+
+def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.ndarray:
+    """The accuracy whose odds (1) above chance are `factor` times as large; what is not above chance
+    stays.
+    """
+    odds = factor * (accuracy - chance) / np.maximum(1 - accuracy, 1e-12)
+    return np.where(accuracy > chance, (odds + chance) / (odds + 1), accuracy)
