@@ -98,8 +98,9 @@ def run(options: argparse.Namespace) -> dict | None:
     if head_settings.method == "ridge":
         with timed(seconds, "more_labels"):
             curve = learning_curve(
-                train, target.num_classes, options.SEED, fitted=head, new_images=len(test)
-            )
+                train, target.num_classes, options.SEED, fitted=head,
+                new_images=len(test), new_groups=test.groups,
+            )  # fmt: skip
         quantities["more_labels"] = curve.record
     record = {
         **this.names,

@@ -392,8 +392,9 @@ def curve_of_leader(found: Ranking, seed: int) -> LearningCurve:
     """What more labels would bring the pick."""
     _, candidate, fitted = found.leader
     return learning_curve(
-        candidate.scaled, candidate.num_classes, seed, fitted=fitted, new_images=candidate.new_images
-    )
+        candidate.scaled, candidate.num_classes, seed, fitted=fitted,
+        new_images=candidate.new_images, new_groups=candidate.new_groups,
+    )  # fmt: skip
 
 
 def headline_of_sources(pick: str, found: Ranking) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from utils.datasets.content import Content
+from utils.datasets.groups import Grouping, draw_test_split, grouped_splits
 from utils.datasets.images import EXTENSIONS, NO_LABEL, ImageFiles, Split, cluster_names, require_utf8
 from utils.errors import InputError
 
@@ -78,13 +79,18 @@ def path_of(name: str, prefix: str) -> Path:
 TEST_SHARE = 0.2
 
 
-def read_image_folder(folder: Path, seed: int, unlabelled_classes: int | None = None) -> Content:
+def read_image_folder(
+    folder: Path,
+    seed: int,
+    unlabelled_classes: int | None = None,
+    grouping: Grouping | None = None,
+) -> Content:
     """folder/train/CLASS/* with folder/test/CLASS/* (or val), or folder/CLASS/*, of which a fifth of
     each class, drawn from the seed, becomes the test split. With `unlabelled_classes` the folders
-    below mean nothing: no image has a label.
+    below mean nothing: no image has a label. A drawn split holds whole groups of `grouping`.
     """
     if not (folder / "train").is_dir():
-        return _split_by_seed(folder, seed, unlabelled_classes)
+        return _split_by_seed(folder, seed, unlabelled_classes, grouping)
     test = next((folder / part for part in ("test", "val") if (folder / part).is_dir()), None)
     if test is None:
         raise InputError(f"{folder} has train/ but neither test/ nor val/")
@@ -98,22 +104,18 @@ def read_image_folder(folder: Path, seed: int, unlabelled_classes: int | None = 
     return Content(split_of_folder(folder / "train", names), split_of_folder(test, names), names)
 
 
-def _split_by_seed(folder: Path, seed: int, unlabelled_classes: int | None) -> Content:
+def _split_by_seed(
+    folder: Path, seed: int, unlabelled_classes: int | None, grouping: Grouping | None
+) -> Content:
     if unlabelled_classes:
         names, whole = cluster_names(unlabelled_classes), split_without_labels(folder)
     else:
         names = class_folders(folder)
         whole = split_of_folder(folder, names)
-    generator = torch.Generator().manual_seed(seed)
-    parts = ([], [])
     for label in whole.labels.unique():
-        members = (whole.labels == label).nonzero().flatten()
-        if len(members) < 2:
+        if (whole.labels == label).sum() < 2:
             where = folder if unlabelled_classes else folder / names[label]
             raise InputError(f"{where} holds one image: a class needs two, to train and to test")
-        members = members[torch.randperm(len(members), generator=generator)]
-        held_out = max(1, round(TEST_SHARE * len(members)))
-        for part, chosen in zip(parts, (members[held_out:], members[:held_out]), strict=True):
-            part.append(chosen.sort().values)
-    train, test = (whole.select(torch.cat(part)) for part in parts)
-    return Content(train, test, names)
+    (whole,) = grouped_splits(grouping, f"{FOLDER_PREFIX}{folder}", [whole], names)
+    generator = torch.Generator().manual_seed(seed)
+    return Content(*draw_test_split(whole, TEST_SHARE, generator, folder, names), names)

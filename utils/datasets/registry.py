@@ -14,6 +14,7 @@ import torch
 
 from utils.datasets.colour import cifar_reader, files_reader, read_imagenet, read_imagenet_small
 from utils.datasets.content import Content, DatasetEntry, Request, read_full
+from utils.datasets.copies import copies_of, warn_of_copies
 from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, read_image_folder
 from utils.datasets.grey import (
     CLOTHES,
@@ -25,6 +26,7 @@ from utils.datasets.grey import (
     read_emnist,
     read_fashion_mnist,
 )
+from utils.datasets.groups import Grouping, grouped_splits
 from utils.datasets.images import ImageFiles, Split, describe_split, is_labelled
 from utils.datasets.usps import read_usps
 from utils.errors import InputError
@@ -35,7 +37,9 @@ ORIGINS = ("auto", "full", "embedded")
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set, training and test split, with where it came from for the record."""
+    """One data set, training and test split, with where it came from for the record; `copies`: what
+    `find_copies` found.
+    """
 
     name: str
     train: Split
@@ -43,6 +47,7 @@ class Dataset:
     num_classes: int
     class_names: tuple[str, ...]
     provenance: dict
+    copies: dict | None = None
 
 
 # ---------------------------------------------------------------------------------- the one entrance
@@ -55,6 +60,7 @@ def load_dataset(
     *,
     classes_to_draw: int | None = None,
     unlabelled_classes: int | None = None,
+    grouping: Grouping | None = None,
 ) -> Dataset:
     """Loads a data set by its registered name, or the user's own images by `folder:PATH`.
 
@@ -68,12 +74,14 @@ def load_dataset(
             and images of imagenet_small, the test fifth of a folder that has no splits.
         classes_to_draw: how many of ImageNet's classes imagenet_small has.
         unlabelled_classes: how many classes a folder has whose images have no labels.
+        grouping: which images belong together, by their names; they are held out together.
 
     Returns:
         Both splits with labels 0..K−1, the names of the classes, and where the data came from.
 
     Raises:
-        InputError: the data cannot be had or is damaged, a class has no samples, or the name is unknown.
+        InputError: the data cannot be had or is damaged, a class has no samples, the name is unknown, or
+            images have no groups.
 
     Source: the data sets of arXiv:2307.00823, as torchvision and ImageNet publish them.
 
@@ -87,7 +95,8 @@ def load_dataset(
     name = check_dataset_name(name, role)
     request = Request(Path(data_dir), False, role, seed, classes_to_draw)
     if is_image_folder(name):
-        content, origin = read_image_folder(folder_path(name), seed, unlabelled_classes), "folder"
+        path = folder_path(name)
+        content, origin = read_image_folder(path, seed, unlabelled_classes, grouping), "folder"
     elif unlabelled_classes:
         raise InputError(
             f"{name} has labels: --TARGET_CLASSES is for targets without, {FOLDER_PREFIX}PATH or "
@@ -96,6 +105,7 @@ def load_dataset(
     else:
         content, origin = _load_content(DATASETS[name], origin, request)
     train, test, class_names = content
+    train, test = grouped_splits(grouping, name, (train, test), class_names)
     if len(class_names) < 2:
         raise InputError(f"{name} has one class: there is nothing to tell apart")
     for split_name, split in (("training", train), ("test", test)):
@@ -121,7 +131,21 @@ def load_dataset(
     }
     if isinstance(train.images, ImageFiles):  # read from stamps: a changed file must be noticed
         provenance["modified"] = digest(train.images.stamps, test.images.stamps)
-    return Dataset(dataset_slug(name), train, test, len(class_names), class_names, provenance)
+    if train.groups is not None:
+        provenance["groups"] = about_groups(grouping.text, train.groups, test.groups)
+    copies = copies_of(train, test)
+    warn_of_copies(name, copies, len(train), len(test))
+    return Dataset(
+        dataset_slug(name), train, test, len(class_names), class_names, provenance, copies.record
+    )
+
+
+def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None) -> dict:
+    """What a result says of the groups of its data, which decide about folds."""
+    counts = (None if part is None else len(part.unique()) for part in (train, test))
+    about = dict(zip(("train", "test"), counts, strict=True))
+    given = [part for part in (train, test) if part is not None]
+    return {"by": how, **about, "sha256": digest(*given)}
 
 
 def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.backbones import Backbone
-from utils.datasets import ImageFiles, Split, content_digest
+from utils.datasets import ImageFiles, Split, content_digest, select_groups
 from utils.errors import InputError
 from utils.features.decoding import Part, decodes, refuse_unreadable, too_many_unreadable
 from utils.features.extraction import batch_size, forward
@@ -83,7 +83,8 @@ def _read_or_extract(
         rows.append(part.rows + shard.start)
         unreadable += part.unreadable
     distributed.agree(too_many_unreadable(unreadable, max_corrupt))
-    return Features(x[:filled], split.labels[torch.cat(rows)]), unreadable
+    read = torch.cat(rows)
+    return Features(x[:filled], split.labels[read], select_groups(split.groups, read)), unreadable
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from utils.backbones import Backbone, ImageTransform
-from utils.datasets import ImageFiles, Split, image_name, rgb_image
+from utils.datasets import ImageFiles, Split, image_name, rgb_image, select_groups
 from utils.errors import InputError
 
 MOST_IMAGES = 1024  # of one batch
@@ -99,7 +99,8 @@ def decoded_split(
     refuse_unreadable([name for part in parts for name in part.unreadable], max_corrupt)
     rows = torch.cat([part.rows for part in parts])
     frames = [part.x for part in parts if len(part.rows)]
-    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows])
+    groups = select_groups(split.groups, rows)
+    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows], groups)
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

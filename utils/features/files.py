@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from utils.backbones import Classifier, checked_classifier
-from utils.datasets import NO_LABEL, cluster_names, path_of
+from utils.datasets import NO_LABEL, about_groups, cluster_names, numbered_groups, path_of
 from utils.errors import InputError
 from utils.features.types import Features, Task, require_finite_features
 from utils.storage import digest, require_regular
@@ -23,6 +24,7 @@ UNREADABLE = (
 )  # fmt: skip
 MOST_CLASSES = 1_000_000  # a larger label is an identifier, not a class
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
+GROUP_KEYS = ("groups_train", "groups_test", "groups")  # the last: of the training split
 HEAD_KEYS = ("weight", "bias")
 
 
@@ -32,15 +34,19 @@ def is_feature_file(name: str) -> bool:
 
 def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Task:
     """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; labels are integers 0..K−1. Of a
-    task that has none, but `unlabelled_classes` classes, x_train and x_test alone are read.
+    task that has none, but `unlabelled_classes` classes, x_train and x_test alone are read. Where
+    samples belong together, groups_train and groups_test say so.
     """
     path = feature_path(name)
-    arrays = _read_arrays(path, FEATURE_FILE_KEYS[::2] if unlabelled_classes else FEATURE_FILE_KEYS)
+    keys = FEATURE_FILE_KEYS[::2] if unlabelled_classes else FEATURE_FILE_KEYS
+    arrays = _read_arrays(path, keys, GROUP_KEYS)
     train, test = (_checked_split(path, arrays, split) for split in ("train", "test"))
     if train.x.shape[1] != test.x.shape[1]:
         raise InputError(f"{path}: x_train has {train.x.shape[1]} features and x_test {test.x.shape[1]}")
     num_classes = unlabelled_classes or _count_classes(path, train, test)
     class_names = cluster_names(num_classes) if unlabelled_classes else map(str, range(num_classes))
+    class_names = tuple(class_names)
+    train, test = _with_groups(name, path, arrays, (train, test), class_names)
     provenance = {
         "origin": "features",
         "train": len(train),
@@ -48,9 +54,11 @@ def task_of_feature_file(name: str, unlabelled_classes: int | None = None) -> Ta
         "sha256": digest(train.x, train.y, test.x, test.y),
         **({"unlabelled_classes": num_classes} if unlabelled_classes else {}),
     }
+    if train.groups is not None or test.groups is not None:
+        provenance["groups"] = about_groups("the file", train.groups, test.groups)
     for split_name, split in (("train", train), ("test", test)):
         require_finite_features(str(path), split_name, split.x)
-    return Task(feature_file_slug(name), train, test, num_classes, tuple(class_names), provenance)
+    return Task(feature_file_slug(name), train, test, num_classes, class_names, provenance)
 
 
 def classifier_of_feature_file(name: str) -> Classifier:
@@ -140,6 +148,41 @@ def _checked_labels(path: Path, y: np.ndarray, split: str, shape: tuple[int, int
     if y.max() >= MOST_CLASSES:
         raise InputError(f"{path}: y_{split} holds the label {y.max()}: labels must be 0..K-1")
     return torch.from_numpy(y.astype(np.int64))
+
+
+def _with_groups(
+    name: str,
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    splits: tuple[Features, Features],
+    class_names: Sequence[str],
+) -> tuple[Features, Features]:
+    """The splits with what the file says of samples that belong together."""
+    of_train = [key for key in ("groups_train", "groups") if key in arrays]
+    if len(of_train) > 1:
+        raise InputError(f"{path}: groups_train and groups are both there: which is right?")
+    keys = [*of_train, *([None] if not of_train else []), "groups_test"]
+    names = [
+        _checked_groups(path, key, arrays[key], len(split)) if key in arrays else None
+        for key, split in zip(keys, splits, strict=True)
+    ]
+    if names == [None, None]:
+        return splits
+    kinds = {type(one) for part in names if part is not None for one in part}
+    if len(kinds) > 1:
+        raise InputError(f"{path}: {keys[0]} and groups_test must both be numbers, or both strings")
+    labels = [split.y for split in splits]
+    numbers = numbered_groups(f"the groups of {path}", name, names, labels, class_names)
+    train, test = (replace(split, groups=part) for split, part in zip(splits, numbers, strict=True))
+    return train, test
+
+
+def _checked_groups(path: Path, key: str, groups: np.ndarray, count: int) -> list:
+    if groups.shape != (count,) or groups.dtype.kind not in "iuU":
+        raise InputError(
+            f"{path}: {key} must be ({count},) integers or strings, not {groups.shape} of {groups.dtype}"
+        )
+    return groups.tolist()
 
 
 def feature_file_slug(name: str) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from utils.described import OURS, described
 from utils.features import Features, Standardiser
-from utils.statistics import wilson_interval
+from utils.grouped import share_interval
 
 HEAD_METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
@@ -128,9 +128,9 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
     largest ‖∇ℓ‖ over test samples and labels, and `tau_certified`, the constant of (1).
     """
     logits = {name: head.logits(split.x) for name, split in (("train", train), ("test", test))}
-    hits = int((logits["test"].argmax(1) == test.y).sum())
+    right = logits["test"].argmax(1) == test.y
     return {
-        "test_accuracy": hits / len(test),
+        "test_accuracy": int(right.sum()) / len(test),
         "test_loss": functional.cross_entropy(logits["test"].double(), test.y).item(),
         "train_loss": functional.cross_entropy(logits["train"].double(), train.y).item(),
         "tau_measured": loss_gradient_norms(head, test.x).max().item(),
@@ -138,5 +138,5 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
         "optimality_gap": head.optimality_gap,
         "weight_decay": head.weight_decay,
         "held_out_loss": head.held_out_loss,
-        "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
+        "intervals": {"test_accuracy": share_interval(right, test.groups)},
     }

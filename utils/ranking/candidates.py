@@ -87,7 +87,7 @@ class Candidate:
     them, and `scaled` by their own deviations; `test` scaled the same, where accuracies are measured;
     `source`, a task seen by the same network, if there is one. `network` tells one network from another,
     `view` one set of target features from another; `images` says which images `points` are of, and
-    `new_images` how many the test split has.
+    `new_images` how many the test split has, `new_groups` how they belong together, if they do.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Candidate:
     num_classes: int
     images: str
     new_images: int
+    new_groups: torch.Tensor | None
     source: Task | None
     deviation_floor: float
     facts: Facts
@@ -129,7 +130,8 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
         points.to(device), scaler.scaled(points).to(device),
         test and scaler.scaled(test).to(device), target.num_classes,
         digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test),
-        source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
+        target.test.groups, source or None, deviation_floor,
+        Facts(size, points.x.shape[1], speed), provenance,
     )  # fmt: skip
 
 
@@ -139,8 +141,7 @@ def _target_features(
     """(training points, test features where they are wanted, the images that could not be read)."""
     if isinstance(target, Task):
         index = _chosen(target.train.y, target, options)
-        train = Features(target.train.x[index], target.train.y[index])
-        return train, target.test if with_test else None, []
+        return target.train.select(index), target.test if with_test else None, []
     splits = {"train": chosen_images(target, options)[0]}
     splits |= {"test": target.test} if with_test else {}
     found, unreadable = {}, []

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.grouped import effective_count, effective_new
 from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
 from utils.sampling import FOLDS, stratified_folds
@@ -24,28 +25,42 @@ LITTLE = 0.005  # half a point: a third of the deviation of an accuracy near 0.7
 @dataclass(frozen=True)
 class Prediction:
     """The `accuracy` of a linear probe on new images, its `interval`, and whether the probe was `right`
-    (m,) on each image that was held out.
+    (m,) on each image that was held out; which of their `groups` (m,) each belongs to, if there are any.
     """
 
     accuracy: float
     interval: tuple[float, float]
     right: np.ndarray
+    groups: np.ndarray | None = None
 
 
-def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int) -> Prediction:
+def predict_accuracy(
+    fitted: ValidatedRidge,
+    labels: Tensor,
+    new_images: int,
+    groups: Tensor | None = None,
+    new_groups: Tensor | None = None,
+) -> Prediction:
     """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
-    new images as `new_images` (`statistics.held_out_interval`). Raises InputError where no class has two
-    images.
+    new images as `new_images` (`statistics.held_out_interval`). With `groups` of the training images,
+    and `new_groups` of the new ones, groups are what counts (`utils/grouped.py`). Raises InputError
+    where no class has two images, or groups.
     """
     order = fitted.held_out.argsort()
     # A class's only image was seen by the head that judges it.
-    order = order[stratified_folds(labels)[fitted.held_out[order]] >= 0]
+    order = order[stratified_folds(labels, groups)[fitted.held_out[order]] >= 0]
     if not len(order):
-        raise InputError("no class has two training images: what a probe will reach cannot be foretold")
-    truth = labels[fitted.held_out[order]]
-    right = (fitted.held_out_logits[order].argmax(1) == truth).double().cpu().numpy()
-    interval = held_out_interval(right.sum(), len(right), FOLDS, new_images)
-    return Prediction(float(right.mean()), interval, right)
+        what = "images" if groups is None else "groups of images"
+        raise InputError(f"no class has two training {what}: what a probe will reach cannot be foretold")
+    judged = fitted.held_out[order]
+    right = (fitted.held_out_logits[order].argmax(1) == labels[judged]).double().cpu()
+    groups = None if groups is None else groups[judged].cpu()
+    count = effective_count(right, groups)
+    new = effective_new(new_images, new_groups, right, groups)
+    hits = right.sum().item() * (count / len(right))
+    interval = held_out_interval(hits, count, FOLDS, new)
+    right = right.numpy()
+    return Prediction(float(right.mean()), interval, right, None if groups is None else groups.numpy())
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,8 @@ def decide(
     resamples: int,
     seed: int,
 ) -> Decision:
-    """Which candidate to take: draws the held-out images with replacement, for all candidates at once.
+    """Which candidate to take: draws the held-out images with replacement, for all candidates at once;
+    whole groups of them where there are some.
 
     Args:
         predictions: of each candidate, in the order in which ties are broken, from `predict_accuracy`.
@@ -110,16 +126,19 @@ def decide(
         first.setdefault(views[name], name)
     names = list(first.values())
     right = np.stack([predictions[name].right for name in names], axis=1)
+    sizes = np.ones(len(right))
+    if (groups := predictions[names[0]].groups) is not None:
+        right, sizes = _by_group(right, groups)
     rng, count, drawn = np.random.default_rng(seed), len(right), []
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)
         counts = rng.multinomial(count, np.full(count, 1 / count), size=size)
-        drawn.append(counts @ right / count)
+        drawn.append(counts @ right / (counts @ sizes)[:, None])
     accuracies = np.concatenate(drawn)
     best = accuracies.max(1)
     winners = accuracies >= best[:, None] - 1e-12
     odds = (winners / winners.sum(1, keepdims=True)).mean(0)
-    means = right.mean(0)
+    means = right.sum(0) / sizes.sum()
     pick = int(means.argmax())
     as_good = (accuracies >= accuracies[:, [pick]] - 1e-12).mean(0)
     order = np.argsort(-means, kind="stable")
@@ -129,6 +148,14 @@ def decide(
         float((best - accuracies[:, pick]).mean()),
         tuple(names[k] for k in order if k != pick and as_good[k] > (1 - LEVEL) / 2),
     )
+
+
+def _by_group(right: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(how many of each group's images each candidate has right, the groups' sizes)."""
+    _, number, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(sizes), right.shape[1]))
+    np.add.at(sums, number, right)
+    return sums, sizes.astype(float)
 
 
 def more_or_another(
