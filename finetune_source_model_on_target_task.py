@@ -23,6 +23,7 @@ from utils.errors import check_batch_size, require_finite
 from utils.features import standardise, task_slug
 from utils.learning_curve import learning_curve
 from utils.linear_head import evaluate_head, shared_linear_head
+from utils.near_copies import report_near_copies, warn_of_near_copies
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
 from utils.stage import (
@@ -61,11 +62,11 @@ def run(options: argparse.Namespace) -> dict | None:
     # ----------------------------------------------------------------------- backbone, target features
     with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
-        data = find_target(options)
-        require_same_features(options, network, data)
+        target_data = find_target(options)
+        require_same_features(options, network, target_data)
         if options.BATCH_SIZE:  # the published default may be larger than a small data set
-            check_batch_size(head_settings.batch_size, data.num_classes, len(data.train))
-        target = open_task(data, options, network)
+            check_batch_size(head_settings.batch_size, target_data.num_classes, len(target_data.train))
+        target = open_task(target_data, options, network)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return None
 
@@ -82,6 +83,7 @@ def run(options: argparse.Namespace) -> dict | None:
     folder = this.folder(options.RESULTS_DIR)
     if stored := reusable_result(folder, config, data, options.OVERWRITE):
         print_fine_tuning(stored, folder, reused=True)
+        warn_of_near_copies(stored.get("near_copies"))
         return stored
 
     # ----------------------------------------------------------------------------------------- fit
@@ -102,10 +104,14 @@ def run(options: argparse.Namespace) -> dict | None:
                 new_images=len(test), new_groups=test.groups,
             )  # fmt: skip
         quantities["more_labels"] = curve.record
+    with timed(seconds, "near_copies"):
+        near = report_near_copies(train, target.num_classes, test)
     record = {
         **this.names,
         "command": options.command,
         **quantities,
+        "near_copies": near,
+        "copies": getattr(target_data, "copies", None),
         "config": config,
         "data": data,
         "environment": environment(device),
@@ -116,6 +122,7 @@ def run(options: argparse.Namespace) -> dict | None:
         save_tensors(new / "head.safetensors", {"weight": head.weight, "bias": head.bias}, of_head)
         write_result(new, options.RESULTS_DIR, record)
     print_fine_tuning(record, folder)
+    warn_of_near_copies(record["near_copies"])
     return record
 
 

@@ -33,6 +33,7 @@ from utils.errors import InputError
 from utils.features import HEAD, check_task_name, is_feature_file, task_slug
 from utils.learning_curve import LearningCurve, learning_curve
 from utils.linear_head import ValidatedRidge
+from utils.near_copies import report_near_copies, warn_of_near_copies
 from utils.options import (
     StageParser,
     add_flag,
@@ -205,8 +206,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
         record["more_labels"] = {"line": more, **curve.record}
+        record["near_copies"] = near_copies_of_leader(found)
         facts = candidate_table(found.scores, found.truth, decision.odds, found.facts)
         print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
+        warn_of_near_copies(record["near_copies"])
         with replace_files(folder) as new:
             write_json(staged(new / "ranking.json"), record)
             write_text(new / "scores.csv", csv_table(*score_table(found.scores, found.truth)))
@@ -395,6 +398,12 @@ def curve_of_leader(found: Ranking, seed: int) -> LearningCurve:
         candidate.scaled, candidate.num_classes, seed, fitted=fitted,
         new_images=candidate.new_images, new_groups=candidate.new_groups,
     )  # fmt: skip
+
+
+def near_copies_of_leader(found: Ranking) -> dict | None:
+    """Among the training images, as the pick sees them."""
+    _, candidate, _ = found.leader
+    return report_near_copies(candidate.scaled, candidate.num_classes)
 
 
 def headline_of_sources(pick: str, found: Ranking) -> str:
