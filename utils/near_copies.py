@@ -87,6 +87,23 @@ def near_copies(train: Features, test: Features | None = None) -> NearCopies | N
     """
     if test is not None and test.x.shape[1] != train.x.shape[1]:
         raise ValueError(f"{train.x.shape[1]} features of training and {test.x.shape[1]} of test images")
+    rare = _rare(train, test)
+    found = max(_alarm(of_train) for of_train, _ in rare.values())
+    of_test = None if test is None else max(_alarm(of_test) for _, of_test in rare.values())
+    if not found and not of_test:
+        return None
+    K = max(SCALES, key=lambda K: _share(rare[K][0]))
+    groups = _linked(train, K) if found and len(train) <= MOST_GROUPED else None
+    return NearCopies(found, of_test, _usual_size(groups), groups)
+
+
+def largest_share(train: Features) -> float:
+    """Of training images with so small a p, over all K: what is compared with ALARM."""
+    return max(_share(of_train) for of_train, _ in _rare(train, None).values())
+
+
+def _rare(train: Features, test: Features | None) -> dict[int, tuple[Tensor, Tensor]]:
+    """For each K of SCALES of which (training, test) images that were looked at p is small."""
     rare: dict[int, tuple[list[Tensor], list[Tensor]]] = {K: ([], []) for K in SCALES}
     for label in train.y.unique():
         of_class = train.select(train.y == label)
@@ -98,26 +115,21 @@ def near_copies(train: Features, test: Features | None = None) -> NearCopies | N
             if scale := _Scale.of(own, K):
                 for kept, log_distances in zip(rare[K], distances, strict=False):
                     kept.append(scale.rarity(log_distances) < RARE)
-    found = max((_share(train_part) for train_part, _ in rare.values()), default=0.0)
-    K = max(SCALES, key=lambda K: _share(rare[K][0]))
-    of_test = None if test is None else max(_share(test_part) for _, test_part in rare.values())
-    if not found and not of_test:
-        return None
-    groups = _linked(train, K) if found and len(train) <= MOST_GROUPED else None
-    return NearCopies(found, of_test, _usual_size(groups), groups)
+    none = torch.zeros(0, dtype=torch.bool, device=train.y.device)
+    return {K: tuple(torch.cat([none, *part]) for part in parts) for K, parts in rare.items()}
 
 
 def _some_of(split: Features, label: Tensor) -> Features:
     return split.select((split.y == label).nonzero().flatten()[:: max(1, -(-len(split) // QUERIES))])
 
 
-def _share(rare: list[Tensor]) -> float:
-    """Of images with a small p; 0 where they are no more than chance and ordinary data have."""
-    if not rare:
-        return 0.0
-    together = torch.cat(rare)
-    share = together.double().mean().item()
-    return share if share >= ALARM and int(together.sum()) >= FEWEST else 0.0
+def _share(rare: Tensor) -> float:
+    return rare.double().mean().item() if len(rare) else 0.0
+
+
+def _alarm(rare: Tensor) -> float:
+    """The share, or 0 where it is no more than what chance and ordinary data have."""
+    return _share(rare) if _share(rare) >= ALARM and int(rare.sum()) >= FEWEST else 0.0
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def checked_grouping(text: str) -> str:
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"--GROUPS {text!r} is no regular expression: {error}") from error
+        raise InputError(f"{text!r} is no regular expression: {error}") from error
     return text
 
 
@@ -56,8 +56,7 @@ def _level(text: str) -> int:
     number = text.removeprefix(LEVEL_PREFIX)
     if not re.fullmatch("[1-9][0-9]?", number):
         raise InputError(
-            f"--GROUPS {text}: give the level of folders below the class folder as {LEVEL_PREFIX}1 (the "
-            "first), level:2 …"
+            f"{text!r} names no level of folders below the class folder: {LEVEL_PREFIX}1 is the first"
         )
     return int(number)
 
