@@ -41,7 +41,7 @@ def test_near_copies_are_found_and_put_together(each, copies, share, dim, genera
     assert 0.7 * having < found.share <= having + 0.01
     assert found.size == copies
     same, linked = (g[:, None] == g for g in (features.groups, found.groups))
-    assert (same & linked).sum() > 0.95 * linked.sum()
+    assert (same & linked).sum() > 0.9 * linked.sum()
     assert (same & linked).sum() > 0.9 * same.sum()
 
 
@@ -154,7 +154,7 @@ def test_the_warning_says_what_to_do():
         warn_of_near_copies(found)
     with pytest.warns(UserWarning, match="the test images none"):
         warn_of_near_copies({**found, "test_share": 0.0})
-    with pytest.warns(UserWarning, match=r"held out whole 0.500 \[0.400, 0.600\]"):
+    with pytest.warns(UserWarning, match=r"about 0.500 \[0.400, 0.600\] or less"):
         warn_of_near_copies(
             {**found, "new_scenes": {"accuracy": 0.5, "interval": [0.4, 0.6]}, "test_share": 0.8}
         )

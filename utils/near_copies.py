@@ -15,7 +15,7 @@ than
 
     d_K (LINKED/(K−1))^(1/D),                                                                     (2)
 
-within which an independent image would have a neighbour with the chance LINKED.
+within which an independent image would have a neighbour with the chance LINKED, for both of them.
 
 Neither classes of fewer than 2 SCALES[0] + 1 images can be judged nor groups of more than SCALES[-1].
 """
@@ -39,7 +39,7 @@ from utils.statistics import held_out_interval
 SCALES = (4, 8, 16, 32)  # K of (1)
 RARE = 1e-3
 ALARM, FEWEST = 0.1, 10  # the share of images, and how many at least, with so small a p
-LINKED = 0.02
+LINKED = 0.3
 QUERIES = 2000  # images of a split whose neighbours are looked for, if there are more
 MOST_GROUPED = 20_000  # images that are put into groups
 CHUNK = 2**23  # distances at a time
@@ -227,7 +227,8 @@ def _usual_size(groups: Tensor | None) -> int | None:
 # ---------------------------------------------------------------------------------------- what it means
 def report_near_copies(train: Features, num_classes: int, test: Features | None = None) -> dict | None:
     """What a result holds of near copies, None where none are found: of how many images, the size of
-    their groups, and what a probe is foretold to reach where these are held out whole.
+    their groups, and what a probe is foretold to reach where these are held out whole: too much, where
+    not all copies were found.
     """
     found = near_copies(train, test)
     if found is None:
@@ -270,9 +271,9 @@ def warn_of_near_copies(found: Mapping | None) -> None:
     if found["test_share"] == 0.0:
         text = (
             f"near copies: at least {parts[0]} have some among each other, and the test images none: "
-            "what is foretold from the training images is too high"
+            "what is foretold from the training images holds for the same scenes, not for new scenes"
         )
     if new := found["new_scenes"]:
         low, high = new["interval"]
-        text += f" (with those found held out whole {new['accuracy']:.3f} [{low:.3f}, {high:.3f}])"
+        text += f", on which it is about {new['accuracy']:.3f} [{low:.3f}, {high:.3f}] or less"
     warnings.warn(f"{text}: say by --GROUPS which images belong together", stacklevel=2)
