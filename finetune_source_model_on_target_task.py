@@ -25,6 +25,7 @@ from utils.errors import check_batch_size, require_finite
 from utils.features import Features, standardise, task_slug
 from utils.learning_curve import LearningCurve, learning_curve
 from utils.linear_head import LinearHead, evaluate_head, shared_linear_head
+from utils.near_copies import report_near_copies, warn_of_near_copies
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, override, stage_parser
 from utils.report import print_fine_tuning
 from utils.stage import (
@@ -64,11 +65,11 @@ def run(options: argparse.Namespace) -> dict | None:
     # ----------------------------------------------------------------------- backbone, target features
     with distributed.process_group(device, options.CPUS):
         network = open_network(options, device)
-        data = find_target(options)
-        require_same_features(options, network, data)
+        target_data = find_target(options)
+        require_same_features(options, network, target_data)
         if options.BATCH_SIZE:  # the published default may be larger than a small data set
-            check_batch_size(head_settings.batch_size, data.num_classes, len(data.train))
-        target = open_task(data, options, network)
+            check_batch_size(head_settings.batch_size, target_data.num_classes, len(target_data.train))
+        target = open_task(target_data, options, network)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return None
 
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> dict | None:
     if stored := reusable_result(folder, config, data, options.OVERWRITE):
         print_fine_tuning(stored, folder, reused=True)
         warn_of_doubts(stored)
+        warn_of_near_copies(stored.get("near_copies"))
         return stored
 
     # ----------------------------------------------------------------------------------------- fit
@@ -102,14 +104,19 @@ def run(options: argparse.Namespace) -> dict | None:
     if head_settings.method == "ridge":
         with timed(seconds, "more_labels"):
             curve = learning_curve(
-                train, target.num_classes, options.SEED, fitted=head, new_images=len(test)
-            )
+                train, target.num_classes, options.SEED, fitted=head,
+                new_images=len(test), new_groups=test.groups,
+            )  # fmt: skip
         quantities["more_labels"] = curve.record
     quantities["doubts"] = doubts_of(head, curve, target.class_names, train, test)
+    with timed(seconds, "near_copies"):
+        near = report_near_copies(train, target.num_classes, test)
     record = {
         **this.names,
         "command": options.command,
         **quantities,
+        "near_copies": near,
+        "copies": getattr(target_data, "copies", None),
         "config": config,
         "data": data,
         "environment": environment(device),
@@ -121,6 +128,7 @@ def run(options: argparse.Namespace) -> dict | None:
         write_result(new, options.RESULTS_DIR, record)
     print_fine_tuning(record, folder)
     warn_of_doubts(record)
+    warn_of_near_copies(record["near_copies"])
     return record
 
 

@@ -45,6 +45,7 @@ from utils.features import (
 )
 from utils.learning_curve import LearningCurve, learning_curve
 from utils.linear_head import ValidatedRidge
+from utils.near_copies import report_near_copies, warn_of_near_copies
 from utils.options import (
     StageParser,
     add_flag,
@@ -238,12 +239,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         agreement = agreements(found, entries, options.SEED)
         record = as_record(options, found, decision, line, agreement)
         record["more_labels"] = {"line": more, **curve.record}
+        record["near_copies"] = near_copies_of_leader(found)
         facts = candidate_table(
             found.scores, found.truth, decision.odds, found.facts,
             predictions[decision.pick].majority, found.truth_column,
         )  # fmt: skip
         say_doubts(decision.pick, found)
         print(f"{line}\n{more}\n\n{markdown_table(*facts)}", end="")
+        warn_of_near_copies(record["near_copies"])
         warn_of_another(folder, record)
         with replace_files(folder) as new:
             write_json(staged(new / "ranking.json"), record)
@@ -483,8 +486,15 @@ def curve_of_leader(found: Ranking, seed: int) -> LearningCurve:
     """What more labels would bring the pick."""
     _, candidate, fitted = found.leader
     return learning_curve(
-        candidate.scaled, candidate.num_classes, seed, fitted=fitted, new_images=candidate.new_images
-    )
+        candidate.scaled, candidate.num_classes, seed, fitted=fitted,
+        new_images=candidate.new_images, new_groups=candidate.new_groups,
+    )  # fmt: skip
+
+
+def near_copies_of_leader(found: Ranking) -> dict | None:
+    """Among the training images, as the pick sees them."""
+    _, candidate, _ = found.leader
+    return report_near_copies(candidate.scaled, candidate.num_classes)
 
 
 def headline_of_sources(pick: str, found: Ranking) -> str:

@@ -8,6 +8,7 @@ The network is left in checkpoints/networks/, where stages 2 and 3 find it.
 """
 
 import argparse
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from small_scale.settings import PROCEDURES, settings_for
 from utils import distributed
 from utils.backbones import GREY, LENET, LeNet, evaluate_network, holds_network, train_network
-from utils.datasets import check_dataset_name, load_dataset
+from utils.datasets import Grouping, check_dataset_name, load_dataset
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
@@ -74,11 +75,14 @@ def run(options: argparse.Namespace) -> dict | None:
     require_places(options)
 
     # ---------------------------------------------------------------------------------------- data
+    grouping = Grouping(options.GROUPS, where_it_fits=True) if options.GROUPS else None
     dataset = load_dataset(
         source, options.DATA, options.DATA_DIR, "source", options.SEED, labels=options.LABELS,
-        index_dir=task_request(options).index_dir, max_pixels=options.MAX_PIXELS,
+        index_dir=task_request(options).index_dir, max_pixels=options.MAX_PIXELS, grouping=grouping,
     )  # fmt: skip
     told(dataset)
+    if grouping and dataset.train.groups is None:
+        warnings.warn(f"--GROUPS {grouping.text} matches no image of {source}", stacklevel=2)
     if options.BATCH_SIZE is None and len(dataset.train) < training.batch_size:
         # A small set of images of one's own is one batch.
         training = replace(training, batch_size=len(dataset.train))

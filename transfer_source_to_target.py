@@ -54,6 +54,7 @@ from utils.features import (
     with_clusters,
 )
 from utils.linear_head import HeadSettings, LinearHead, on_standardised, shared_linear_head
+from utils.near_copies import report_near_copies, warn_of_near_copies
 from utils.options import (
     ANALYSES,
     CERTIFICATE,
@@ -237,6 +238,8 @@ def run(options: argparse.Namespace) -> dict | None:
         "certificate": None,
         "no_certificate": impossible(*num_classes) if CERTIFICATE in wanted else None,
         "pseudo_labels": None,
+        "near_copies": None,
+        "copies": getattr(target_data, "copies", None),
         "config": config,
         "data": data,
         "environment": environment(device),
@@ -265,6 +268,10 @@ def run(options: argparse.Namespace) -> dict | None:
     if RELATION in wanted:
         record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
         print_relation(record, options.SHOW_CLASSES, fine_tuned)
+    with timed(seconds, "near_copies"):
+        train, test = pair.target
+        record["near_copies"] = report_near_copies(train, target.num_classes, test)
+    warn_of_near_copies(record["near_copies"])
     if PUBLISHED in wanted:
         resume = ResumePoint(
             folder / "resume_transform.pt", digest(config, without_paths(data), options.SEED)
@@ -530,6 +537,7 @@ def show_again(
     print_heading(stored, reused=True)
     if RELATION in wanted:
         print_relation(stored, options.SHOW_CLASSES, fine_tuned)
+    warn_of_near_copies(stored.get("near_copies"))
     if PUBLISHED in wanted:
         draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
         print_published(stored, fine_tuned)

@@ -323,7 +323,7 @@ def test_a_renamed_task_is_matched_to_itself(generator):
     renaming = torch.randperm(6, generator=generator)
     target = Features(source.x @ rotation.T, renaming[source.y])
     heads = [fit_linear_head(side, 6, None, "ridge") for side in (source, target)]
-    matching = match_classes(source.y, target.y, *heads, SETTINGS)
+    matching = match_classes(source, target, *heads, SETTINGS)
     assert torch.equal(renaming[matching], torch.arange(6))
 
 

@@ -15,7 +15,7 @@ logarithm.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,9 +23,10 @@ from torch.nn import functional
 
 from utils.errors import InputError
 from utils.features import Features
+from utils.grouped import share_interval
 from utils.linear_head import LinearHead, lipschitz_constant, loss_gradient_norms, summed_gradient_norms
 from utils.sampling import class_prior
-from utils.statistics import Resamples, interval, wilson_interval
+from utils.statistics import Resamples, interval
 from utils.task_transform import (
     TaskTransform,
     check_task,
@@ -120,8 +121,7 @@ def transfer_bound(
     check_task("source_test", source_test, num_sources)
     check_task("target_test", target_test, num_targets)
     transform, head = transform.to(torch.float64), head.to(torch.float64)
-    source = Features(source_test.x.double(), source_test.y)
-    target = Features(target_test.x.double(), target_test.y)
+    source, target = (replace(side, x=side.x.double()) for side in (source_test, target_test))
     terms = _sample_terms(transform, head, source, target, potentials=bootstrap > 0)
     norms = _gradient_norms(transform, head, target, tau_measure, seed)
     mismatch = label_mismatch(transform).item()
@@ -133,7 +133,7 @@ def transfer_bound(
     values |= _bounds(values, mismatch)
     intervals = None
     if bootstrap:
-        drawn = draw_resamples(source.y, target.y, bootstrap, seed)
+        drawn = draw_resamples(source, target, bootstrap, seed)
         intervals, resampled = term_intervals(terms, drawn)
         fixed = {"tau_measured": values["tau_measured"]}
         bounds = _bounds({**resampled, **fixed}, mismatch)
@@ -175,9 +175,12 @@ def mean_of(*, source: Tensor | None = None, target: Tensor | None = None) -> Te
     return Term(terms.double().mean().item(), source, target, accuracy=terms.dtype == torch.bool)
 
 
-def draw_resamples(y: Tensor, t: Tensor, count: int, seed: int) -> tuple[Resamples, Resamples]:
+def draw_resamples(
+    source: Features, target: Features, count: int, seed: int
+) -> tuple[Resamples, Resamples]:
     generator = torch.Generator().manual_seed(seed)
-    return Resamples(y, count, generator), Resamples(t, count, generator)
+    first = Resamples(source.y, count, generator, source.groups)
+    return first, Resamples(target.y, count, generator, target.groups)
 
 
 def term_intervals(
@@ -189,8 +192,8 @@ def term_intervals(
         if term.value is None:
             continue
         if term.accuracy:
-            hits = term.source if term.target is None else term.target
-            intervals[name] = wilson_interval(int(hits.sum()), len(hits))
+            side = 0 if term.target is None else 1
+            intervals[name] = share_interval((term.source, term.target)[side], drawn[side].groups)
         else:
             resampled[name] = term.resampled(*drawn)
             intervals[name] = interval(resampled[name])

@@ -40,9 +40,10 @@ from utils.bound import (
 from utils.described import OURS, described
 from utils.errors import InputError
 from utils.features import Features
+from utils.grouped import least_share_right
 from utils.linear_head import LinearHead
 from utils.sampling import class_prior, draw_by_counts, index_by_class, stratified_folds
-from utils.statistics import largest_shares, least_share
+from utils.statistics import largest_shares
 from utils.task_transform import (
     LEARNED_ALL,
     NOTHING_LEARNED,
@@ -117,7 +118,7 @@ class CertificateTransform:
         number = torch.full((highest + 1,), -1).to(source.y)
         number[self.source_classes] = torch.arange(len(self.source_classes)).to(source.y)
         labels = number[source.y]
-        return Features(source.x[labels >= 0], labels[labels >= 0])
+        return replace(source, y=labels).select(labels >= 0)
 
     def feature_maps(self, head: LinearHead) -> tuple[Tensor, Tensor, Tensor]:
         """(A, b, Ā) of the smallest change from A = Ā = I, b = 0 with these logits, float64:
@@ -184,13 +185,13 @@ def learn_certificate(
             raise ValueError(f"{name} needs held_out_logits: fit it with the method ridge")
     soft = learned == LEARNED_ALL
     if soft:
-        matching = match_classes(source.y, target.y, source_head, target_head, settings, seed)
+        matching = match_classes(source, target, source_head, target_head, settings, seed)
     else:
         matching = random_permutation(targets, seed).to(source.y)
     start = _start(source_head, matching, targets, soft)
     if learned == NOTHING_LEARNED:
         return start
-    sides = (start.keep(source), _held_out(target.y, target_head))
+    sides = (start.keep(source), _held_out(target, target_head))
     problem = _Problem(*sides, settings, seed)
     begin = problem.variables(start, source_head.weight[matching], torch.eye(targets))
     decay = _choose_weight_decay(begin, sides, source_head.weight_decay, settings, seed, soft)
@@ -238,10 +239,10 @@ def _choose_weight_decay(
     """The weight of U in (1): the source head's, or ten times it and so on as long as that makes the
     certificate of a held-out fifth of both sides smaller. A class's only sample is on either side.
     """
-    folds = [stratified_folds(side.y) for side in sides]
+    folds = [stratified_folds(side.y, side.groups) for side in sides]
     learned_on, judged_on = (
         _Problem(
-            *(Features(side.x[part], side.y[part]) for side, part in zip(sides, parts, strict=True)),
+            *(side.select(part) for side, part in zip(sides, parts, strict=True)),
             settings, seed,
         )
         for parts in ([fold != 0 for fold in folds], [fold <= 0 for fold in folds])
@@ -356,8 +357,8 @@ class _Problem:
 
 # ------------------------------------------------------------------------ which class stands for which
 def match_classes(
-    source_labels: Tensor,
-    target_labels: Tensor,
+    source: Features,
+    target: Features,
     source_head: LinearHead,
     target_head: LinearHead,
     settings: CertificateSettings,
@@ -372,10 +373,10 @@ def match_classes(
     each learned on held-out logits of both sides, the one with the least certificate is taken. Both
     sides' logits are held out, so this is a validation.
     """
-    source, target = _held_out(source_labels, source_head), _held_out(target_labels, target_head)
+    source, target = _held_out(source, source_head), _held_out(target, target_head)
     similar = [_confusability(side.x, side.y) for side in (source, target)]
     found = _quadratic_assignments(*similar, settings.matchings)
-    matchings = [torch.from_numpy(m).to(source_labels) for m in found]
+    matchings = [torch.from_numpy(m).to(source.y) for m in found]
     if len(matchings) == 1:
         return matchings[0]
     values = []
@@ -390,9 +391,9 @@ def match_classes(
     return matchings[int(np.argmin(np.nan_to_num(values, nan=np.inf)))]
 
 
-def _held_out(labels: Tensor, head: LinearHead) -> Features:
-    """The head's held-out logits as features, with their labels."""
-    return Features(head.held_out_logits, labels[head.held_out])
+def _held_out(side: Features, head: LinearHead) -> Features:
+    """The head's held-out logits of the side's samples as features."""
+    return replace(side.select(head.held_out), x=head.held_out_logits)
 
 
 def _confusability(logits: Tensor, labels: Tensor) -> np.ndarray:
@@ -529,12 +530,12 @@ def certify(
     }
     intervals = None
     if bootstrap:
-        drawn = draw_resamples(source.y, target.y, bootstrap, seed)
+        drawn = draw_resamples(source, target, bootstrap, seed)
         intervals, _ = term_intervals(named, drawn)
     train_bound, train_loss = _on_training_points(double, train, test, seed)
     return Certificate(
         **{name: term.value for name, term in named.items()},
-        accuracy_at_least=least_share(int(right.sum()), len(right)),
+        accuracy_at_least=least_share_right(right, target.groups),
         constant_prediction_loss=math.log(len(double.B)),
         bound_certified_train=train_bound,
         target_loss_train=train_loss,
@@ -551,7 +552,7 @@ def _points(
 ) -> tuple[Features, Features]:
     """In float64, of the source those of the classes that stand for one."""
     kept = transform.keep(source)
-    return Features(kept.x.double(), kept.y), Features(target.x.double(), target.y)
+    return replace(kept, x=kept.x.double()), replace(target, x=target.x.double())
 
 
 def _terms(
@@ -579,7 +580,7 @@ def _on_training_points(
         wanted = torch.bincount(other.y, minlength=len(members)).tolist()
         counts = [min(count, len(points)) for count, points in zip(wanted, members, strict=True)]
         chosen = draw_by_counts(members, counts, generator)
-        parts.append(Features(split.x[chosen], split.y[chosen]))
+        parts.append(split.select(chosen))
     source, target = _points(transform, *parts)
     terms = _terms(transform, source, target, potentials=False)
     loss = functional.nll_loss(transform.log_probabilities(target.x), target.y)

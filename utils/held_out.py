@@ -21,12 +21,14 @@ The interval is of the mixture over b and over the held-out accuracy, Beta(hits/
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from scipy import stats
 from torch import Tensor
 
+from utils.grouped import design_effect
 from utils.sampling import FOLDS
 from utils.statistics import (
     held_out_interval,
@@ -68,55 +70,66 @@ def _short(value: float) -> str:
 @dataclass(frozen=True)
 class HeldOut:
     """Of each held-out image its class, `labels` (m,), how many `images` its class has, and how many of
-    them the probe that judged it was `fitted_to`.
+    them the probe that judged it was `fitted_to`. Of images in `groups` (m,) whole groups are counted.
     """
 
     labels: np.ndarray
     images: np.ndarray
     fitted_to: np.ndarray
+    groups: Tensor | None = None
 
     @staticmethod
-    def of(y: Tensor, fold: Tensor, judged: Tensor) -> "HeldOut":
-        """Of all images' labels and folds (n,), and the indices of the held-out ones (m,)."""
-        y, fold, judged = (part.cpu().numpy() for part in (y, fold, judged))
-        counts = np.bincount(y)
+    def of(y: Tensor, fold: Tensor, judged: Tensor, groups: Tensor | None = None) -> "HeldOut":
+        """Of all images' labels, folds and groups (n,), and the indices of the held-out ones (m,)."""
+        units = torch.stack([y, fold])  # what is counted: images, or each group once in each class
+        if groups is not None:
+            units = torch.stack([y, fold, groups]).unique(dim=1)
+        of_class, of_fold = units[:2].cpu().numpy()
+        counts = np.bincount(of_class)
         in_fold = np.zeros((len(counts), FOLDS), dtype=int)
-        np.add.at(in_fold, (y[fold >= 0], fold[fold >= 0]), 1)
-        labels = y[judged]
-        return HeldOut(labels, counts[labels], counts[labels] - in_fold[labels, fold[judged]])
+        np.add.at(in_fold, (of_class[of_fold >= 0], of_fold[of_fold >= 0]), 1)
+        labels, folds = y[judged].cpu().numpy(), fold[judged].cpu().numpy()
+        fitted_to = counts[labels] - in_fold[labels, folds]
+        groups = None if groups is None else groups[judged].cpu()
+        return HeldOut(labels, counts[labels], fitted_to, groups)
 
     def part(self, share: float) -> "HeldOut":
         """With this share of the images of each class, rounded up in each fit."""
         fitted = np.ceil(share * self.fitted_to)
-        return HeldOut(self.labels, np.maximum(share * self.images, fitted), fitted)
+        return replace(self, images=np.maximum(share * self.images, fitted), fitted_to=fitted)
+
+    def design_effect(self, right: np.ndarray) -> float:
+        """By how much fewer independent images would say as much of the share right (m,)."""
+        return 1.0 if self.groups is None else design_effect(torch.from_numpy(right), self.groups)
 
     @property
     def is_few(self) -> bool:
         """Whether accuracies of these images are extrapolated."""
         return self._is_few(np.full(len(self.labels), 1 / len(self.labels)))
 
-    def foretell(self, right: np.ndarray, new_images: int | None, few: bool | None = None) -> Foretold:
+    def foretell(self, right: np.ndarray, new_images: float | None, few: bool | None = None) -> Foretold:
         """From which of the held-out images were right, for the share right of `new_images` new ones
         (None: of all that could be drawn). `few`: whether it is extrapolated (default: as (2) asks).
         """
-        count = len(right)
-        weights = np.full(count, 1 / count)
+        weights, effect = np.full(len(right), 1 / len(right)), self.design_effect(right)
+        count = len(right) / effect
         if not (self._is_few(weights) if few is None else few):
-            interval = held_out_interval(right.sum(), count, FOLDS, new_images)
+            interval = held_out_interval(right.sum() / effect, count, FOLDS, new_images)
             return Foretold(float(right.mean()), interval)
         return self._extrapolate(float(right.mean()), count, weights, new_images)
 
-    def foretell_balanced(self, right: np.ndarray, new_images: int | None) -> Foretold:
+    def foretell_balanced(self, right: np.ndarray, new_images: float | None) -> Foretold:
         """The same for the mean over classes of the share right; new images are taken to have the
         classes in the same shares.
         """
         share, count = share_of_classes(right, self.labels)
         if count == len(right):
             return self.foretell(right, new_images)
+        effective = None if new_images is None else new_images * count / len(right)
+        count /= self.design_effect(right)
         if self._is_few(self.balance):
-            effective = None if new_images is None else new_images * count / len(right)
             return self._extrapolate(share, count, self.balance, effective)
-        parts = widening_of_folds(FOLDS) + (len(right) / new_images if new_images else 0.0)
+        parts = widening_of_folds(FOLDS) + (count / effective if effective else 0.0)
         return Foretold(share, wilson_of_share(share, count / parts))
 
     @property

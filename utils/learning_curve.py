@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.features import Features
+from utils.grouped import effective_new
 from utils.held_out import HeldOut
 from utils.linear_head import SEARCHED, LinearHead, ValidatedRidge, fit_linear_head, fit_ridge
 from utils.sampling import FOLDS, index_by_class, stratified_folds
@@ -62,7 +63,7 @@ class LearningCurve:
     intervals: tuple[tuple[float, float], ...]
     fitted_to: tuple[float, ...] = field(repr=False)
     covariance: np.ndarray = field(repr=False)
-    new_images: int | None
+    new_images: float | None
     unsaid: str | None
     note: str | None = None
     errors: np.ndarray | None = field(default=None, repr=False)
@@ -72,20 +73,25 @@ class LearningCurve:
         hits: np.ndarray,
         sizes: Sequence[int],
         fitted_to: Sequence[float],
-        new_images: int | None = None,
+        new_images: float | None = None,
         judged: HeldOut | None = None,
     ) -> "LearningCurve":
         """From which of the held-out images each part's probe got right, (parts, m); the last is all.
-        `judged`: what these images are, without which nothing says that they are few.
+        `judged`: what these images are, without which nothing says that they are few or in groups.
         """
-        count, unsaid = hits.shape[1], None
+        count, unsaid, effect, unit = hits.shape[1], None, 1.0, "images"
+        if judged and judged.groups is not None:
+            unit = "groups of images"
+            effect = max(map(judged.design_effect, hits)) if count else 1.0
         if not count:
-            sizes, unsaid = (), "no class has two images"
+            sizes, unsaid = (), f"no class has two {unit}"
         elif len(sizes) < len(SHARES):
-            unsaid = f"a class has fewer than {math.ceil(FEWEST / SHARES[0])} images"
+            unsaid = f"a class has fewer than {math.ceil(FEWEST / SHARES[0])} {unit}"
         accuracies = tuple(row.mean() for row in hits) if count else ()
         intervals = tuple(
-            held_out_interval(row.sum(), count, FOLDS, new_images) for row in hits if count
+            held_out_interval(row.sum() / effect, count / effect, FOLDS, new_images)
+            for row in hits
+            if count
         )
         note = None
         if judged and count and judged.is_few:
@@ -100,7 +106,7 @@ class LearningCurve:
             accuracies=accuracies,
             intervals=intervals,
             fitted_to=tuple(fitted_to),
-            covariance=_covariance(hits),
+            covariance=effect * _covariance(hits),
             new_images=new_images,
             unsaid=unsaid,
             note=note,
@@ -177,6 +183,7 @@ def learning_curve(
     *,
     fitted: LinearHead | ValidatedRidge | None = None,
     new_images: int | None = None,
+    new_groups: Tensor | None = None,
 ) -> LearningCurve:
     """Accuracies of the linear probe with parts of the training images, for what more would bring.
 
@@ -186,6 +193,7 @@ def learning_curve(
         seed: of which images the parts hold.
         fitted: the head of validated strength of these features, if there is one; else it is fitted.
         new_images: for the share right of how many new images intervals are (default: of any number).
+        new_groups: of these images, (new_images,), where they are not independent.
 
     Returns:
         The curve. Parts with fewer than FEWEST images of a class are left out, and then nothing is
@@ -206,7 +214,7 @@ def learning_curve(
     """
     x, y = features.x, features.y
     fitted = fitted or fit_linear_head(features, num_classes, None, "ridge", progress="linear probe")
-    fold, fewest = stratified_folds(y), int(torch.bincount(y, minlength=num_classes).min())
+    fold, fewest = stratified_folds(y, features.groups), _fewest(features, num_classes)
     shares = [q for q in SHARES if q == 1 or q * fewest >= FEWEST]
     order = fitted.held_out.argsort()
     # A class's only image was seen by the head that judges it.
@@ -218,7 +226,7 @@ def learning_curve(
     with threadpool_limits(1, user_api="blas"):  # as in linear_head/ridge.py
         for k in fold[judged].unique().tolist():
             out, head = fold[judged] == k, None
-            parts = nested_parts(y, fold != k, shares, num_classes, seed)
+            parts = nested_parts(y, fold != k, shares, num_classes, seed, features.groups)
             fitted_to.append([len(part) for part in parts])
             for row, part in enumerate(parts[:-1]):  # none of their heads has seen the fifth
                 decay = fitted.weight_decay
@@ -226,16 +234,35 @@ def learning_curve(
                 right[row, out] = functional.linear(x[judged[out]], *head).argmax(1) == y[judged[out]]
     sizes = [round(q * len(y)) for q in shares]
     means = [sum(column) / len(column) for column in zip(*fitted_to, strict=True)]
-    of_images = HeldOut.of(y, fold, judged)
+    of_images = HeldOut.of(y, fold, judged, features.groups)
+    if len(judged) and new_images is not None:
+        new_images = effective_new(new_images, new_groups, right[-1], of_images.groups)
     return LearningCurve.of(right.double().cpu().numpy(), sizes, means, new_images, of_images)
 
 
+def _fewest(features: Features, num_classes: int) -> int:
+    """Of a class, how many images, or groups of them, there are at least."""
+    y = features.y
+    if features.groups is not None:
+        number = features.groups.unique(return_inverse=True)[1]
+        y = (number * num_classes + y).unique() % num_classes
+    return int(torch.bincount(y, minlength=num_classes).min())
+
+
 def nested_parts(
-    y: Tensor, allowed: Tensor, shares: Sequence[float], num_classes: int, seed: int
+    y: Tensor,
+    allowed: Tensor,
+    shares: Sequence[float],
+    num_classes: int,
+    seed: int,
+    groups: Tensor | None = None,
 ) -> list[Tensor]:
     """Indices of the first share of each class's allowed (n,) images, in an order that the seed draws:
-    rounded up, so that every class that has images keeps one.
+    rounded up, so that every class that has images keeps one. With `groups` (n,) the first share of the
+    class's groups, whole.
     """
+    if groups is not None:
+        return _nested_groups(y, allowed, shares, num_classes, seed, groups)
     generator = torch.Generator().manual_seed(seed)
     members = []
     for of_class in index_by_class(y, num_classes):
@@ -245,6 +272,28 @@ def nested_parts(
         torch.cat([of_class[: math.ceil(q * len(of_class))] for of_class in members]).sort().values
         for q in shares
     ]
+
+
+def _nested_groups(
+    y: Tensor,
+    allowed: Tensor,
+    shares: Sequence[float],
+    num_classes: int,
+    seed: int,
+    groups: Tensor,
+) -> list[Tensor]:
+    """Groups come in one order for all classes: of what a part holds of a group it tends to hold all."""
+    number = groups.unique(return_inverse=True)[1]
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.randperm(int(number.max()) + 1, generator=generator).to(y.device)[number]
+    parts = [[] for _ in shares]
+    for of_class in index_by_class(y, num_classes):
+        kept = of_class[allowed[of_class]]
+        rank = place[kept].unique(return_inverse=True)[1]  # of its group among the class's
+        count = int(rank.max()) + 1 if len(rank) else 0
+        for part, q in zip(parts, shares, strict=True):
+            part.append(kept[rank < math.ceil(q * count)])
+    return [torch.cat(part).sort().values for part in parts]
 
 
 def _covariance(hits: np.ndarray) -> np.ndarray:

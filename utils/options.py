@@ -17,7 +17,7 @@ from typing import Any
 
 from utils.backbones import MODELS, MOST_PIXELS, TrainingSettings
 from utils.certificate import CertificateSettings
-from utils.datasets import ORIGINS
+from utils.datasets import ORIGINS, checked_grouping
 from utils.described import has_effect, kind_of
 from utils.device import DEVICES
 from utils.errors import InputError
@@ -89,6 +89,13 @@ def class_choice(text: str) -> str:
         raise argparse.ArgumentTypeError(
             f"must be {', '.join(CHOICES)} or a number of classes from 2 on, not {text!r}"
         ) from None
+
+
+def grouping(text: str) -> str:
+    try:
+        return checked_grouping(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
@@ -328,6 +335,13 @@ def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
         group, "--MAX_PIXELS", type=whole(), metavar="N",
         help="read images of up to N pixels, and refuse from 2 N on (default: Pillow's limit against "
         "files that are made to fill the memory, 89 million)",
+    )  # fmt: skip
+    add_flag(
+        group, "--GROUPS", type=grouping, metavar="PATTERN",
+        help="images that are not independent, of one patient or scene, are held out together and count "
+        "as one: a regular expression whose first group in CLASS/…/FILE names the image's group, as "
+        "'(patient\\d+)', or level:N, the Nth folder below the class folder (default: none belong "
+        "together). Of the target, and of a source whose names it fits",
     )  # fmt: skip
 
 

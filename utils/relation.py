@@ -29,17 +29,10 @@ from tqdm import tqdm
 
 from utils.described import OURS, described
 from utils.features import Features
+from utils.grouped import balanced_accuracy, least_share_right, share_interval
 from utils.linear_head import LinearHead
 from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
-from utils.statistics import (
-    Resamples,
-    balanced_accuracy,
-    interval,
-    largest_shares,
-    least_share,
-    majority_share,
-    wilson_interval,
-)
+from utils.statistics import Resamples, interval, largest_shares, majority_share
 
 MIXED_CLASSES, RANDOM_DIRECTIONS = "mixed classes", "random directions"
 SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what counts as related
@@ -76,8 +69,11 @@ class LabelMap:
         return (self.B @ _probabilities(temperature, _centred(logits.T)[None])[0]).T
 
 
-def fit_label_map(logits: Tensor, labels: Tensor, num_targets: int) -> LabelMap:
+def fit_label_map(
+    logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None = None
+) -> LabelMap:
     """Fits (1) to source logits (n, K_S) of target points with labels (n,) in 0..K_T−1. Deterministic.
+    Points of one of `groups` (n,) are held out together.
 
     Example:
         >>> logits = 5 * torch.eye(3)[torch.arange(60) % 3]
@@ -85,7 +81,7 @@ def fit_label_map(logits: Tensor, labels: Tensor, num_targets: int) -> LabelMap:
         >>> found.B.argmax(0).tolist(), found.optimality_gap < 1e-3
         ([1, 0, 1], True)
     """
-    maps = _fit(logits.T[None], labels, num_targets)
+    maps = _fit(logits.T[None], labels, num_targets, groups)
     return LabelMap(maps.B[0], maps.temperature[0].item(), maps.gap[0].item())
 
 
@@ -124,12 +120,12 @@ def _probabilities(temperature: Tensor, logits: Tensor) -> Tensor:
     return p.div_(p.sum(1, keepdim=True))
 
 
-def _fit(logits: Tensor, labels: Tensor, num_targets: int) -> _Maps:
+def _fit(logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None = None) -> _Maps:
     """(1) for each of C arrays of logits (C, K_S, n) of the same points."""
     logits = _centred(logits.float())
     prior = class_prior(labels, num_targets).to(logits)
     start = prior[:, None].expand(len(logits), -1, logits.shape[1]).contiguous()
-    temperature, B = _search_temperature(logits, labels, start)
+    temperature, B = _search_temperature(logits, labels, start, groups)
     problem = _Problem(_probabilities(temperature, logits), labels, prior)
     for count in range(1, MOST_STEPS + 1):
         B = problem.step(B)
@@ -138,10 +134,12 @@ def _fit(logits: Tensor, labels: Tensor, num_targets: int) -> _Maps:
     return _Maps(B, temperature, gap)
 
 
-def _search_temperature(logits: Tensor, labels: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def _search_temperature(
+    logits: Tensor, labels: Tensor, start: Tensor, groups: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(T (C,), B (C, K_T, K_S)) of the least loss on a held-out fifth of the points, or of a sample."""
     spread = logits.square().mean((1, 2)).sqrt().clamp_min(1e-12)
-    fold = stratified_folds(labels)
+    fold = stratified_folds(labels, groups)
     used = share_of_each_class(labels, fold, min(1.0, SEARCHED_ON / len(labels)))
     fitted, held_out = used[fold[used] != 0], used[fold[used] == 0]
     if not len(held_out):  # every class has a single point
@@ -268,11 +266,14 @@ def _judge(
     draw: Callable[[], list[Tensor]],
     count: int,
     labels: tuple[Tensor, Tensor],
+    groups: Tensor | None,
     num_targets: int,
     least: float,
     progress: str,
 ) -> _Judged:
-    """Fits and tests `count` controls, as many at a time as BLOCK_ELEMENTS allow."""
+    """Fits and tests `count` controls, as many at a time as BLOCK_ELEMENTS allow. `groups`: of the
+    points that are fitted to.
+    """
     train_labels, test_labels = labels
     losses, hits, total, right = [], [], 0.0, 0.0
     with tqdm(total=count, desc=progress, unit="control", disable=None, leave=False) as bar:
@@ -281,7 +282,7 @@ def _judge(
             together = max(1, BLOCK_ELEMENTS // first[0].numel())
             drawn = [first, *(draw() for _ in range(min(together, count - len(losses)) - 1))]
             train, test = (torch.stack(parts) for parts in zip(*drawn, strict=True))
-            maps = _fit(train, train_labels, num_targets)
+            maps = _fit(train, train_labels, num_targets, groups)
             h = maps.B @ _probabilities(maps.temperature, _centred(test.float()))
             of_points = _losses(h, test_labels).double()
             correct = (h.argmax(1) == test_labels).double()
@@ -403,17 +404,17 @@ def relate(
         >>> found.related, [row.called[0][0] for row in found.classes]
         (True, ['a', 'b', 'c'])
     """
-    seen = Features(train.x, train.y)
+    seen = train
     if shared_images:
         if source_head.held_out_logits is None:
             raise ValueError("source_head needs held_out_logits where images are shared")
-        seen = Features(train.x[source_head.held_out], train.y[source_head.held_out])
+        seen = train.select(source_head.held_out)
         logits = source_head.held_out_logits
     else:
         logits = source_head.logits(train.x)
     sources, targets = source_head.num_classes, target_head.num_classes
     test_logits = source_head.logits(test.x)
-    label_map = fit_label_map(logits, seen.y, targets)
+    label_map = fit_label_map(logits, seen.y, targets, seen.groups)
     h = label_map.probabilities(test_logits).double()
     losses, right = functional.nll_loss(h.log(), test.y, reduction="none"), h.argmax(1) == test.y
     fine_tuned = target_head.to(torch.float64).logits(test.x.double())
@@ -422,22 +423,24 @@ def relate(
     generator = torch.Generator().manual_seed(seed)
     count, least, labels = settings.count(sources), losses.mean().item(), (seen.y, test.y)
     draw = RandomDirections(source_head, seen.x, test.x, generator)
-    random = _judge(draw, count, labels, targets, least, RANDOM_DIRECTIONS)
+    random = _judge(draw, count, labels, seen.groups, targets, least, RANDOM_DIRECTIONS)
     mixed = None
     if sources > 2:
         draw = MixedClasses(logits, test_logits, generator)
-        mixed = _judge(draw, count, labels, targets, least, MIXED_CLASSES)
+        mixed = _judge(draw, count, labels, seen.groups, targets, least, MIXED_CLASSES)
     deciding = mixed or random
-    resamples = Resamples(test.y, bootstrap or FEWEST_RESAMPLES, generator)
+    resamples = Resamples(test.y, bootstrap or FEWEST_RESAMPLES, generator, test.groups)
     way = _Way(deciding.losses, losses, tuned)
     contribution, reason = way.share(deciding.control, resamples)
     intervals = None
-    balanced, balanced_interval = balanced_accuracy(fine_tuned.argmax(1) == test.y, test.y)
+    tuned_right = fine_tuned.argmax(1) == test.y
+    balanced, balanced_interval = balanced_accuracy(tuned_right, test.y, test.groups)
     if bootstrap:
-        count_right = [int(hits.sum()) for hits in (right, fine_tuned.argmax(1) == test.y)]
-        names = ("label_map_accuracy", "fine_tuned_accuracy")
-        intervals = {n: wilson_interval(k, len(test)) for n, k in zip(names, count_right, strict=True)}
-        intervals["balanced_accuracy"] = balanced_interval
+        intervals = {
+            "label_map_accuracy": share_interval(right, test.groups),
+            "fine_tuned_accuracy": share_interval(tuned_right, test.groups),
+            "balanced_accuracy": balanced_interval,
+        }
         intervals["label_map_loss"] = interval(resamples.means(losses))
         if contribution is not None:
             intervals["source_contribution"] = interval(way.shares(resamples))
@@ -446,10 +449,10 @@ def relate(
         label_map_loss=least,
         label_map_accuracy=right.double().mean().item(),
         fine_tuned_loss=tuned.mean().item(),
-        fine_tuned_accuracy=(fine_tuned.argmax(1) == test.y).double().mean().item(),
+        fine_tuned_accuracy=tuned_right.double().mean().item(),
         balanced_accuracy=balanced,
         majority_share=majority_share(test.y),
-        accuracy_at_least=least_share(int((fine_tuned.argmax(1) == test.y).sum()), len(test)),
+        accuracy_at_least=least_share_right(tuned_right, test.groups),
         constant_prediction_loss=math.log(targets),
         mixed_classes=mixed and mixed.control,
         random_directions=random.control,

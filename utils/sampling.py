@@ -67,8 +67,14 @@ def index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
     return [(labels == k).nonzero().flatten() for k in range(num_classes)]
 
 
-def stratified_folds(y: Tensor) -> Tensor:
-    """The fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample."""
+def stratified_folds(y: Tensor, groups: Tensor | None = None) -> Tensor:
+    """The fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample.
+
+    With `groups` (n,), numbers from 0 on, no group lies in two fifths. Then −1 is for the samples of a
+    class that has one group, or whose groups could only be put into one fifth.
+    """
+    if groups is not None:
+        return _folds_of_groups(y, groups)
     generator = torch.Generator().manual_seed(0)
     fold = torch.full_like(y, -1)
     for label in y.unique():
@@ -77,6 +83,99 @@ def stratified_folds(y: Tensor) -> Tensor:
             order = torch.randperm(len(members), generator=generator).to(y.device)
             fold[members[order]] = torch.arange(len(members), device=y.device) % FOLDS
     return fold
+
+
+def _folds_of_groups(y: Tensor, groups: Tensor) -> Tensor:
+    """Greedy: the groups that hold most of a class first, each into the fifth that has least of its
+    classes, of equal ones the smallest. Deterministic.
+    """
+    parts = _classes_of_groups(y, groups)
+    order = torch.randperm(len(parts), generator=torch.Generator().manual_seed(0)).tolist()
+    order.sort(key=lambda g: -max(share for _, _, share in parts[g]))
+    filled = [[0.0] * FOLDS for _ in range(int(y.max()) + 1)]  # shares of each class
+    sizes, fold_of = [0] * FOLDS, torch.empty(len(parts), dtype=torch.int64)
+    for g in order:
+        costs = [
+            (round(sum(share * filled[label][k] for label, _, share in parts[g]), 9), sizes[k])
+            for k in range(FOLDS)
+        ]
+        fold_of[g] = fold = costs.index(min(costs))
+        for label, count, share in parts[g]:
+            filled[label][fold] += share
+            sizes[fold] += count
+    fold = fold_of.to(y.device)[groups.unique(return_inverse=True)[1]]
+    spread = torch.tensor([sum(part > 0 for part in of_class) > 1 for of_class in filled])
+    return torch.where(spread.to(y.device)[y], fold, -1)
+
+
+def _classes_of_groups(y: Tensor, groups: Tensor) -> list[list[tuple[int, int, float]]]:
+    """Of each group, in the order of their numbers: (class, samples, their share of the class)."""
+    _, number = groups.unique(return_inverse=True)
+    size, of_class = int(y.max()) + 1, torch.bincount(y).tolist()
+    pairs, counts = (number * size + y).unique(return_counts=True)
+    parts: list[list[tuple[int, int, float]]] = [[] for _ in range(int(number.max()) + 1)]
+    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        group, label = divmod(pair, size)
+        parts[group].append((label, count, count / of_class[label]))
+    return parts
+
+
+def held_out_share(
+    labels: Tensor, groups: Tensor | None, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Indices of (what is left, what is held out): this share of each class, drawn, at least one sample
+    of it. With `groups` (n,) whole groups, as near to the share as they allow. A class needs two
+    samples, or groups, one for each side. Raises ValueError where groups that hold several classes
+    cannot be divided so that each side has every class.
+    """
+    if groups is not None:
+        return _held_out_groups(labels, groups, share, generator)
+    parts = ([], [])
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        members = members[torch.randperm(len(members), generator=generator)]
+        held_out = max(1, round(share * len(members)))
+        for part, chosen in zip(parts, (members[held_out:], members[:held_out]), strict=True):
+            part.append(chosen.sort().values)
+    return torch.cat(parts[0]), torch.cat(parts[1])
+
+
+def _held_out_groups(
+    labels: Tensor, groups: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """In a drawn order each group that brings its classes nearer to the share and leaves each another
+    group; then, for a class of which none was taken, the one that brings least beside it.
+    """
+    labels = labels - labels.min()  # of images without labels they are −1
+    parts = _classes_of_groups(labels, groups)
+    missing = [max(1.0, share * count) for count in torch.bincount(labels).tolist()]
+    left = [0] * len(missing)
+    for label in (label for part in parts for label, _, _ in part):
+        left[label] += 1
+    at_first, taken = tuple(left), torch.zeros(len(parts), dtype=torch.bool)
+
+    def take(g: int) -> None:
+        taken[g] = True
+        for label, count, _ in parts[g]:
+            missing[label] -= count
+            left[label] -= 1
+
+    def can_go(g: int) -> bool:
+        return not taken[g] and all(left[label] > 1 for label, _, _ in parts[g])
+
+    for g in torch.randperm(len(parts), generator=generator).tolist():
+        farther = sum(abs(missing[k] - count) - abs(missing[k]) for k, count, _ in parts[g])
+        if farther < 0 and can_go(g):
+            take(g)
+    for label in range(len(missing)):
+        if at_first[label] == left[label] and at_first[label]:
+            having = [g for g, part in enumerate(parts) if any(k == label for k, _, _ in part)]
+            having = [g for g in having if can_go(g)]
+            if not having:
+                raise ValueError(f"no group of class {label} can be held out")
+            take(min(having, key=lambda g: sum(count for _, count, _ in parts[g])))
+    held_out = taken[groups.unique(return_inverse=True)[1]]
+    return (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
 
 
 def share_of_each_class(y: Tensor, fold: Tensor, share: float) -> Tensor:

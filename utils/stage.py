@@ -22,7 +22,7 @@ from utils.backbones import (
     load_backbone,
     own_classifier,
 )
-from utils.datasets import Dataset, folder_path, is_image_folder, require_folder
+from utils.datasets import Dataset, Grouping, folder_path, is_image_folder, require_folder
 from utils.distributed import main_process_first, rank
 from utils.errors import InputError, Remark
 from utils.features import (
@@ -227,6 +227,8 @@ def find_source(
         )
     count = number_of_classes(options.SOURCE_CLASSES, target.num_classes) or target.num_classes
     request = task_request(options, network.origin)
+    if request.grouping:  # it is the target's, and that of a source whose names it fits
+        request = replace(request, grouping=replace(request.grouping, where_it_fits=True))
     require_same_features(options, network, target)
     if network.features:
         return network.features
@@ -309,9 +311,11 @@ def task_request(options: argparse.Namespace, origin: str | None = None) -> Task
     workers = decoding_workers(options)
     cache = options.CHECKPOINT_DIR / "features"
     origin = origin or options.DATA
+    grouping = Grouping(options.GROUPS) if options.GROUPS else None
     return TaskRequest(
-        options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT, options.MAX_PIXELS
-    )
+        options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT,
+        options.MAX_PIXELS, grouping,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -119,9 +119,17 @@ LEVEL = 0.95
 
 
 class Resamples:
-    """How often each of the n samples is drawn in each resample: counts (R, n) float64."""
+    """How often each of the n samples is drawn in each resample: counts (R, n) float64. Of `groups` (n,)
+    whole ones are drawn, and each class weighs what it did.
+    """
 
-    def __init__(self, labels: Tensor, count: int, generator: torch.Generator):
+    def __init__(
+        self, labels: Tensor, count: int, generator: torch.Generator, groups: Tensor | None = None
+    ):
+        self.groups = groups
+        if groups is not None:
+            self.counts = _group_counts(labels, count, generator, groups).to(labels.device)
+            return
         counts = torch.zeros((count, len(labels)), dtype=torch.float64)
         for label in labels.unique():
             members = (labels == label).nonzero().flatten().cpu()
@@ -132,6 +140,24 @@ class Resamples:
     def means(self, values: Tensor) -> Tensor:
         """Mean of `values` (n,) over each resample: (R,)."""
         return self.counts @ values.double() / len(values)
+
+
+def _group_counts(labels: Tensor, count: int, generator: torch.Generator, groups: Tensor) -> Tensor:
+    """Groups are drawn inside each class, or among all where some hold several classes."""
+    labels, groups = labels.cpu(), groups.cpu().unique(return_inverse=True)[1]
+    pairs = (groups * (int(labels.max()) + 2) + labels).unique()
+    if len(pairs) > int(groups.max()) + 1:
+        labels = torch.zeros_like(labels)
+    counts = torch.zeros((count, len(labels)), dtype=torch.float64)
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        _, number = groups[members].unique(return_inverse=True)
+        drawn = torch.randint(most := int(number.max()) + 1, (count, most), generator=generator)
+        of_groups = torch.zeros((count, most), dtype=torch.float64)
+        of_groups.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        of_samples = of_groups[:, number]
+        counts[:, members] = of_samples * (len(members) / of_samples.sum(1, keepdim=True))
+    return counts
 
 
 def interval(resampled: Tensor) -> tuple[float, float]:

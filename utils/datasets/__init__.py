@@ -1,8 +1,10 @@
 """Data sets: a name becomes a `Dataset` of two splits of images with their labels."""
 
 from utils.datasets.content import Content, DatasetEntry, Request
+from utils.datasets.copies import Copies, find_copies, warn_of_copies
 from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, path_of
 from utils.datasets.grey import EMBEDDED_DIR
+from utils.datasets.groups import Grouping, checked_grouping, numbered_groups
 from utils.datasets.idx import read_idx_split
 from utils.datasets.images import (
     NO_LABEL,
@@ -13,11 +15,13 @@ from utils.datasets.images import (
     image_name,
     is_labelled,
     rgb_image,
+    select_groups,
 )
 from utils.datasets.registry import (
     DATASETS,
     ORIGINS,
     Dataset,
+    about_groups,
     check_dataset_name,
     dataset_slug,
     load_dataset,

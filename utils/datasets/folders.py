@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from utils.datasets.content import Content
+from utils.datasets.groups import Grouping
 from utils.datasets.images import NO_LABEL, ImageFiles, Split, cluster_names, require_utf8
 from utils.datasets.lists import (
     Part,
@@ -17,7 +18,7 @@ from utils.datasets.lists import (
 )
 from utils.datasets.notes import Notes
 from utils.datasets.roles import TRAINING, role_of, same_name
-from utils.datasets.splits import Splits, refuse_unknown_splits, split_by_seed, splits_of
+from utils.datasets.splits import Draw, Splits, refuse_unknown_splits, split_by_seed, splits_of
 from utils.datasets.tables import Index
 from utils.datasets.tree import (
     Folder,
@@ -116,19 +117,23 @@ def _images_of(root: Folder, folders: Sequence[Folder], what_to_do: str, notes: 
 
 # ------------------------------------------------------------------------------ the user's own folder
 def read_image_folder(
-    folder: Path, seed: int, unlabelled_classes: int | None = None, labels: Path | None = None
+    folder: Path,
+    seed: int,
+    unlabelled_classes: int | None = None,
+    labels: Path | None = None,
+    grouping: Grouping | None = None,
 ) -> tuple[Content, str]:
     """The images, and in one line what the folder was taken for.
 
     Class folders in folders of splits, as train/CLASS/* and test/CLASS/* (or val); class folders, of
     which a fifth of each class, drawn from the seed, becomes the test split; or images with a list of
     their labels, `labels` or one that lies there. With `unlabelled_classes` folders and lists mean
-    nothing: no image has a label.
+    nothing: no image has a label. A drawn split holds whole groups of `grouping`.
     """
-    top, notes = open_folder(folder), Notes()
+    top, notes, draw = open_folder(folder), Notes(), Draw(seed, grouping)
     if labels:
         table = named_table(labels, Index(top))
-        content = content_of_tables(top, [Part(table)], seed, notes)
+        content = content_of_tables(top, [Part(table)], draw, notes)
     else:
         levels = _meant(top)
         for level in levels[:-1]:
@@ -136,9 +141,9 @@ def read_image_folder(
         if len(levels) > 1:
             notes.read.append(levels[-1].below(top))
         if unlabelled_classes:
-            content = _content_without_labels(levels[-1], seed, unlabelled_classes, notes)
+            content = _content_without_labels(levels[-1], draw, unlabelled_classes, notes)
         else:
-            content = _content_with_labels(levels, seed, notes)
+            content = _content_with_labels(levels, draw, notes)
     return content, notes.line(folder, content, not unlabelled_classes)
 
 
@@ -149,35 +154,36 @@ def _meant(top: Folder) -> list[Folder]:
     return levels[: next(ends, None)]
 
 
-def _content_without_labels(root: Folder, seed: int, num_classes: int, notes: Notes) -> Content:
+def _content_without_labels(root: Folder, draw: Draw, num_classes: int, notes: Notes) -> Content:
     splits, names = splits_of(root, labelled=False), cluster_names(num_classes)
     if splits is None:
         whole = _split_without_labels(root, notes)
-        return split_by_seed(whole, names, [root.path] * num_classes, seed, notes)
+        return split_by_seed(whole, names, [root.path] * num_classes, draw, notes)
     splits.note(notes)
     return Content(*(_split_without_labels(part, notes) for part in (splits.train, splits.test)), names)
 
 
-def _content_with_labels(levels: Sequence[Folder], seed: int, notes: Notes) -> Content:
+def _content_with_labels(levels: Sequence[Folder], draw: Draw, notes: Notes) -> Content:
     """A list of labels comes first where the folders say nothing."""
     root = levels[-1]
     splits, content = splits_of(root, labelled=True), None
     if len(root.folders) < 2 or (splits and splits.flat):
-        content = content_of_found_tables(levels, splits, seed, notes)
+        content = content_of_found_tables(levels, splits, draw, notes)
     if content is None and splits:
         return _content_of_splits(levels, splits, notes)
-    return content or _content_of_classes(levels, seed, notes)
+    return content or _content_of_classes(levels, draw, notes)
 
 
-def _content_of_classes(levels: Sequence[Folder], seed: int, notes: Notes) -> Content:
+def _content_of_classes(levels: Sequence[Folder], draw: Draw, notes: Notes) -> Content:
     root = levels[-1]
-    refuse_unknown_splits(root)
+    if not (draw.grouping and draw.grouping.names_folders):  # then CLASS/PATIENT/ is what is meant
+        refuse_unknown_splits(root)
     classes = _classes_of(root)
     names = tuple(classes)
     whole = _split_of_classes(root, names, notes)
     notes.loose(root)
     compare_with_tables(levels, [whole], names, False, notes)
-    return split_by_seed(whole, names, [classes[name][0].path for name in names], seed, notes)
+    return split_by_seed(whole, names, [classes[name][0].path for name in names], draw, notes)
 
 
 def _content_of_splits(levels: Sequence[Folder], splits: Splits, notes: Notes) -> Content:

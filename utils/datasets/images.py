@@ -91,10 +91,13 @@ def _identify_together(
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 (n, channels, height, width) or files; labels (n,) int64."""
+    """images: uint8 (n, channels, height, width) or files; labels (n,) int64. `groups` (n,) int64:
+    images of one number belong together (a patient, a scene); None where they are independent.
+    """
 
     images: Tensor | ImageFiles
     labels: Tensor
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,7 +105,12 @@ class Split:
     def select(self, index: Tensor) -> "Split":
         images = self.images
         chosen = images.select(index.tolist()) if isinstance(images, ImageFiles) else images[index]
-        return Split(chosen, self.labels[index])
+        return Split(chosen, self.labels[index], select_groups(self.groups, index))
+
+
+def select_groups(groups: Tensor | None, index: Tensor) -> Tensor | None:
+    """Of the samples `index` (or of a mask), where there are groups."""
+    return None if groups is None else groups[index]
 
 
 def rgb_image(images: Tensor | ImageFiles, index: int) -> Image.Image:

@@ -11,7 +11,7 @@ from utils.datasets.content import Content
 from utils.datasets.images import ImageFiles, Split
 from utils.datasets.notes import Notes
 from utils.datasets.roles import TEST, TRAINING, VALIDATION
-from utils.datasets.splits import Splits, split_by_seed
+from utils.datasets.splits import Draw, Splits, split_by_seed
 from utils.datasets.tables import (
     Index,
     Labelled,
@@ -49,7 +49,7 @@ def named_table(named: Path, index: Index) -> LabelTable:
 
 
 def content_of_found_tables(
-    levels: Sequence[Folder], splits: Splits | None, seed: int, notes: Notes
+    levels: Sequence[Folder], splits: Splits | None, draw: Draw, notes: Notes
 ) -> Content | None:
     """By the one list that lies there, or one for each split; None where there is none."""
     if splits:
@@ -59,11 +59,11 @@ def content_of_found_tables(
             root = levels[-1]
             parts = [Part(tables[0], role, folder.below(root)) for tables, folder, role in found]
             splits.note(notes)
-            return content_of_tables(root, parts, seed, notes)
+            return content_of_tables(root, parts, draw, notes)
     for level in filter(may_hold_tables, levels):
         tables = tables_in(level, Index(level))
         if parts := _parts_of(tables):
-            return content_of_tables(level, parts, seed, notes)
+            return content_of_tables(level, parts, draw, notes)
     return None
 
 
@@ -80,7 +80,7 @@ def _parts_of(tables: Sequence[LabelTable]) -> list[Part]:
     )
 
 
-def content_of_tables(top: Folder, parts: Sequence[Part], seed: int, notes: Notes) -> Content:
+def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Notes) -> Content:
     images = _labelled_images(parts)
     roles = {image.role for image in images}
     tested = test_role(roles)
@@ -109,7 +109,7 @@ def content_of_tables(top: Folder, parts: Sequence[Part], seed: int, notes: Note
         notes.splits = notes.splits or f"{TRAINING} + {tested}"
         return Content(split(TRAINING), split(tested), tuple(names))
     places = [f"{parts[0].table.path}: class {name}" for name in names]
-    return split_by_seed(split(None), tuple(names), places, seed, notes)
+    return split_by_seed(split(None), tuple(names), places, draw, notes)
 
 
 def _labelled_images(parts: Sequence[Part]) -> list[Labelled]:

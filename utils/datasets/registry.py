@@ -14,6 +14,7 @@ import torch
 
 from utils.datasets.colour import cifar_reader, files_reader, read_imagenet, read_imagenet_small
 from utils.datasets.content import Content, DatasetEntry, Request, read_full
+from utils.datasets.copies import copies_of, warn_of_copies
 from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, read_image_folder
 from utils.datasets.grey import (
     CLOTHES,
@@ -25,6 +26,7 @@ from utils.datasets.grey import (
     read_emnist,
     read_fashion_mnist,
 )
+from utils.datasets.groups import Grouping, grouped_splits
 from utils.datasets.images import ImageFiles, Split, describe_split, is_labelled, read_alike
 from utils.datasets.usps import read_usps
 from utils.errors import InputError
@@ -36,7 +38,8 @@ ORIGINS = ("auto", "full", "embedded")
 @dataclass(frozen=True)
 class Dataset:
     """One data set, training and test split, with where it came from for the record. `found`: what a
-    folder of the user's own was taken for, in one line; None of registered data sets.
+    folder of the user's own was taken for, in one line; None of registered data sets. `copies`: what
+    `find_copies` found.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Dataset:
     class_names: tuple[str, ...]
     provenance: dict
     found: str | None = None
+    copies: dict | None = None
 
 
 # ---------------------------------------------------------------------------------- the one entrance
@@ -61,6 +65,7 @@ def load_dataset(
     labels: Path | None = None,
     index_dir: Path | None = None,
     max_pixels: int | None = None,
+    grouping: Grouping | None = None,
 ) -> Dataset:
     """Loads a data set by its registered name, or the user's own images by `folder:PATH`.
 
@@ -80,12 +85,14 @@ def load_dataset(
             identity, need not be computed again. None: they are.
         max_pixels: of image files, from how many pixels on Pillow suspects an attack (it refuses twice
             as many). None: from its own limit on.
+        grouping: which images belong together, by their names; they are held out together.
 
     Returns:
         Both splits with labels 0..K−1, the names of the classes, and where the data came from.
 
     Raises:
-        InputError: the data cannot be had or is damaged, a class has no samples, or the name is unknown.
+        InputError: the data cannot be had or is damaged, a class has no samples, the name is unknown, or
+            images have no groups.
 
     Source: the data sets of arXiv:2307.00823, as torchvision and ImageNet publish them.
 
@@ -102,7 +109,7 @@ def load_dataset(
         require_folder(name, unlabelled_classes)
     found = None
     if is_image_folder(name):
-        content, found = read_image_folder(folder_path(name), seed, unlabelled_classes, labels)
+        content, found = read_image_folder(folder_path(name), seed, unlabelled_classes, labels, grouping)
         origin = "folder"
     elif unlabelled_classes:
         raise InputError(
@@ -112,6 +119,7 @@ def load_dataset(
     else:
         content, origin = _load_content(DATASETS[name], origin, request)
     train, test, class_names = content
+    train, test = grouped_splits(grouping, name, (train, test), class_names)
     if len(class_names) < 2:
         raise InputError(f"{name} has one class: there is nothing to tell apart")
     for split_name, split in (("training", train), ("test", test)):
@@ -142,7 +150,14 @@ def load_dataset(
             warnings.warn(f"{name}: {text}", stacklevel=2)
     if is_image_folder(name):
         provenance[PATH] = str(folder_path(name).resolve())
-    return Dataset(dataset_slug(name), train, test, len(class_names), class_names, provenance, found)
+    if train.groups is not None:
+        provenance["groups"] = about_groups(grouping.text, train.groups, test.groups)
+    copies = copies_of(train, test)
+    warn_of_copies(name, copies, len(train), len(test))
+    return Dataset(
+        dataset_slug(name), train, test, len(class_names), class_names, provenance, found,
+        copies.record,
+    )  # fmt: skip
 
 
 def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
@@ -151,6 +166,14 @@ def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
         raise InputError(f"--LABELS is for {FOLDER_PREFIX}PATH: {name} has labels of its own")
     if unlabelled_classes:
         raise InputError("--TARGET_CLASSES is for targets without labels: give it or --LABELS")
+
+
+def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None) -> dict:
+    """What a result says of the groups of its data, which decide about folds."""
+    counts = (None if part is None else len(part.unique()) for part in (train, test))
+    about = dict(zip(("train", "test"), counts, strict=True))
+    given = [part for part in (train, test) if part is not None]
+    return {"by": how, **about, "sha256": digest(*given)}
 
 
 def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:

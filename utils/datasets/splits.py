@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from utils.datasets.content import Content
+from utils.datasets.groups import Grouping, draw_test_split, grouped_splits
 from utils.datasets.images import Split
 from utils.datasets.notes import Notes
 from utils.datasets.roles import TEST, TRAINING, VALIDATION, role_of, same_name
@@ -141,20 +142,24 @@ def _alike(some: set[str], others: set[str]) -> bool:
     return len(some & others) > 1 and 2 * len(some & others) >= len(some | others)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """How a test split is drawn where there is none: from the `seed`, whole groups of `grouping`."""
+
+    seed: int
+    grouping: Grouping | None = None
+
+
 def split_by_seed(
-    whole: Split, names: tuple[str, ...], places: Sequence[object], seed: int, notes: Notes
+    whole: Split, names: tuple[str, ...], places: Sequence[object], draw: Draw, notes: Notes
 ) -> Content:
     """`places`: what each class is called in an error."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = ([], [])
     for label in whole.labels.unique():
-        members = (whole.labels == label).nonzero().flatten()
-        if len(members) < 2:
+        if (whole.labels == label).sum() < 2:
             raise InputError(f"{places[label]} holds one image: a class needs two, to train and to test")
-        members = members[torch.randperm(len(members), generator=generator)]
-        held_out = max(1, round(TEST_SHARE * len(members)))
-        for part, chosen in zip(parts, (members[held_out:], members[:held_out]), strict=True):
-            part.append(chosen.sort().values)
-    train, test = (whole.select(torch.cat(part)) for part in parts)
+    folder = whole.images.root
+    (whole,) = grouped_splits(draw.grouping, str(folder), [whole], names)
+    generator = torch.Generator().manual_seed(draw.seed)
+    train, test = draw_test_split(whole, TEST_SHARE, generator, folder, names)
     notes.splits = "a fifth drawn to test on"
     return Content(train, test, names)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils import distributed
 from utils.backbones import Backbone
-from utils.datasets import ImageFiles, Split, content_digest
+from utils.datasets import ImageFiles, Split, content_digest, select_groups
 from utils.errors import InputError
 from utils.features.decoding import (
     Part,
@@ -93,7 +93,8 @@ def _read_or_extract(
     distributed.agree(too_many_unreadable(unreadable, max_corrupt))
     if distributed.rank() == 0:
         warn_of_one_colour(split.images, one_colour)
-    return Features(x[:filled], split.labels[torch.cat(rows)]), unreadable
+    read = torch.cat(rows)
+    return Features(x[:filled], split.labels[read], select_groups(split.groups, read)), unreadable
 
 
 @dataclass(frozen=True)

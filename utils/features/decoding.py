@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from utils.backbones import Backbone, ImageTransform
-from utils.datasets import ImageFiles, Split, image_name, rgb_image
+from utils.datasets import ImageFiles, Split, image_name, rgb_image, select_groups
 from utils.errors import InputError
 
 MOST_IMAGES = 1024  # of one batch
@@ -129,7 +129,8 @@ def decoded_split(
     warn_of_one_colour(split.images, torch.cat([part.one_colour for part in parts]).tolist())
     rows = torch.cat([part.rows for part in parts])
     frames = [part.x for part in parts if len(part.rows)]
-    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows])
+    groups = select_groups(split.groups, rows)
+    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows], groups)
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

@@ -42,7 +42,7 @@ def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Feat
     batches = torch.arange(len(split.labels)).split(batch_size(backbone))
     results = list(forward(backbone, split.images, batches, workers))
     refuse_unreadable([name for batch in results for name in batch.unreadable], 0)
-    return Features(torch.cat([batch.x for batch in results]), split.labels)
+    return Features(torch.cat([batch.x for batch in results]), split.labels, split.groups)
 
 
 def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> float:

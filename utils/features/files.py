@@ -4,6 +4,7 @@ import glob
 import zipfile
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.backbones import Classifier, checked_classifier
-from utils.datasets import NO_LABEL, cluster_names, path_of
+from utils.datasets import NO_LABEL, about_groups, cluster_names, numbered_groups, path_of
 from utils.errors import InputError
 from utils.features.labels import numbered_labels
 from utils.features.types import Features, Task, require_finite_features
@@ -25,6 +26,7 @@ UNREADABLE = (
 )  # fmt: skip
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 SHORT_KEYS = (("x", "y"), ("features", "labels"))  # of a file without a test split
+GROUP_KEYS = ("groups_train", "groups_test", "groups")  # the last: of the training split
 HEAD_KEYS = ("weight", "bias")
 
 
@@ -38,7 +40,8 @@ def task_of_feature_file(
     """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; `numbered_labels` says what
     labels may look like. Of a task that has none, but `unlabelled_classes` classes, x_train and x_test
     alone are read. Unless `needs_test`, the test split may be missing, and the training split be called
-    x and y, or features and labels.
+    x and y, or features and labels. Where samples belong together, groups_train and groups_test
+    say so.
     """
     path = feature_path(name)
     arrays = _read_task(path, unlabelled_classes, needs_test)
@@ -53,6 +56,7 @@ def task_of_feature_file(
     else:
         y, class_names = _labels(path, arrays, splits, {split: arrays[f"x_{split}"] for split in splits})
     found = [Features(x[split], y[split]) for split in splits]
+    found = _with_groups(name, path, arrays, found, class_names)
     for split_name, split in zip(splits, found, strict=True):
         require_finite_features(str(path), split_name, split.x)
     provenance = {
@@ -62,6 +66,8 @@ def task_of_feature_file(
         **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
         PATH: str(path.resolve()),
     }
+    if any(split.groups is not None for split in found):
+        provenance["groups"] = about_groups("the file", *(split.groups for split in found))
     train, test = (*found, Features(found[0].x[:0], found[0].y[:0]))[:2]
     return Task(feature_file_slug(name), train, test, len(class_names), class_names, provenance)
 
@@ -160,8 +166,8 @@ def _array(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 def _read_task(path: Path, unlabelled: int | None, needs_test: bool) -> dict[str, np.ndarray]:
     """The arrays of a task, under the names of FEATURE_FILE_KEYS."""
     if unlabelled:
-        return _read_arrays(path, FEATURE_FILE_KEYS[::2])
-    about = ("class_names", *HEAD_KEYS)
+        return _read_arrays(path, FEATURE_FILE_KEYS[::2], GROUP_KEYS)
+    about = ("class_names", *HEAD_KEYS, *GROUP_KEYS)
     if needs_test:
         return _read_arrays(path, FEATURE_FILE_KEYS, about)
     pairs = (FEATURE_FILE_KEYS[:2], *SHORT_KEYS)
@@ -231,6 +237,40 @@ def _require_numbers(path: Path, key: str, values: np.ndarray) -> None:
 def _as_float32(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
         return values.astype(np.float32)
+
+
+def _with_groups(
+    name: str,
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    splits: list[Features],
+    class_names: Sequence[str],
+) -> list[Features]:
+    """The splits, training and perhaps test, with what the file says of samples that belong together."""
+    of_train = [key for key in ("groups_train", "groups") if key in arrays]
+    if len(of_train) > 1:
+        raise InputError(f"{path}: groups_train and groups are both there: which is right?")
+    keys = [*of_train, *([None] if not of_train else []), "groups_test"]
+    names = [
+        _checked_groups(path, key, arrays[key], len(split)) if key in arrays else None
+        for key, split in zip(keys, splits, strict=False)
+    ]
+    if not any(names):
+        return splits
+    kinds = {type(one) for part in names if part is not None for one in part}
+    if len(kinds) > 1:
+        raise InputError(f"{path}: {keys[0]} and groups_test must both be numbers, or both strings")
+    labels = [split.y for split in splits]
+    numbers = numbered_groups(f"the groups of {path}", name, names, labels, class_names)
+    return [replace(split, groups=part) for split, part in zip(splits, numbers, strict=True)]
+
+
+def _checked_groups(path: Path, key: str, groups: np.ndarray, count: int) -> list:
+    if groups.shape != (count,) or groups.dtype.kind not in "iuU":
+        raise InputError(
+            f"{path}: {key} must be ({count},) integers or strings, not {groups.shape} of {groups.dtype}"
+        )
+    return groups.tolist()
 
 
 def feature_file_slug(name: str) -> str:

@@ -5,7 +5,7 @@ are k-means clusters of the directions of the first 2·K principal components, m
 data sets' classes are) by optimal transport between points and centres.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Clusters:
                 f"pseudo-labels: no sample of a split is in cluster {empty[0]}: it has too few samples "
                 f"for {len(self.centres)} classes"
             )
-        return Features(split.x, labels)
+        return replace(split, y=labels)
 
 
 def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clusters:

@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from utils.errors import InputError
 from utils.features.standardise import Standardiser
-from utils.features.types import Features, Task
+from utils.features.types import Task
 from utils.sampling import class_means
 
 CHOICES = ALL, RANDOM, SIMILAR = ("all", "random", "similar")
@@ -63,6 +63,6 @@ def select_classes(task: Task, classes: torch.Tensor) -> Task:
     splits = []
     for split in (task.train, task.test):
         kept = number[split.y] >= 0
-        splits.append(Features(split.x[kept], number[split.y[kept]]))
+        splits.append(replace(split.select(kept), y=number[split.y[kept]]))
     names = tuple(task.class_names[k] for k in classes.tolist())
     return replace(task, train=splits[0], test=splits[1], num_classes=len(names), class_names=names)

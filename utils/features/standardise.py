@@ -1,6 +1,6 @@
 """Standardising: each coordinate centred and scaled by its training split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class Standardiser:
         return (x - self.mean) / self.scale
 
     def scaled(self, split: Features) -> Features:
-        return Features(self(split.x), split.y)
+        return replace(split, x=self(split.x))
 
 
 def standardise(task: Task, device: torch.device, floor: float = 0.0) -> tuple[Features, Features]:

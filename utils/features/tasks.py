@@ -12,6 +12,7 @@ from utils.backbones import Backbone
 from utils.datasets import (
     FOLDER_PREFIX,
     Dataset,
+    Grouping,
     ImageFiles,
     Split,
     check_dataset_name,
@@ -68,8 +69,8 @@ def task_slug(name: str) -> str:
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """Where tasks are loaded from: `load_dataset` explains origin, data_dir and seed, `cached_features`
-    the rest.
+    """Where tasks are loaded from: `load_dataset` explains origin, data_dir, seed and grouping,
+    `cached_features` the rest.
     """
 
     data_dir: Path
@@ -79,6 +80,7 @@ class TaskRequest:
     workers: int = 0
     max_corrupt: int = 0
     max_pixels: int | None = None
+    grouping: Grouping | None = None
 
     @property
     def index_dir(self) -> Path:
@@ -101,12 +103,17 @@ def find_data(
     if labels:
         require_folder(name, unlabelled_classes)
     if is_feature_file(name):
+        if request.grouping and not request.grouping.where_it_fits:
+            raise InputError(
+                f"--GROUPS is for names of image files, and {name} has none: put the arrays "
+                "groups_train and groups_test into the file"
+            )
         return task_of_feature_file(name, unlabelled_classes)
     return main_process_first(
         lambda: load_dataset(
             name, request.origin, request.data_dir, role, request.seed,
             classes_to_draw=classes_to_draw, unlabelled_classes=unlabelled_classes,
-            labels=labels,
+            labels=labels, grouping=request.grouping,
             index_dir=request.index_dir, max_pixels=request.max_pixels,
         )
     )  # fmt: skip
@@ -172,7 +179,7 @@ def with_clusters(task: Task, train: Tensor, test: Tensor) -> Task:
     """The task with cluster numbers for the labels of its splits."""
     return replace(
         task,
-        train=Features(task.train.x, train.cpu()),
-        test=Features(task.test.x, test.cpu()),
+        train=replace(task.train, y=train.cpu()),
+        test=replace(task.test, y=test.cpu()),
         class_names=cluster_names(task.num_classes),
     )

@@ -5,22 +5,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.datasets import is_labelled
+from utils.datasets import is_labelled, select_groups
 from utils.errors import InputError
 
 
 @dataclass(frozen=True)
 class Features:
-    """x (n, d) float32 and labels y (n,) int64 in 0..K−1."""
+    """x (n, d) float32 and labels y (n,) int64 in 0..K−1. `groups` (n,) int64: samples of one number
+    belong together; None where they are independent.
+    """
 
     x: Tensor
     y: Tensor
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def to(self, device: torch.device) -> "Features":
-        return Features(self.x.to(device), self.y.to(device))
+        groups = None if self.groups is None else self.groups.to(device)
+        return Features(self.x.to(device), self.y.to(device), groups)
+
+    def select(self, index: Tensor) -> "Features":
+        """The samples `index`, or those of a mask."""
+        return Features(self.x[index], self.y[index], select_groups(self.groups, index))
 
 
 @dataclass(frozen=True)

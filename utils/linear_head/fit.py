@@ -67,7 +67,8 @@ def fit_linear_head(
     if settings and settings.penalised not in PENALISED:
         raise ValueError(f"penalised must be one of {', '.join(PENALISED)}, not {settings.penalised!r}")
     if method == "ridge":
-        fitted = fit_validated_ridge(features.x, features.y, num_classes, progress)
+        x, y = features.x, features.y
+        fitted = fit_validated_ridge(x, y, num_classes, progress, features.groups)
         return LinearHead(**vars(fitted))
     if method == "lipschitz":
         return fit_lipschitz(features, num_classes, tau, progress)

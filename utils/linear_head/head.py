@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from utils.described import OURS, described
 from utils.features import Features, Standardiser
-from utils.statistics import balanced_accuracy, majority_share, wilson_interval
+from utils.grouped import balanced_accuracy, share_interval
+from utils.statistics import majority_share
 
 HEAD_METHODS = ("ridge", "lipschitz", "penalty")
 PENALISED = ("sum", "separate")
@@ -131,10 +132,9 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
     """
     logits = {name: head.logits(split.x) for name, split in (("train", train), ("test", test))}
     right = logits["test"].argmax(1) == test.y
-    hits = int(right.sum())
-    balanced, balanced_interval = balanced_accuracy(right, test.y)
+    balanced, balanced_interval = balanced_accuracy(right, test.y, test.groups)
     return {
-        "test_accuracy": hits / len(test),
+        "test_accuracy": int(right.sum()) / len(test),
         "balanced_accuracy": balanced,
         "majority_share": majority_share(test.y),
         "test_loss": functional.cross_entropy(logits["test"].double(), test.y).item(),
@@ -145,7 +145,7 @@ def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str
         "weight_decay": head.weight_decay,
         "held_out_loss": head.held_out_loss,
         "intervals": {
-            "test_accuracy": wilson_interval(hits, len(test)),
+            "test_accuracy": share_interval(right, test.groups),
             "balanced_accuracy": balanced_interval,
         },
     }

@@ -39,7 +39,7 @@ def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: st
         # A tenth of many samples leads close to the solution at a tenth of the cost.
         if len(features) >= 100 * features.x.shape[1]:
             part = _tenth_of_each_class(features.y)
-            _solve_rounds(Features(features.x[part], features.y[part]), state, tau, 1e-2, bar)
+            _solve_rounds(features.select(part), state, tau, 1e-2, bar)
         return _solve_rounds(features, state, tau, GAP, bar)
 
 

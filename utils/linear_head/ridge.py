@@ -54,9 +54,13 @@ class ValidatedRidge:
     held_out_loss: float | None
 
 
-def fit_validated_ridge(x: Tensor, y: Tensor, num_classes: int, progress: str) -> ValidatedRidge:
-    """Chooses λ and fits (1) to x (n, d) and y (n,), float32. Deterministic."""
-    fold = stratified_folds(y)
+def fit_validated_ridge(
+    x: Tensor, y: Tensor, num_classes: int, progress: str, groups: Tensor | None = None
+) -> ValidatedRidge:
+    """Chooses λ and fits (1) to x (n, d) and y (n,), float32. Deterministic. Samples of one of `groups`
+    (n,) are held out together.
+    """
+    fold = stratified_folds(y, groups)
     with (
         # BLAS threads of NumPy and SciPy, waiting for work, would take the cores from PyTorch's.
         threadpool_limits(1, user_api="blas"),

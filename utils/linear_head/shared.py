@@ -30,6 +30,7 @@ def shared_linear_head(
     drawn = seed if settings.method == "penalty" else None  # the exact fit draws nothing
     device = features.x.device
     about = (num_classes, asdict(settings), drawn, device.type, FITS)
+    about += () if features.groups is None else (features.groups,)
     key = digest(features.x, features.y, *about)
     path = folder / f"{key}.safetensors"
     with only_one(path):

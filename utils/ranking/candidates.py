@@ -103,7 +103,8 @@ class Candidate:
     them, and `scaled` by their own deviations; `test` scaled the same, where accuracies are measured;
     `source`, a task seen by the same network, if there is one. `network` tells one network from another,
     `view` one set of target features from another; `images` says which images `points` are of, and
-    `new_images` how many the test split has, None where there is none.
+    `new_images` how many the test split has, None where there is none, and `new_groups` how they belong
+    together, if they do.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Candidate:
     num_classes: int
     images: str
     new_images: int | None
+    new_groups: torch.Tensor | None
     source: Task | None
     deviation_floor: float
     facts: Facts
@@ -155,8 +157,8 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
         points.to(device), scaler.scaled(points).to(device),
         test and scaler.scaled(test).to(device), target.num_classes,
         digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test) or None,
-        source or None, deviation_floor, Facts(size, points.x.shape[1], speed), provenance,
-        target.class_names,
+        target.test.groups, source or None, deviation_floor,
+        Facts(size, points.x.shape[1], speed), provenance, target.class_names,
     )  # fmt: skip
 
 
@@ -204,8 +206,7 @@ def _target_features(
     """(training points, test features where they are wanted, the images that could not be read)."""
     if isinstance(target, Task):
         index = _chosen(target.train.y, target, options)
-        train = Features(target.train.x[index], target.train.y[index])
-        return train, target.test if with_test else None, []
+        return target.train.select(index), target.test if with_test else None, []
     splits = {"train": chosen_images(target, options)[0]}
     splits |= {"test": target.test} if with_test else {}
     found, unreadable = {}, []

@@ -9,9 +9,11 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from utils.errors import InputError
+from utils.grouped import effective_new
 from utils.held_out import Foretold, HeldOut
 from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
@@ -29,6 +31,7 @@ class Prediction:
     (m,) on each image that was held out. `balanced`: the accuracy if every class counts alike, and
     `weights` (m,), what each held-out image then weighs; `majority`: the most frequent class's share of
     them, of `classes` classes. `note`: how far it is extrapolated, if it is (utils/held_out.py).
+    `groups` (m,): which of the held-out images belong together, if some do.
     """
 
     accuracy: float
@@ -39,6 +42,7 @@ class Prediction:
     majority: float | None = None
     classes: int | None = None
     note: str | None = None
+    groups: np.ndarray | None = None
 
     def by(self, metric: str) -> float:
         """The accuracy by one of METRICS."""
@@ -51,23 +55,34 @@ class Prediction:
         return self.accuracy, self.interval, self.majority
 
 
-def predict_accuracy(fitted: ValidatedRidge, labels: Tensor, new_images: int | None) -> Prediction:
+def predict_accuracy(
+    fitted: ValidatedRidge,
+    labels: Tensor,
+    new_images: int | None,
+    groups: Tensor | None = None,
+    new_groups: Tensor | None = None,
+) -> Prediction:
     """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
     new images as `new_images` (`statistics.held_out_interval`; None: of any number); of few images a
-    class both are extrapolated (utils/held_out.py). Raises InputError where no class has two images.
+    class both are extrapolated (utils/held_out.py). With `groups` of the training images, and
+    `new_groups` of the new ones, groups are what counts (utils/grouped.py). Raises InputError where no
+    class has two images, or groups.
     """
-    order, fold = fitted.held_out.argsort(), stratified_folds(labels)
+    order, fold = fitted.held_out.argsort(), stratified_folds(labels, groups)
     # A class's only image was seen by the head that judges it.
     order = order[fold[fitted.held_out[order]] >= 0]
     if not len(order):
-        raise InputError("no class has two training images: what a probe will reach cannot be foretold")
-    truth = labels[fitted.held_out[order]]
-    right = (fitted.held_out_logits[order].argmax(1) == truth).double().cpu().numpy()
-    judged = HeldOut.of(labels, fold, fitted.held_out[order])
-    found, balanced = judged.foretell(right, new_images), judged.foretell_balanced(right, new_images)
+        what = "images" if groups is None else "groups of images"
+        raise InputError(f"no class has two training {what}: what a probe will reach cannot be foretold")
+    held_out = fitted.held_out[order]
+    right = (fitted.held_out_logits[order].argmax(1) == labels[held_out]).double().cpu().numpy()
+    judged, new = HeldOut.of(labels, fold, held_out, groups), new_images
+    if new_images is not None:
+        new = effective_new(new_images, new_groups, torch.from_numpy(right), judged.groups)
+    found, balanced = judged.foretell(right, new), judged.foretell_balanced(right, new)
     return Prediction(
         found.accuracy, found.interval, right, balanced, judged.balance, judged.majority,
-        judged.classes, found.note,
+        judged.classes, found.note, None if judged.groups is None else judged.groups.numpy(),
     )  # fmt: skip
 
 
@@ -105,7 +120,8 @@ def decide(
     seed: int,
     metric: str = ACCURACY,
 ) -> Decision:
-    """Which candidate to take: draws the held-out images with replacement, for all candidates at once.
+    """Which candidate to take: draws the held-out images with replacement, for all candidates at once;
+    whole groups of them where there are some.
 
     Args:
         predictions: of each candidate, in the order in which ties are broken, from `predict_accuracy`.
@@ -138,16 +154,19 @@ def decide(
     weights = np.ones(len(right))
     if metric == BALANCED:
         weights = predictions[names[0]].weights * len(right)
-    rng, count, drawn = np.random.default_rng(seed), len(right), []
+    hits = right * weights[:, None]
+    if (groups := predictions[names[0]].groups) is not None:
+        hits, weights = _by_group(hits, groups), _by_group(weights, groups)
+    rng, count, drawn = np.random.default_rng(seed), len(hits), []
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)
         counts = rng.multinomial(count, np.full(count, 1 / count), size=size)
-        drawn.append(counts @ (right * weights[:, None]) / (counts @ weights)[:, None])
+        drawn.append(counts @ hits / (counts @ weights)[:, None])
     accuracies = np.concatenate(drawn)
     best = accuracies.max(1)
     winners = accuracies >= best[:, None] - 1e-12
     odds = (winners / winners.sum(1, keepdims=True)).mean(0)
-    means = (right * weights[:, None]).mean(0)
+    means = hits.sum(0) / weights.sum()
     pick = int(means.argmax())
     as_good = (accuracies >= accuracies[:, [pick]] - 1e-12).mean(0)
     order = np.argsort(-means, kind="stable")
@@ -157,6 +176,14 @@ def decide(
         float((best - accuracies[:, pick]).mean()),
         tuple(names[k] for k in order if k != pick and as_good[k] > (1 - LEVEL) / 2),
     )
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sums of `values` (m, …) over the images of each group."""
+    _, number = np.unique(groups, return_inverse=True)
+    sums = np.zeros((number.max() + 1, *values.shape[1:]))
+    np.add.at(sums, number, values)
+    return sums
 
 
 def more_or_another(

@@ -242,9 +242,10 @@ def nce(p: np.ndarray, y: np.ndarray) -> float:
 
 
 # ------------------------------------------------------------------------------------------- neighbours
-def k_nearest(x: Tensor, y: Tensor) -> Tensor:
+def k_nearest(x: Tensor, y: Tensor, groups: Tensor | None = None) -> Tensor:
     """Whether the vote of each point's nearest neighbours among the others (n, d) is its class (n,):
-    (n,) bool. Ties go to the class of the nearest one.
+    (n,) bool. Ties go to the class of the nearest one. Points of its own of `groups` (n,) have no vote
+    as long as there are others.
     """
     n, k = len(x), min(NEIGHBOURS, len(x) - 1)
     squares = x.square().sum(1)
@@ -252,6 +253,8 @@ def k_nearest(x: Tensor, y: Tensor) -> Tensor:
     right = []
     for rows in torch.arange(n, device=x.device).split(max(1, CHUNK // n)):
         distances = squares - 2 * x[rows] @ x.T  # but for a constant of each row
+        if groups is not None:
+            distances[groups[rows][:, None] == groups] = OF_ONE_GROUP
         distances[torch.arange(len(rows), device=x.device), rows] = torch.inf
         nearest = distances.topk(k, largest=False).indices
         votes = torch.zeros(len(rows), int(y.max()) + 1, device=x.device)
@@ -259,6 +262,8 @@ def k_nearest(x: Tensor, y: Tensor) -> Tensor:
         right.append(votes.argmax(1) == y[rows])
     return torch.cat(right)
 
+
+OF_ONE_GROUP = 1e30  # farther than any other point
 
 OF_FEATURES = {"LogME": logme, "H-score": h_score, "TransRate": transrate, "GBC": gbc}
 OF_PROBABILITIES = {"LEEP": leep, "NCE": nce}

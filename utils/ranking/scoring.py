@@ -23,6 +23,7 @@ from utils.device import choose_device
 from utils.doubts import doubts_of_accuracy
 from utils.errors import InputError
 from utils.features import Features, Standardiser, same_images, task_slug
+from utils.grouped import balanced_accuracy, share_interval
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
 from utils.ranking.candidates import Candidate, chosen_images
 from utils.ranking.decision import Prediction, predict_accuracy
@@ -33,8 +34,8 @@ from utils.relation import RelationSettings, relate
 from utils.report import QUANTITIES
 from utils.sampling import stratified_folds
 from utils.stage import decoding_workers, find_target, open_network
+from utils.statistics import interval_of_mean, jackknife_interval
 from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
-from utils.statistics import balanced_accuracy, interval_of_mean, jackknife_interval, wilson_interval
 
 K_NEAREST = "k-NN"
 INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of features are computed
@@ -86,9 +87,9 @@ def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = No
 def _score_target(candidate: Candidate) -> Scored:
     """The scores that need no source."""
     start = time.perf_counter()
-    points, y = candidate.scaled, candidate.scaled.y
-    fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe")
-    prediction = predict_accuracy(fitted, y, candidate.new_images)
+    points, y, groups = candidate.scaled, candidate.scaled.y, candidate.scaled.groups
+    fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe", groups)
+    prediction = predict_accuracy(fitted, y, candidate.new_images, groups, candidate.new_groups)
     seconds = time.perf_counter() - start
     balanced = prediction.balanced
     scores = {
@@ -101,7 +102,7 @@ def _score_target(candidate: Candidate) -> Scored:
         right = said == candidate.test.y
         measured = {
             "linear_accuracy": right.double().mean().item(),
-            "linear_balanced": balanced_accuracy(right, candidate.test.y)[0],
+            "linear_balanced": balanced_accuracy(right, candidate.test.y, candidate.test.groups)[0],
             "doubts": doubts_of_accuracy(
                 said, candidate.test.y, candidate.class_names,
                 (prediction.accuracy, prediction.interval),
@@ -109,12 +110,12 @@ def _score_target(candidate: Candidate) -> Scored:
         }  # fmt: skip
 
     start = time.perf_counter()
-    votes = k_nearest(points.x, y)
-    share = wilson_interval(int(votes.sum()), len(votes))
+    votes = k_nearest(points.x, y, groups)
+    share = share_interval(votes, groups)
     scores[K_NEAREST] = Score(votes.double().mean().item(), share, time.perf_counter() - start)
     sample = Sample(candidate.points.x.double().cpu().numpy(), y.cpu().numpy())
     with threadpool_limits(1, user_api="blas"):  # a second core is for another part of the jackknife
-        scores |= _scores_of_features(candidate.name, sample, stratified_folds(y).cpu().numpy())
+        scores |= _scores_of_features(candidate.name, sample, stratified_folds(y, groups).cpu().numpy())
     return Scored(scores, prediction, seconds=seconds, fitted=fitted, **measured)
 
 
@@ -168,7 +169,8 @@ def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
     head = fit_linear_head(train, source.num_classes, None, "ridge", progress="source head")
     seen = scaler(candidate.points.x.cpu()).to(device)
     p = torch.softmax(head.logits(seen).double(), dim=1).cpu().numpy()
-    y, folds = candidate.points.y.cpu().numpy(), stratified_folds(candidate.points.y).cpu().numpy()
+    y = candidate.points.y.cpu().numpy()
+    folds = stratified_folds(candidate.points.y, candidate.points.groups).cpu().numpy()
     seconds = time.perf_counter() - start
     scores = {}
     for name, metric in OF_PROBABILITIES.items():
@@ -190,7 +192,7 @@ def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[
     that did not see the fifth stands for it.
     """
     start, points = time.perf_counter(), candidate.points
-    out = stratified_folds(points.y) == 0
+    out = stratified_folds(points.y, points.groups) == 0
     if not out.any():
         warnings.warn(f"{candidate.name}: no class has a point to judge the relation on", stacklevel=2)
         return {}
@@ -225,7 +227,7 @@ def _without(candidate: Candidate, out: Tensor) -> tuple[LinearHead, Features, F
     """
     points = candidate.points
     scaler = Standardiser.fit(points.x[~out], candidate.deviation_floor)
-    train, held_out = (scaler.scaled(Features(points.x[rows], points.y[rows])) for rows in (~out, out))
+    train, held_out = (scaler.scaled(points.select(rows)) for rows in (~out, out))
     head = fit_linear_head(train, candidate.num_classes, None, "ridge", progress="target head")
     return head, train, held_out
 
@@ -238,7 +240,7 @@ def _certificate_scores(
     """
     start, points = time.perf_counter(), candidate.points
     reason = impossible(candidate.source.num_classes, candidate.num_classes)
-    folds = stratified_folds(points.y)
+    folds = stratified_folds(points.y, points.groups)
     if reason is None and (folds < 0).all():
         reason = "no certificate: no class has a point that could be held out"
     if reason is not None:

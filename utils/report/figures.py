@@ -331,7 +331,7 @@ def _some_of_each_class(split: Features) -> Features:
     each = max(1, POINTS // num_classes)
     index = [(split.y == k).nonzero().flatten()[:each] for k in range(num_classes)]
     chosen = torch.cat(index)
-    return Features(split.x[chosen], split.y[chosen])
+    return split.select(chosen)
 
 
 def _title(record: Mapping) -> str:

@@ -115,10 +115,11 @@ def distinct_warnings(outcomes: Iterable[Outcome]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------- planning
 PLACES = ("DATA", "DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "CPUS")
-DECODING = ("WORKERS", "MAX_CORRUPT", "MAX_PIXELS")
+DECODING = ("WORKERS", "MAX_CORRUPT", "MAX_PIXELS", "GROUPS")
 # What makes a stage the job that was planned, and its places: no further flag may change it.
 OWN = {
     "SRC", "TRG", "MODEL", "ROBUST", "EPS", "SETTING", "SEED", "PROCEDURE", "DATA", "ANALYSIS",
+    "GROUPS",
     *PLACE_FLAGS,
 }  # fmt: skip
 

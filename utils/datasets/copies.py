@@ -1,0 +1,119 @@
+"""Byte-identical images: inside a split, and on both sides of a data set."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from utils.datasets.images import ImageFiles, Split, is_labelled
+
+WORTH_SAYING = 0.01  # of a split
+
+
+@dataclass(frozen=True)
+class Copies:
+    """`training`: training images that are equal to an earlier one. `across`: test images that are equal
+    to a training image. `contradicting`: images of both splits, equal to one of another class. Of each
+    kind an example, two names.
+    """
+
+    training: int
+    across: int
+    contradicting: int
+    examples: dict[str, tuple[str, str]]
+
+    @property
+    def record(self) -> dict:
+        return asdict(self)
+
+
+def find_copies(
+    keys: tuple[Sequence[Hashable], Sequence[Hashable]],
+    labels: tuple[Tensor, Tensor],
+    names: tuple[Sequence[str], Sequence[str]],
+) -> Copies:
+    """From what tells the content of each training and test sample, equal for equal content."""
+    counts = {"training": 0, "across": 0, "contradicting": 0}
+    examples: dict[str, tuple[str, str]] = {}
+    first: dict[Hashable, tuple[str, int]] = {}
+    labelled = is_labelled(labels[0])
+
+    def count(kind: str, name: str, other: str) -> None:
+        counts[kind] += 1
+        examples.setdefault(kind, (other, name))
+
+    in_training: set[Hashable] = set()
+    for kind, of_split, classes, called in zip(counts, keys, labels, names, strict=False):
+        for key, label, name in zip(of_split, classes.tolist(), called, strict=True):
+            other, other_label = first.setdefault(key, (name, label))
+            if key in in_training:
+                count(kind, name, other)
+            if labelled and label != other_label:
+                count("contradicting", name, other)
+            if kind == "training":
+                in_training.add(key)
+    return Copies(**counts, examples=examples)
+
+
+def copies_of(train: Split, test: Split) -> Copies:
+    """Those among the images of a data set."""
+    splits = train, test
+    return find_copies(
+        tuple(_contents(split.images) for split in splits),
+        tuple(split.labels for split in splits),
+        _names(train.images, test.images),
+    )
+
+
+def _names(*of_splits: Tensor | ImageFiles) -> tuple[Sequence[str], ...]:
+    """Of files with the folders in which the splits differ."""
+    if not all(isinstance(images, ImageFiles) for images in of_splits):
+        kinds = ("training image", "test image")
+        return tuple(
+            [f"{kind} {k}" for k in range(len(images))]
+            for kind, images in zip(kinds, of_splits, strict=True)
+        )
+    top = os.path.commonpath([images.root for images in of_splits])
+    folders = [os.path.relpath(images.root, top) for images in of_splits]
+    return tuple(
+        [os.path.normpath(f"{folder}/{name}") for name in images.names]
+        for folder, images in zip(folders, of_splits, strict=True)
+    )
+
+
+def _contents(images: Tensor | ImageFiles) -> Sequence[Hashable]:
+    """What tells the content of each: digests of files and of the values of arrays."""
+    if isinstance(images, ImageFiles):
+        return images.digests
+    rows = images.flatten(1).contiguous().numpy()
+    return [hashlib.blake2b(row, digest_size=16).digest() for row in rows]
+
+
+def warn_of_copies(data: str, found: Copies, training: int, test: int) -> None:
+    """Says what bears on the numbers: one in a hundred images or more."""
+    said = []
+    if found.across >= WORTH_SAYING * test:
+        said.append(
+            f"{found.across} of {test} test images are in the training split, too"
+            f"{_example(found, 'across')}: on these the accuracy is not that on new images"
+        )
+    if found.training >= WORTH_SAYING * training:
+        said.append(
+            f"{found.training} of {training} training images are copies of others"
+            f"{_example(found, 'training')}"
+        )
+    if found.contradicting >= WORTH_SAYING * (training + test):
+        said.append(
+            f"{found.contradicting} images are copies of one with another label"
+            f"{_example(found, 'contradicting')}: one of the two is wrong"
+        )
+    if said:
+        warnings.warn(f"{data}: {'; '.join(said)}", stacklevel=2)
+
+
+def _example(found: Copies, kind: str) -> str:
+    one, other = found.examples[kind]
+    return f" ({one} = {other})"
