@@ -442,10 +442,11 @@ def truth_name(options: argparse.Namespace) -> str:
 
 def warn_of_another(folder: Path, record: Mapping) -> None:
     """Says so where the folder's ranking is of other data that have the target's name."""
+    target = record["target"]
     with contextlib.suppress(InputError):  # there is none, or none that is whole
-        before, target = read_json(folder / "ranking.json")["data"], record["target"]
-        if not same_images(before.get(target, {}), record["data"][target]):
-            owner = named_data(target, before.get(target, {}))
+        before = read_json(folder / "ranking.json").get("data", {}).get(target)
+        if before and not same_images(before, record["data"][target]):
+            owner = named_data(target, before)
             warnings.warn(f"replaces the ranking for {owner} (other data)", stacklevel=2)
 
 
