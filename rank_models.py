@@ -538,6 +538,7 @@ def truth_name(options: argparse.Namespace) -> str:
 
 def warn_of_another(folder: Path, record: Mapping) -> None:
     """Says so where the folder's ranking is of other data that have the target's name."""
+    target = record["target"]
     with contextlib.suppress(InputError):  # there is none, or none that is whole
         before, now, target = (
             read_json(folder / "ranking.json")["data"],
