@@ -7,7 +7,9 @@ import torch
 
 import finetune_source_model_on_target_task as stage2
 import rank_models
+from benchmarks import near_copies as benchmark
 from tests.random_tasks import random_features
+from tests.tiny_data import write_class_folders
 from utils.datasets import load_dataset
 from utils.features import Features, Standardiser
 from utils.linear_head import fit_linear_head
@@ -179,3 +181,16 @@ def test_stage_2_and_the_ranking_warn_once_and_again(tmp_path, capsys, generator
              groups_train=features.groups.numpy())  # fmt: skip
     rank_models.main(["--TRG", f"features:{path}", *where])
     assert "near copies" not in capsys.readouterr().err
+
+
+def test_the_benchmark_measures_what_is_found(tmp_path):
+    write_class_folders(tmp_path / "photos", ("a", "b", "c"), 30)
+    argv = ["--FOLDERS", str(tmp_path / "photos"), "--EMBEDDED", "--MODEL", "random:resnet18"]
+    argv += ["--IMAGE_SIZE", "32", "--KINDS", "jpeg", "--SCENES", "20", "--NEW", "10"]
+    benchmark.main([*argv, "--RESULTS", str(tmp_path)])
+    lines = (tmp_path / "near_copies.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if line.startswith(("72 images", "jpeg"))]
+    (ordinary, scenes_seen) = rows[0], rows[-1]
+    assert ordinary[-1] == "no" and len(rows) == 4  # by two networks
+    having, found, size, right = scenes_seen[1:5]
+    assert having == "1.00" and float(found) > 0.9 and size == "5" and float(right) > 0.9
