@@ -538,16 +538,12 @@ def truth_name(options: argparse.Namespace) -> str:
 
 def warn_of_another(folder: Path, record: Mapping) -> None:
     """Says so where the folder's ranking is of other data that have the target's name."""
-    target = record["target"]
     with contextlib.suppress(InputError):  # there is none, or none that is whole
-        before, now, target = (
-            read_json(folder / "ranking.json")["data"],
-            record["data"],
-            record["target"],
-        )
-        shared = before.keys() & now.keys()
-        if not shared or not all(same_images(before[name], now[name]) for name in shared):
-            owner = named_data(target, before.get(target) or next(iter(before.values()), {}))
+        before, now = read_json(folder / "ranking.json").get("data", {}), record["data"]
+        shared, target = before.keys() & now.keys(), record["target"]
+        same = shared and all(same_images(before[name], now[name]) for name in shared)
+        if before and not same:
+            owner = named_data(target, before.get(target) or next(iter(before.values())))
             warnings.warn(f"replaces the ranking for {owner} (other data)", stacklevel=2)
 
 

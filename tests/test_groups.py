@@ -197,7 +197,7 @@ def test_a_choice_draws_groups():
     right = {"a": np.ones(500), "b": np.where(groups == 3, 0.0, 1.0)}
     names = dict(zip(right, right, strict=True))
     with_groups, without = (
-        decide({n: Prediction(r.mean(), (0, 1), r, g) for n, r in right.items()}, names, 400, 0)
+        decide({n: Prediction(r.mean(), (0, 1), r, groups=g) for n, r in right.items()}, names, 400, 0)
         for g in (groups, None)
     )
     assert with_groups.rivals == ("b",) and without.rivals == ()
