@@ -18,12 +18,13 @@ from benchmarks import (
     transport,
 )
 from benchmarks import features as benchmark_features
+from benchmarks import identity as benchmark_identity
 from benchmarks import transform as benchmark_transform
 from small_scale.settings import IMPROVED
 from tests.random_tasks import random_features, random_transform
 from tests.tiny_data import write_class_folders
 from utils.backbones import load_backbone
-from utils.datasets import load_dataset
+from utils.datasets import identity, load_dataset
 from utils.features import Features, Task, TaskRequest, task_of_dataset
 from utils.task_transform import distribution_mismatch
 
@@ -196,6 +197,14 @@ def test_features_compares_extraction_with_the_bare_forward_pass(tmp_path):
     assert float(share.strip("(%)")) == pytest.approx(100 * float(arrays) / float(bare), abs=1)
     assert float(files) > 0
     assert "50 x 8 found in the cache" in (tmp_path / "features.txt").read_text()
+
+
+def test_identity_times_the_looks_at_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "RACY", 10**8)
+    benchmark_identity.main(["--FILES", "200", "--REPEATS", "1", "--RESULTS", str(tmp_path)])
+    for row in ("200 x JPEG, 2 to 4 KB", "4 x JPEG, 100 KB", "4 x PNG, 64x64, transparent"):
+        cells = values(tmp_path, "identity")[row]
+        assert len(cells) == 8 and all(float(cell.strip("()")) >= 0 for cell in cells)
 
 
 def test_relation_tells_a_task_from_turned_and_from_meaningless_ones(tmp_path, monkeypatch):

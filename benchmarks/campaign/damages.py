@@ -26,7 +26,11 @@ READ_BACK = {
     TRAIN: ("checkpoints/networks/*.pt", "results/**/result.json"),
     FINETUNE: ("checkpoints/heads/*.safetensors", "results/**/*.safetensors", "results/**/result.json"),
     TRANSFER: ("checkpoints/heads/*.safetensors", "results/**/*.safetensors", "results/**/result.json"),
-    EXTRACT: ("checkpoints/features/*/*.safetensors", "checkpoints/heads/*.safetensors"),
+    EXTRACT: (
+        "checkpoints/features/*/*.safetensors",
+        "checkpoints/features/files/*.json",
+        "checkpoints/heads/*.safetensors",
+    ),
     RANK: ("checkpoints/features/*/*.safetensors",),
     FULL: ("checkpoints/fine_tuned/*.json", "checkpoints/features/*/*.safetensors"),
 }

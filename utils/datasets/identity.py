@@ -9,7 +9,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -53,7 +53,7 @@ def identify_files(
         for place, one in zip(unknown, learned, strict=True):
             facts[place] = one.facts(names[place])
             index.add(names[place], one)
-        index.write(top)
+        index.write(top, set(names))
     return tuple(facts)
 
 
@@ -191,11 +191,17 @@ class _Index:
                 self.pixels[learned.digest] = list(learned.pixels)
             self.changed = True
 
-    def write(self, top: str) -> None:
-        """Without the files that are gone. A folder that cannot be written to keeps nothing."""
+    def write(self, top: str, asked: Set[str]) -> None:
+        """With the names that were `asked` for and those of others that are still there. A folder that
+        cannot be written to keeps nothing.
+        """
         if self.path is None or not self.changed:
             return
-        files = {name: known for name, known in self.files.items() if os.path.exists(top + name)}
+        files = {
+            name: known
+            for name, known in self.files.items()
+            if name in asked or os.path.exists(top + name)
+        }
         digests = {known.rpartition(" ")[2] for known in files.values()}
         pixels = {one: found for one, found in self.pixels.items() if one in digests}
         where = os.path.realpath(top)
