@@ -77,7 +77,7 @@ def all_cases() -> list[Untidy]:
     parts = (
         split_names, split_readings, strangers, endings, links, nesting, pixels, turned, transparent,
         plain, class_names, tables, table_refusals, labels, label_refusals, rankings, accuracy_tables,
-        copies, unequal, surprises, other_images, large,
+        copies, groups, unequal, surprises, other_images, large,
     )  # fmt: skip
     return [case for part in parts for case in part()]
 
@@ -629,11 +629,36 @@ def copies() -> Iterable[Untidy]:
 
         return beside(add)
 
-    yield Untidy(
-        "copies", "each training image twice", copied("train", "train"), "found", ("identical",)
-    )
-    yield Untidy("copies", "test images in training", copied("test", "train"), "found", ("identical",))
-    yield Untidy("copies", "training images in test", copied("train", "test"), "found", ("identical",))
+    across = "test images are in the training split, too"
+    for source, target, says in (
+        ("train", "train", "copies of others"), ("test", "train", across), ("train", "test", across),
+    ):  # fmt: skip
+        make = copied(source, target)
+        yield Untidy("copies", f"{source} images in {target}", make, "found", (says,))
+
+
+def groups() -> Iterable[Untidy]:
+    """Four images of each patient, by their names or their folders; the split is drawn."""
+
+    def by_name(split: str, name: str, k: int) -> str:
+        return f"{name}/{name[:2]}-{split}-patient{k // 4}_{k % 4}.png"
+
+    def by_folder(split: str, name: str, k: int) -> str:
+        return f"{name}/{name[:2]}-{split}-patient{k // 4}/{k % 4}.png"
+
+    for name, pattern in ((by_name, "(.*)_"), (by_folder, "level:1"), (by_folder, "(.*)/")):
+        make = in_own(lambda folder, name=name: write_folder(folder, name))
+        yield Untidy(
+            "groups", f"{pattern} of names as {name('train', 'waves', 0)}", make, "found",
+            arguments=f"{OF_FOLDER} --GROUPS {pattern}", values={"data/target/groups/test": 3},
+        )  # fmt: skip
+    make = in_own(lambda folder: write_folder(folder, by_name))
+    for what, pattern, says in (
+        ("that fits none", "clinic", "matches none"), ("that fits some", "(train-.*)_", "matches"),
+        ("that is none", "(", "no regular expression"), ("of no level", "level:0", "level"),
+    ):  # fmt: skip
+        arguments = f"{OF_FOLDER} --GROUPS {pattern}"
+        yield Untidy("groups", f"a pattern {what}", make, "refused", (says,), arguments)
 
 
 def unequal() -> Iterable[Untidy]:
