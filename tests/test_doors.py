@@ -14,6 +14,7 @@ from utils.datasets import load_dataset
 from utils.features import extract_features
 from utils.learning_curve import learning_curve
 from utils.linear_head import fit_linear_head
+from utils.near_copies import near_copies
 from utils.ranking import decide
 from utils.relation import relate
 from utils.storage import REPOSITORY
@@ -23,7 +24,8 @@ from utils.transport import solve_transport
 
 DOORS = (
     load_dataset, load_backbone, own_classifier, extract_features, fit_linear_head, solve_transport,
-    relate, learn_task_transform, learn_certificate, transfer_bound, learning_curve, decide, run_jobs,
+    relate, learn_task_transform, learn_certificate, transfer_bound, learning_curve, near_copies, decide,
+    run_jobs,
 )  # fmt: skip
 each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 

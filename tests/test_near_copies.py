@@ -156,7 +156,7 @@ def test_the_warning_says_what_to_do():
         warn_of_near_copies(found)
     with pytest.warns(UserWarning, match="the test images none"):
         warn_of_near_copies({**found, "test_share": 0.0})
-    with pytest.warns(UserWarning, match=r"about 0.500 \[0.400, 0.600\] or less"):
+    with pytest.warns(UserWarning, match=r"about 0.500 \[0.400, 0.600\] .less"):
         warn_of_near_copies(
             {**found, "new_scenes": {"accuracy": 0.5, "interval": [0.4, 0.6]}, "test_share": 0.8}
         )

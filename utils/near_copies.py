@@ -275,5 +275,6 @@ def warn_of_near_copies(found: Mapping | None) -> None:
         )
     if new := found["new_scenes"]:
         low, high = new["interval"]
-        text += f", on which it is about {new['accuracy']:.3f} [{low:.3f}, {high:.3f}] or less"
+        text += f", on which it is about {new['accuracy']:.3f} [{low:.3f}, {high:.3f}] (less, "
+        text += "if not all copies were found)"
     warnings.warn(f"{text}: say by --GROUPS which images belong together", stacklevel=2)
