@@ -25,7 +25,7 @@ from utils.features import decoded_split, require_every_class
 from utils.options import TRAINING_FLAGS, add_decoding_flags, add_setting_flags, override, stage_parser
 from utils.report import print_training
 from utils.stage import decoding_workers, network_origin, require_places, timed, warn_of_grey
-from utils.statistics import wilson_interval
+from utils.statistics import majority_share, wilson_interval
 from utils.storage import (
     ResumePoint,
     Run,
@@ -110,6 +110,7 @@ def run(options: argparse.Namespace) -> dict | None:
         "command": options.command,
         "test_accuracy": accuracy,
         "test_loss": loss,
+        "majority_share": majority_share(test.labels),
         "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
         "weights_digest": state_digest(weights),
         "config": config,

@@ -1,6 +1,6 @@
 """What is odd about a measured accuracy: it lies far from the predicted one, or below chance.
 
-An accuracy on the test split that lies outside of the predicted 95 % interval by more than its width is no
+An accuracy on the test split that lies outside of the predicted interval by more than its width is no
 accident of which images were drawn. Neither are fewer hits than chance at p < 10^-4. That the labels of
 the test split are in another order is told by their confusions: a renaming of the classes makes the
 accuracy what was predicted.
