@@ -108,7 +108,8 @@ def run(options: argparse.Namespace) -> dict | None:
                 new_images=len(test), new_groups=test.groups,
             )  # fmt: skip
         quantities["more_labels"] = curve.record
-    quantities["doubts"] = doubts_of(head, curve, target.class_names, train, test)
+    least_balanced = quantities["intervals"]["balanced_accuracy"][0]
+    quantities["doubts"] = doubts_of(head, curve, target.class_names, train, test, least_balanced)
     with timed(seconds, "near_copies"):
         near = report_near_copies(train, target.num_classes, test)
     record = {
@@ -138,13 +139,18 @@ def doubts_of(
     class_names: Sequence[str],
     train: Features,
     test: Features,
+    least_balanced: float,
 ) -> list[str]:
-    """What is odd about the head's accuracy, beside what its learning curve foretold."""
+    """What is odd about the head's accuracy, beside what its learning curve foretold. One whose balanced
+    accuracy is above chance, at `least_balanced`, has found something.
+    """
     predicted = None
     if curve and curve.accuracies:
         predicted = curve.accuracies[-1], curve.intervals[-1]
     measured = doubts_of_accuracy(head.logits(test.x).argmax(1), test.y, class_names, predicted)
-    return measured or doubts_of_probe(predicted, majority_share(train.y))
+    if measured or least_balanced > 1 / head.num_classes:
+        return measured
+    return doubts_of_probe(predicted, majority_share(train.y))
 
 
 def warn_of_doubts(record: Mapping) -> None:

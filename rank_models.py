@@ -462,14 +462,16 @@ def nothing_found(prediction: Prediction, metric: str) -> str:
     _, (low, _), chance = prediction.found(metric)
     if chance is None or low > chance:
         return ""
-    told = (
+    balanced, (low, _), even = prediction.found(BALANCED)
+    if metric == ACCURACY and low > even:
+        return (
+            f"; by accuracy it is not known to be better than always saying one class ({chance:.3f}), "
+            f"by balanced accuracy it is ({balanced:.3f}): --METRIC balanced"
+        )
+    return (
         f"; no candidate is known to tell anything, there is no pick to act on: always saying one class "
         f"is right of {chance:.3f}"
     )
-    balanced, (low, _), chance = prediction.found(BALANCED)
-    if metric == ACCURACY and low > chance:
-        told += f" (its balanced accuracy is {balanced:.3f}, by chance {chance:.3f}: --METRIC balanced)"
-    return told
 
 
 def say_doubts(pick: str, found: Ranking) -> None:

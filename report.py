@@ -55,7 +55,7 @@ from utils.storage import REPOSITORY, finished_results, read_json, require_writa
 STAGES = ("train", "finetune", "transfer")
 NUMBERS_OF_RUNS = (
     "label_map_accuracy", "label_map_loss", "source_contribution", "source_contribution_p",
-    "bound_published", "bound_certified",
+    "bound_published", "bound_certified", "balanced_accuracy", "majority_share",
 )  # fmt: skip
 RELATION_CAPTION = """For each pair and model: how often the source's classifier, its labels renamed, is
 right on the target (labels alone), the same with its classes mixed at random (the control), and linear
@@ -77,8 +77,9 @@ DECISION_CAPTION = """For each candidate the predicted accuracy of a linear prob
 RANKING_NOTE = """How well each score orders the models: correlations with fine-tuned accuracy (1 is
 best), what the pick loses in accuracy (regret), and its seconds a model."""
 RUNS_NOTE = """Accuracy and loss of a transfer are those of the source's classifier with its labels
-renamed. A LeNet's transfer or fine-tuning needs its training first. A command whose result is
-there only shows it; --OVERWRITE computes it again. Losses of pseudo-labels are against clusters."""
+renamed, its balanced accuracy (the mean over classes) is that of linear fine-tuning. A LeNet's transfer
+or fine-tuning needs its training first. A command whose result is there only shows it; --OVERWRITE
+computes it again. Losses of pseudo-labels are against clusters."""
 
 
 def parse_options(argv: Sequence[str] | None):
@@ -238,7 +239,8 @@ def read_agreement(of_group: Mapping) -> dict[str, dict]:
 def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
     head = [
         "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
-        "source contribution", "p", "published bound", "certificate", "command that makes the row again",
+        "source contribution", "p", "published bound", "certificate", "balanced accuracy",
+        "majority class", "command that makes the row again",
     ]  # fmt: skip
 
     def order(record: Mapping) -> list:
@@ -252,6 +254,7 @@ def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
             numbers = [values[name] for name in NUMBERS_OF_RUNS]
         else:
             numbers = [record["test_accuracy"], record["test_loss"], None, None, None, None]
+            numbers += [record.get(name) for name in NUMBERS_OF_RUNS[-2:]]
         cells = [UNDEFINED if value is None else f"{value:.3f}" for value in numbers]
         what = [record[name] or "" for name in ("stage", "source", "target", "model")]
         what.append(" ".join(filter(None, (record["setting"], record.get("variant")))))

@@ -34,7 +34,7 @@ from utils.stage import (
     told,
     warn_of_grey,
 )
-from utils.statistics import wilson_interval
+from utils.statistics import majority_share, wilson_interval
 from utils.storage import (
     ResumePoint,
     Run,
@@ -129,6 +129,7 @@ def run(options: argparse.Namespace) -> dict | None:
         "command": options.command,
         "test_accuracy": accuracy,
         "test_loss": loss,
+        "majority_share": majority_share(test.labels),
         "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
         "weights_digest": state_digest(weights),
         "config": config,

@@ -175,5 +175,5 @@ def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.nda
     """The accuracy whose odds (1) above chance are `factor` times as large; what is not above chance
     stays.
     """
-    odds = factor * (accuracy - chance) / np.maximum(1 - accuracy, 1e-12)
-    return np.where(accuracy > chance, (odds + chance) / (odds + 1), accuracy)
+    above, wrong = factor * np.maximum(accuracy - chance, 0), 1 - accuracy
+    return np.where(accuracy > chance, (above + chance * wrong) / (above + wrong), accuracy)

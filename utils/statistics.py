@@ -200,7 +200,7 @@ def held_out_interval(
 
 def majority_share(labels: Tensor) -> float:
     """What always saying the most frequent class is right of, on the samples of these labels."""
-    return (torch.bincount(labels).max() / len(labels)).item() if len(labels) else math.nan
+    return int(torch.bincount(labels).max()) / len(labels)
 
 
 def share_of_classes(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

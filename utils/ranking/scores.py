@@ -90,9 +90,9 @@ def candidate_table(
     majority: float | None = None,
     truth_column: str = "accuracy",
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) for a person: a row a candidate, in the order of `scores`. The balanced accuracy has
-    its interval where it is another number than the accuracy. `majority`: what always saying the most
-    frequent class is right of, the last row.
+    """(head, rows) for a person: a row a candidate, in the order of `scores`. The balanced accuracy
+    stands second, with its interval, where it is another number than the accuracy. `majority`: what
+    always saying the most frequent class is right of, the last row.
     """
     nulls = [name for name in _names(scores) if name.startswith(MODEL_SIZE)]
     first = [PREDICTED, *([PREDICTED_BALANCED] if _of_unequal_classes(scores) else [])]
@@ -121,10 +121,10 @@ MAJORITY_ROW = "always the most frequent class"
 
 
 def _of_unequal_classes(scores: Mapping[str, Mapping[str, Score]]) -> bool:
-    """Whether a balanced accuracy says what the accuracy does not."""
+    """Whether a balanced accuracy says what the accuracy does not: a point or more."""
     return any(
         PREDICTED_BALANCED in of_candidate
-        and of_candidate[PREDICTED_BALANCED].value != of_candidate[PREDICTED].value
+        and abs(of_candidate[PREDICTED_BALANCED].value - of_candidate[PREDICTED].value) >= 0.01
         for of_candidate in scores.values()
     )
 

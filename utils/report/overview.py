@@ -156,8 +156,8 @@ def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]
     source's contribution and its p (means over seeds).
     """
     names = (
-        "control_accuracy", "label_map_accuracy", "fine_tuned_accuracy", "source_contribution",
-        "source_contribution_p",
+        "majority_share", "control_accuracy", "label_map_accuracy", "fine_tuned_accuracy",
+        "balanced_accuracy", "source_contribution", "source_contribution_p",
     )  # fmt: skip
     rows = []
     for group in groups:
@@ -165,8 +165,8 @@ def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]
         cells = (UNDEFINED if value is None else f"{value:.2f}" for value in values)
         rows.append([group["source"], group["target"], group["model"], str(len(group["seeds"])), *cells])
     head = [
-        "source", "target", "model", "seeds", "classes mixed", "labels alone", "fine-tuned",
-        "source contribution", "p",
+        "source", "target", "model", "seeds", "majority class", "classes mixed", "labels alone",
+        "fine-tuned", "balanced", "source contribution", "p",
     ]  # fmt: skip
     return head, rows
 

@@ -14,6 +14,8 @@ CELL = ("source", "target", "model", "setting")
 # Of stage 2 or a fine-tuned head of stage 3's own, of the relation, the certificate, the published form.
 QUANTITIES = {
     "fine_tuned_accuracy": "fine-tuned accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "majority_share": "majority class",
     "fine_tuned_loss": "fine-tuned loss",
     "label_map_accuracy": "labels alone",
     "label_map_loss": "label map loss",
@@ -44,6 +46,8 @@ PUBLISHED_NAMES = {
 # Each with a quantity that is there wherever its part was computed.
 SUMMARY_COLUMNS = {
     "fine_tuned_accuracy": "fine_tuned_accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "majority_share": "majority_share",
     "label_map_accuracy": "label_map_loss",
     "source_contribution": "label_map_loss",
     "source_contribution_p": "label_map_loss",
@@ -181,10 +185,12 @@ def _csv(rows: Sequence[Mapping]) -> str:
 def fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
     if fine_tuned is None:
         return {}
-    return {
+    found = {
         "fine_tuned_loss": fine_tuned["test_loss"],
         "fine_tuned_accuracy": fine_tuned["test_accuracy"],
     }
+    of_classes = ("balanced_accuracy", "majority_share")  # earlier versions had none
+    return found | {name: fine_tuned[name] for name in of_classes if name in fine_tuned}
 
 
 def format_value(value: float, limits: Sequence[float] | None) -> str:

@@ -59,9 +59,12 @@ PUBLISHED_ROWS = {
 # ----------------------------------------------------------------------------------------- the console
 def print_training(record: Mapping, checkpoint: Path, reused: bool = False) -> None:
     _print_title(f"source network {record['model']} on {record['source']}", record, reused)
-    _print_rows(
-        record, {"test_accuracy": "on the source test split", "test_loss": "cross-entropy there (nats)"}
-    )
+    rows = {
+        "test_accuracy": "on the source test split",
+        "majority_share": HOW_WELL_ROWS["majority_share"],
+        "test_loss": "cross-entropy there (nats)",
+    }
+    _print_rows(record, {name: text for name, text in rows.items() if name in record})
     print(f"network: {_short(checkpoint)}")
 
 
