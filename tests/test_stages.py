@@ -534,7 +534,7 @@ def test_a_class_of_two_samples_among_thousands(tmp_path):
     assert certificate["improved"] and len(certificate["classes"]) == 3
     assert certificate["target_loss"] <= certificate["bound_certified"] < 1
     assert record["published"] is None and set(record["seconds"]) == {
-        "heads", "certificate", "certificate_bound",
+        "heads", "certificate", "certificate_bound", "near_copies",
     }  # fmt: skip
 
 
