@@ -8,7 +8,8 @@
 fitted to all images; the accuracy is measured on 4,000 new ones, and on 500, each with its own interval.
 `unequal`: the same with classes of unequal sizes, for the accuracy and for the balanced accuracy, new
 images having the same shares. `photos`: a few images of each class are drawn from the training split of
-each folder, as MODEL sees them; measured on the test split.
+each folder, as MODEL sees them; measured on as many images of each class of its
+test split.
 
 `held out`: the share of held-out images that is right; `predicted`: extrapolated to all images, where
 they are few; `width` of the 95 % interval; `held`: how many of the intervals hold the measured accuracy,
@@ -121,6 +122,15 @@ def say(table: Table, name: str, draws: Sequence[Draw]) -> None:
     table.row(name, *numbers, *shares)
 
 
+def new_images(task: Task) -> tuple[Tensor, Tensor]:
+    """As many of each class of the test split, in a random order."""
+    members = index_by_class(task.test.y, task.num_classes)
+    generator = torch.Generator().manual_seed(0)
+    index = draw_by_counts(members, [min(map(len, members))] * task.num_classes, generator)
+    index = index[torch.randperm(len(index), generator=generator)]
+    return task.test.x[index], task.test.y[index]
+
+
 def few_of(task: Task, images: int, seed: int) -> tuple[Tensor, Tensor]:
     members = index_by_class(task.train.y, task.num_classes)
     generator = torch.Generator().manual_seed(seed)
@@ -200,7 +210,7 @@ def photos(table: Table, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name, task in tasks(options, options.CHECKPOINT_DIR or Path(temporary)):
             table.heading(f"{name}, percent")
-            test = (task.test.x, task.test.y)
+            test = new_images(task)
             for images in options.IMAGES:
                 draws = [
                     judge(few_of(task, images, seed), test, task.num_classes, floor)

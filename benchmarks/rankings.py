@@ -34,13 +34,13 @@ from scales import settings_for
 from utils.entry import stage_entry
 from utils.features import Features, Standardiser
 from utils.ranking import (
-    CONSENSUS_OF,
     Candidate,
     Entry,
     Prediction,
     Score,
     choose_points,
     consensus,
+    consensus_of,
     decide,
     open_candidate,
     score_candidate,
@@ -110,7 +110,7 @@ class Draw:
             scored = score_candidate(split_anew(whole, shots, seed), seed)
             draw.scores[whole.name], draw.predictions[whole.name] = scored.scores, scored.prediction
             draw.truth[whole.name] = scored.linear_accuracy
-        for name, score in consensus(draw.scores, CONSENSUS_OF).items():
+        for name, score in consensus(draw.scores, consensus_of()).items():
             draw.scores[name]["consensus"] = score
         return draw
 

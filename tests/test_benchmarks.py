@@ -6,6 +6,7 @@ import torch
 
 from benchmarks import (
     certificate,
+    few_images,
     heads,
     learning_curve,
     pipeline,
@@ -124,6 +125,17 @@ def test_source_classes_compares_choices(tmp_path, few_lenet_features):
     rows = values(tmp_path, "source_classes")
     for choice in source_classes.CHOICES:
         assert float(rows[choice][0]) > 0 and len(rows[choice]) == len(source_classes.COLUMNS)
+
+
+def test_few_images_compares_predicted_with_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(few_images, "UNEQUAL", {"20 + 4": (20, 4)})
+    few = ["--CLASSES", "10", "--IMAGES", "2", "--REPEATS", "3", "--RESULTS", str(tmp_path)]
+    few_images.main(["--PARTS", "gaussian", "unequal", *few])
+    row = values(tmp_path, "few_images_gaussian")["10 classes, 2 images each"]
+    held_out, predicted, measured = map(float, row[:3])
+    assert held_out < predicted and 10 < measured < 100 and row[5:7] == ["of", "9"]
+    rows = values(tmp_path, "few_images_unequal")
+    assert float(rows["20 + 4: accuracy"][2]) > float(rows["20 + 4: balanced"][2])
 
 
 def test_transport_compares_each_method_with_emd(tmp_path, monkeypatch):

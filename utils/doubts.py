@@ -48,7 +48,8 @@ def doubts_of_accuracy(
         return [_line(measured, f"far above {foretold}", f"likely causes: {SEEN_IMAGES}")]
     else:
         return []
-    least = low if predicted else (1 + 1 / classes) / 2
+    # A renaming must bring the accuracy back to where it is not odd, and most of the way there.
+    least = max(low - width, (accuracy + measured) / 2) if predicted else (1 + 1 / classes) / 2
     return [
         _line(measured, place, _order(confusion, class_names, least) or f"likely causes: {OTHER_IMAGES}")
     ]

@@ -9,12 +9,13 @@ The law. Let c be the share of the most frequent class, which is right without a
     u = (p − c)/(1 − p)                                                                            (1)
 
 the odds of an accuracy p above it. With n images a class in the place of m they are (n/m)^b times as
-large. b is the local slope of ln u over ln m: between 0.2 and 1.6 from one image to two, falling as
-there are more, whatever the number of classes and their accuracy (docs/method.md). All slopes
+large: b is the local slope of ln u over ln m. The slope hardly depends on the number of classes and on
+the accuracy, and falls as images become more: on features of photographs it is about n^(−1/3) in the
+mean, of Gaussian classes half as much again (docs/method.md). So
 
-    0 ≤ b ≤ 2 n^(−1/3)                                                                             (2)
+    b = n^(−1/3) for the accuracy that is shown,   0 ≤ b ≤ 2.4 n^(−1/3), all alike, for its interval. (2)
 
-count alike. Only over the way from the folds to all images, a factor of at most two, is it used.
+Only over the way from the folds to all images, a factor of at most two, is it used.
 
 The interval is of the mixture over b and over the held-out accuracy, Beta(hits/κ + 1, misses/κ + 1) with
 κ of `statistics.widening_of_folds`, and over which new images are drawn.
@@ -40,7 +41,7 @@ from utils.statistics import (
 
 FEW = 10  # images a class: where there are fewer, the accuracy is extrapolated
 MANY_CLASSES, FEW_OF_MANY = 20, 100  # of more classes: where there are fewer than so many images a class
-STEEPEST, FLATTENING = 2.0, 1 / 3  # of (2)
+USUAL, STEEPEST, FLATTENING = 1.0, 2.4, 1 / 3  # of (2)
 SLOPES, ACCURACIES = 15, 40  # nodes of the mixture
 
 
@@ -109,7 +110,7 @@ class HeldOut:
 
     def foretell(self, right: np.ndarray, new_images: float | None, few: bool | None = None) -> Foretold:
         """From which of the held-out images were right, for the share right of `new_images` new ones
-        (None: of all that could be drawn). `few`: whether it is extrapolated (default: as (2) asks).
+        (None: of all that could be drawn). `few`: whether it is extrapolated (default: as `is_few`).
         """
         weights, effect = np.full(len(right), 1 / len(right)), self.design_effect(right)
         count = len(right) / effect
@@ -158,15 +159,15 @@ class HeldOut:
     ) -> Foretold:
         images, fitted = (math.exp(weights @ np.log(n)) for n in (self.images, self.fitted_to))
         chance = np.bincount(self.labels, weights).max()
-        steepest = STEEPEST * images**-FLATTENING
+        flatter = images**-FLATTENING
         known = count / widening_of_folds(FOLDS)
         levels = (np.arange(ACCURACIES) + 0.5) / ACCURACIES
         accuracies = stats.beta.ppf(levels, share * known + 1, (1 - share) * known + 1)
-        slopes = steepest * (np.arange(SLOPES) + 0.5) / SLOPES
+        slopes = STEEPEST * flatter * (np.arange(SLOPES) + 0.5) / SLOPES
         means = with_odds(accuracies[:, None], chance, (images / fitted) ** slopes).ravel()
         noise = means * (1 - means) / new_images if new_images else np.zeros_like(means)
         low, high = mixture_interval(means, noise, np.full(len(means), 1 / len(means)))
-        accuracy = float(with_odds(np.array(share), chance, (images / fitted) ** (steepest / 2)))
+        accuracy = float(with_odds(np.array(share), chance, (images / fitted) ** (USUAL * flatter)))
         ends = max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))
         return Foretold(accuracy, ends, (fitted, images))
 

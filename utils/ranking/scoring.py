@@ -26,7 +26,7 @@ from utils.features import Features, Standardiser, same_images, task_slug
 from utils.grouped import balanced_accuracy, share_interval
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
 from utils.ranking.candidates import Candidate, chosen_images
-from utils.ranking.decision import Prediction, predict_accuracy
+from utils.ranking.decision import ACCURACY, Prediction, predict_accuracy
 from utils.ranking.fine_tuning import RECIPE, fine_tune
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
 from utils.ranking.scores import MODEL_SIZE, PREDICTED, PREDICTED_BALANCED, PREDICTED_BY, Score
@@ -41,7 +41,7 @@ K_NEAREST = "k-NN"
 INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of features are computed
 
 
-def consensus_of(metric: str) -> tuple[str, ...]:
+def consensus_of(metric: str = ACCURACY) -> tuple[str, ...]:
     """The scores whose mean rank the consensus is."""
     return PREDICTED_BY[metric], K_NEAREST, "LogME"
 
