@@ -9,6 +9,7 @@ from benchmarks.campaign.damages import READ_BACK, damages
 from benchmarks.campaign.inputs import STAGES, inputs
 from benchmarks.campaign.kills import kills
 from benchmarks.campaign.tasks import FINETUNE, TRAIN, left_in, run_here, what_differs, write_tasks
+from benchmarks.campaign.untidy import untidy
 from utils.storage import read_json, write_json
 
 
@@ -21,6 +22,11 @@ def fallen(trials, tmp_path: Path, count: int) -> list[str]:
 
 def test_bad_inputs_end_with_one_line(tmp_path):
     assert fallen(inputs, tmp_path, 400) == []
+
+
+def test_untidy_data_are_taken_for_what_they_are(tmp_path):
+    """The others of its cases are the campaign's."""
+    assert fallen(untidy, tmp_path, 60) == []
 
 
 @pytest.mark.slow
