@@ -541,11 +541,11 @@ def truth_name(options: argparse.Namespace) -> str:
 def warn_of_another(folder: Path, record: Mapping) -> None:
     """Says so where the folder's ranking is of other data that have the target's name."""
     with contextlib.suppress(InputError):  # there is none, or none that is whole
-        before, now = read_json(folder / "ranking.json").get("data", {}), record["data"]
-        shared, target = before.keys() & now.keys(), record["target"]
-        same = shared and all(same_images(before[name], now[name]) for name in shared)
-        if before and not same:
-            owner = named_data(target, before.get(target) or next(iter(before.values())))
+        before, target = read_json(folder / "ranking.json"), record["target"]
+        data, now = before.get("data", {}), record["data"]
+        shared = data.keys() & now.keys()
+        if data and not (shared and all(same_images(data[name], now[name]) for name in shared)):
+            owner = before.get("target_folder") or named_data(target, data.get(target, {}))
             warnings.warn(f"replaces the ranking for {owner} (other data)", stacklevel=2)
 
 

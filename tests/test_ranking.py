@@ -676,7 +676,7 @@ def test_a_ranking_of_files_elsewhere_is_not_replaced_without_a_word(tmp_path, f
     for folder in ("feats", "feats", "other/feats"):
         rank_models.main(["--TRG", f"features:{tmp_path / folder}", *SHORT, *places(tmp_path)])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert line.endswith(f"rank/features-feats: the ranking of {tmp_path / 'feats'} is replaced")
+    assert line == f"warning: replaces the ranking for {tmp_path / 'feats'} (other data)"
 
 
 @pytest.mark.parametrize(

@@ -198,11 +198,15 @@ def network_origin(source: str, origin: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------- the tasks
-def find_target(options: argparse.Namespace, unlabelled_classes: int | None = None) -> Dataset | Task:
-    """`unlabelled_classes`: of a target without labels."""
+def find_target(
+    options: argparse.Namespace, unlabelled_classes: int | None = None, needs_test: bool = True
+) -> Dataset | Task:
+    """`unlabelled_classes`: of a target without labels. `needs_test`: whether a feature file must hold
+    a test split.
+    """
     data = find_data(
         options.TRG, task_request(options), role="target", unlabelled_classes=unlabelled_classes,
-        labels=options.LABELS,
+        labels=options.LABELS, needs_test=needs_test,
     )  # fmt: skip
     return told(data)
 

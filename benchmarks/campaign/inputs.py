@@ -99,7 +99,9 @@ def typed_flags(script: str, given: str) -> list[str]:
 
     with mock.patch.object(StageParser, "parse_args", note), contextlib.suppress(StopIteration):
         importlib.import_module(script).parse_options(given.split())
-    anything = (None, str, Path, *(a.type for a in parsers[0]._actions if "FLAGS" in a.dest))
+    free = ("FLAGS", "GROUPS")  # a line of flags, a pattern of names
+    anything = [a.type for a in parsers[0]._actions if any(text in a.dest for text in free)]
+    anything += [None, str, Path]
     checked = [a for a in parsers[0]._actions if a.type not in anything]
     return [a.option_strings[0] for a in checked if not isinstance(a, argparse._HelpAction)]
 

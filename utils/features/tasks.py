@@ -96,9 +96,10 @@ def find_data(
     classes_to_draw: int | None = None,
     unlabelled_classes: int | None = None,
     labels: Path | None = None,
+    needs_test: bool = True,
 ) -> Dataset | Task:
     """A data set, or the task of a feature file. Both tell their classes and sizes before any image is
-    looked at. `load_dataset` explains the options.
+    looked at. `load_dataset` explains the options, `task_of_feature_file` `needs_test`.
     """
     if labels:
         require_folder(name, unlabelled_classes)
@@ -108,7 +109,7 @@ def find_data(
                 f"--GROUPS is for names of image files, and {name} has none: put the arrays "
                 "groups_train and groups_test into the file"
             )
-        return task_of_feature_file(name, unlabelled_classes)
+        return task_of_feature_file(name, unlabelled_classes, needs_test)
     return main_process_first(
         lambda: load_dataset(
             name, request.origin, request.data_dir, role, request.seed,

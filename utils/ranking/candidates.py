@@ -22,7 +22,6 @@ from utils.features import (
     features_of_split,
     images_per_second,
     is_feature_file,
-    task_of_feature_file,
     task_slug,
 )
 from utils.ranking.scores import Facts
@@ -130,11 +129,7 @@ def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: b
     options = entry.options
     device = choose_device(options.DEVICE)
     network = open_network(options, device)
-    target = (
-        task_of_feature_file(options.TRG, needs_test=with_test)
-        if is_feature_file(options.TRG)
-        else find_target(options)
-    )
+    target = find_target(options, needs_test=with_test)
     points, test, unreadable = _target_features(target, network, options, with_test)
     about = {"points": len(points), **({"unreadable": unreadable} if unreadable else {})}
     scaler = Standardiser.fit(points.x, deviation_floor)
