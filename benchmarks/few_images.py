@@ -7,9 +7,8 @@
 (DEVIATIONS), so that accuracies lie low, in the middle and high; REPEATS draws of each. The probe is
 fitted to all images; the accuracy is measured on 4,000 new ones, and on 500, each with its own interval.
 `unequal`: the same with classes of unequal sizes, for the accuracy and for the balanced accuracy, new
-images having the same shares. `photos`: a few images of each class are drawn from the training split of
-each folder, as MODEL sees them; measured on as many images of each class of its
-test split.
+images having the same shares. `photos`: a few images of each class of each folder, as MODEL sees them;
+measured on the others, as many of each class.
 
 `held out`: the share of held-out images that is right; `predicted`: extrapolated to all images, where
 they are few; `width` of the 95 % interval; `held`: how many of the intervals hold the measured accuracy,
@@ -35,7 +34,7 @@ from utils.entry import stage_entry
 from utils.features import Standardiser, Task
 from utils.linear_head import fit_validated_ridge
 from utils.ranking import predict_accuracy
-from utils.sampling import FOLDS, draw_by_counts, index_by_class
+from utils.sampling import FOLDS, index_by_class
 from utils.statistics import balanced_accuracy, held_out_interval
 
 PARTS = ("gaussian", "unequal", "photos")
@@ -122,20 +121,21 @@ def say(table: Table, name: str, draws: Sequence[Draw]) -> None:
     table.row(name, *numbers, *shares)
 
 
-def new_images(task: Task) -> tuple[Tensor, Tensor]:
-    """As many of each class of the test split, in a random order."""
-    members = index_by_class(task.test.y, task.num_classes)
-    generator = torch.Generator().manual_seed(0)
-    index = draw_by_counts(members, [min(map(len, members))] * task.num_classes, generator)
-    index = index[torch.randperm(len(index), generator=generator)]
-    return task.test.x[index], task.test.y[index]
-
-
-def few_of(task: Task, images: int, seed: int) -> tuple[Tensor, Tensor]:
-    members = index_by_class(task.train.y, task.num_classes)
+def few_and_others(
+    task: Task, images: int, seed: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """So many images of each class, of both splits, and of the others as many of each class, in a random
+    order.
+    """
+    x, y = torch.cat([task.train.x, task.test.x]), torch.cat([task.train.y, task.test.y])
     generator = torch.Generator().manual_seed(seed)
-    index = draw_by_counts(members, [images] * task.num_classes, generator)
-    return task.train.x[index], task.train.y[index]
+    shuffled = torch.randperm(len(y), generator=generator)
+    members = [shuffled[of_class] for of_class in index_by_class(y[shuffled], task.num_classes)]
+    others = min(min(map(len, members)) - images, NEW_IMAGES[0] // task.num_classes)
+    few = torch.cat([of_class[:images] for of_class in members])
+    new = torch.cat([of_class[images : images + others] for of_class in members])
+    new = new[torch.randperm(len(new), generator=generator)]
+    return (x[few], y[few]), (x[new], y[new])
 
 
 def cells(options: argparse.Namespace, part: str) -> Iterator[tuple[str, Callable[[], list[Draw]]]]:
@@ -210,10 +210,9 @@ def photos(table: Table, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for name, task in tasks(options, options.CHECKPOINT_DIR or Path(temporary)):
             table.heading(f"{name}, percent")
-            test = new_images(task)
             for images in options.IMAGES:
                 draws = [
-                    judge(few_of(task, images, seed), test, task.num_classes, floor)
+                    judge(*few_and_others(task, images, seed), task.num_classes, floor)
                     for seed in range(options.REPEATS)
                 ]
                 say(table, f"{images} images of each class", draws)
