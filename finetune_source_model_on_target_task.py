@@ -10,7 +10,6 @@ A LeNet (the default model) comes from stage 1; other models come pre-trained; f
 """
 
 import argparse
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,7 +18,7 @@ from scales import procedures, settings_for
 from utils import distributed
 from utils.backbones import LENET
 from utils.device import choose_device
-from utils.doubts import doubts_of_accuracy, doubts_of_probe
+from utils.doubts import doubts_of_accuracy, doubts_of_probe, warn_of_doubts
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
 from utils.features import Features, standardise, task_slug
@@ -151,11 +150,6 @@ def doubts_of(
     if measured or least_balanced > 1 / head.num_classes:
         return measured
     return doubts_of_probe(predicted, majority_share(train.y))
-
-
-def warn_of_doubts(record: Mapping) -> None:
-    for text in record.get("doubts", ()):  # earlier versions had none
-        warnings.warn(text, stacklevel=2)
 
 
 @stage_entry("stage 2 (finetune)")

@@ -204,6 +204,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.SCORES:
         return compare_published(options)
     entries = list_entries(options)
+    if options.TRUTH and options.METRIC == BALANCED:
+        text = f"{options.TRUTH} is compared as it is; the pick is made by balanced accuracy"
+        warnings.warn(text, stacklevel=2)
     table = read_truth(options.TRUTH) if options.TRUTH else None
     if table:
         keys = [truth_key(entry, options) for entry in entries.values()]

@@ -33,6 +33,7 @@ from utils.bound import transfer_bound
 from utils.certificate import certify, impossible, learn_certificate
 from utils.datasets import Dataset
 from utils.device import choose_device
+from utils.doubts import doubts_of_accuracy, warn_of_doubts
 from utils.entry import stage_entry
 from utils.errors import InputError, check_batch_size, require_finite
 from utils.features import (
@@ -53,6 +54,7 @@ from utils.features import (
     task_slug,
     with_clusters,
 )
+from utils.held_out import foretell_accuracy
 from utils.linear_head import HeadSettings, LinearHead, on_standardised, shared_linear_head
 from utils.near_copies import report_near_copies, warn_of_near_copies
 from utils.options import (
@@ -268,6 +270,8 @@ def run(options: argparse.Namespace) -> dict | None:
     if RELATION in wanted:
         record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
         print_relation(record, options.SHOW_CLASSES, fine_tuned)
+        record["doubts"] = [] if pseudo else doubts_of(pair, options, seconds)
+        warn_of_doubts(record)
     with timed(seconds, "near_copies"):
         train, test = pair.target
         record["near_copies"] = report_near_copies(train, target.num_classes, test)
@@ -474,6 +478,15 @@ def relation_of(
     return quantities, tensors
 
 
+def doubts_of(pair: Pair, options: argparse.Namespace, seconds: dict[str, float]) -> list[str]:
+    """What is odd about the accuracy of linear fine-tuning, beside what held-out images foretell."""
+    _, head = pair.validated_heads(options, seconds)
+    train, test = pair.target
+    found = foretell_accuracy(head, train, test)
+    predicted = found and (found.accuracy, found.interval)
+    return doubts_of_accuracy(head.logits(test.x).argmax(1), test.y, pair.class_names[1], predicted)
+
+
 def certificate_of(
     pair: Pair, options: argparse.Namespace, settings: ScaleSettings, seconds: dict[str, float]
 ) -> tuple[dict, dict[str, Tensor]]:
@@ -537,6 +550,7 @@ def show_again(
     print_heading(stored, reused=True)
     if RELATION in wanted:
         print_relation(stored, options.SHOW_CLASSES, fine_tuned)
+        warn_of_doubts(stored)
     warn_of_near_copies(stored.get("near_copies"))
     if PUBLISHED in wanted:
         draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile

@@ -8,6 +8,8 @@ from scipy.stats import binomtest
 
 import finetune_source_model_on_target_task as stage2
 import rank_models
+import transfer_source_to_target as stage3
+from benchmarks.campaign.tasks import places
 from tests.tiny_data import write_image
 from utils.backbones import load_backbone
 from utils.datasets import Grouping, checked_grouping, load_dataset
@@ -18,6 +20,7 @@ from utils.features import (
     TaskRequest,
     cached_features,
     find_data,
+    require_same_labels,
     select_classes,
     standardise,
     task_of_feature_file,
@@ -32,8 +35,9 @@ from utils.grouped import (
 from utils.learning_curve import learning_curve, nested_parts
 from utils.linear_head import fit_validated_ridge
 from utils.ranking import Prediction, decide, k_nearest, predict_accuracy
-from utils.sampling import held_out_share, stratified_folds
+from utils.sampling import held_out_part, held_out_share, stratified_folds
 from utils.statistics import Resamples, least_share, wilson_interval
+from utils.storage import read_json
 
 
 def scenes(count: int, copies: int, classes: int, dim: int, generator, separation=0.5) -> Features:
@@ -427,3 +431,51 @@ def test_the_stages_and_the_ranking_hold_groups_out(tmp_path, capsys):
     with pytest.raises(SystemExit):
         stage2.main(["--SRC", "MNIST", *target, "--GROUPS", "("])
     assert "is no regular expression" in capsys.readouterr().err
+
+
+def test_few_groups_a_class_have_a_certificate(tmp_path):
+    """Two groups of some classes: not every class is in every fifth."""
+    write_patients(tmp_path / "few", ("ill", "well", "else"), patients=3, each=4)
+    write_patients(tmp_path / "whole", ("ill", "well", "else"), patients=6, each=4)
+    given = ["--SRC", f"folder:{tmp_path}/whole", "--TRG", f"folder:{tmp_path}/few", "--WORKERS", "0"]
+    given += ["--MODEL", "random:lenet", "--GROUPS", r"patient(\d+)", *places(tmp_path)]
+    stage3.main([*given, "--ANALYSIS", "certificate"])
+    rank_models.main([*given, "--RESAMPLES", "20"])
+    record = read_json(tmp_path / "results" / "rank" / "folder-few" / "ranking.json")
+    (found,) = record["candidates"].values()
+    assert found["scores"]["certificate"]["value"] > 0
+
+
+def test_every_class_is_on_both_sides_of_a_part_held_out():
+    y, fold = torch.tensor([0, 0, 0, 1, 1, 2, 2, 3]), torch.tensor([0, 0, 1, 2, 3, 0, 4, -1])
+    assert held_out_part(y, fold).tolist() == [True, True, False, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("keys", [("x", "y", "groups"), ("features", "labels", "groups")])
+def test_groups_of_files_without_a_test_split_are_ranked(tmp_path, keys):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    arrays = np.eye(3)[y] + rng.normal(size=(60, 3)), y, np.arange(60) // 4
+    np.savez(tmp_path / "a.npz", **dict(zip(keys, arrays, strict=True)))
+    rank_models.main(["--TRG", f"features:{tmp_path}/a.npz", "--RESAMPLES", "20", *places(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    "groups, alike",
+    [
+        ([f"p{k // 4}" for k in range(60)], True),
+        (100 - np.arange(60) // 4, True),
+        (np.arange(60) // 5, False),
+        (None, False),
+    ],
+)
+def test_files_of_a_ranking_say_alike_what_belongs_together(tmp_path, groups, alike):
+    rng, y = np.random.default_rng(0), np.arange(60) % 3
+    for name, content in (("a", np.arange(60) // 4), ("b", groups)):
+        more = {} if content is None else {"groups_train": content}
+        np.savez(tmp_path / f"{name}.npz", x_train=rng.normal(size=(60, 3)), y_train=y, **more)
+    files = [f"features:{tmp_path}/{name}.npz" for name in "ab"]
+    if alike:
+        require_same_labels(files)
+    else:
+        with pytest.raises(InputError, match=r"a\.npz and .*b\.npz do not say alike"):
+            require_same_labels(files)

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 import finetune_source_model_on_target_task
 import rank_models
+import transfer_source_to_target
 from tests.conftest import places
 from utils.doubts import doubts_of_accuracy, doubts_of_probe
 from utils.features import Features
@@ -326,6 +327,8 @@ def test_a_test_split_in_another_order_is_warned_of(tmp_path, capsys):
     commands = (
         (finetune_source_model_on_target_task, ["--SRC", name, "--TRG", name]),
         (finetune_source_model_on_target_task, ["--SRC", name, "--TRG", name]),  # the result was there
+        (transfer_source_to_target, ["--SRC", name, "--TRG", name, "--ANALYSIS", "relation"]),
+        (transfer_source_to_target, ["--SRC", name, "--TRG", name, "--ANALYSIS", "relation"]),
         (rank_models, ["--TRG", name, "--FINETUNE", "linear", "--RESAMPLES", "50"]),
     )
     for script, argv in commands:

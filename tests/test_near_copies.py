@@ -154,7 +154,7 @@ def test_the_warning_says_what_to_do():
     found = {"share": 0.9, "test_share": None, "size": 10, "new_scenes": None}
     with pytest.warns(UserWarning, match="90% of the training images .groups of about 10.*--GROUPS"):
         warn_of_near_copies(found)
-    with pytest.warns(UserWarning, match="the test images none"):
+    with pytest.warns(UserWarning, match="none of the test images was found to"):
         warn_of_near_copies({**found, "test_share": 0.0})
     with pytest.warns(UserWarning, match=r"about 0.500 \[0.400, 0.600\] .less"):
         warn_of_near_copies(

@@ -42,7 +42,13 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.grouped import least_share_right
 from utils.linear_head import LinearHead
-from utils.sampling import class_prior, draw_by_counts, index_by_class, stratified_folds
+from utils.sampling import (
+    class_prior,
+    draw_by_counts,
+    held_out_part,
+    index_by_class,
+    stratified_folds,
+)
 from utils.statistics import largest_shares
 from utils.task_transform import (
     LEARNED_ALL,
@@ -240,12 +246,16 @@ def _choose_weight_decay(
     certificate of a held-out fifth of both sides smaller. A class's only sample is on either side.
     """
     folds = [stratified_folds(side.y, side.groups) for side in sides]
+    held_out = [held_out_part(side.y, fold) for side, fold in zip(sides, folds, strict=True)]
     learned_on, judged_on = (
         _Problem(
             *(side.select(part) for side, part in zip(sides, parts, strict=True)),
             settings, seed,
         )
-        for parts in ([fold != 0 for fold in folds], [fold <= 0 for fold in folds])
+        for parts in (
+            [~out for out in held_out],
+            [out | (fold < 0) for out, fold in zip(held_out, folds, strict=True)],
+        )
     )  # fmt: skip
     best, least = weight_decay, math.inf
     for power in range(MOST_TENFOLDS + 1):

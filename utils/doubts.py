@@ -6,7 +6,8 @@ the test split are in another order is told by their confusions: a renaming of t
 accuracy what was predicted.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -91,3 +92,9 @@ def doubts_of_probe(predicted: tuple[float, tuple[float, float]] | None, majorit
         f"{high:.3f}] is not known to be above {majority:.3f}, that of always saying the most frequent "
         f"class"
     ]
+
+
+def warn_of_doubts(record: Mapping) -> None:
+    """Those of a result."""
+    for text in record.get("doubts", ()):  # earlier versions had none
+        warnings.warn(text, stacklevel=2)

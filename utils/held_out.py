@@ -29,8 +29,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from utils.grouped import design_effect
-from utils.sampling import FOLDS
+from utils.features import Features
+from utils.grouped import design_effect, effective_new
+from utils.linear_head import LinearHead, ValidatedRidge
+from utils.sampling import FOLDS, stratified_folds
 from utils.statistics import (
     held_out_interval,
     mixture_interval,
@@ -49,11 +51,13 @@ SLOPES, ACCURACIES = 15, 40  # nodes of the mixture
 class Foretold:
     """An `accuracy` on new images and its `interval`. `extrapolated`: (how many images of a class the
     judging probes were fitted to, how many there are), where that is what was extrapolated; else None.
+    `unit`: what is counted so, images or groups of them.
     """
 
     accuracy: float
     interval: tuple[float, float]
     extrapolated: tuple[float, float] | None = None
+    unit: str = "images"
 
     @property
     def note(self) -> str | None:
@@ -61,7 +65,8 @@ class Foretold:
         if self.extrapolated is None:
             return None
         fitted, images = self.extrapolated
-        return f"extrapolated from probes that saw {_short(fitted)} of {_short(images)} images a class"
+        seen = f"{_short(fitted)} of {_short(images)} {self.unit} a class"
+        return f"extrapolated from probes that saw {seen}"
 
 
 def _short(value: float) -> str:
@@ -169,7 +174,8 @@ class HeldOut:
         low, high = mixture_interval(means, noise, np.full(len(means), 1 / len(means)))
         accuracy = float(with_odds(np.array(share), chance, (images / fitted) ** (USUAL * flatter)))
         ends = max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))
-        return Foretold(accuracy, ends, (fitted, images))
+        unit = "images" if self.groups is None else "groups of images"
+        return Foretold(accuracy, ends, (fitted, images), unit)
 
 
 def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.ndarray:
@@ -178,3 +184,30 @@ def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.nda
     """
     above, wrong = factor * np.maximum(accuracy - chance, 0), 1 - accuracy
     return np.where(accuracy > chance, (above + chance * wrong) / (above + wrong), accuracy)
+
+
+def judge_held_out(
+    fitted: LinearHead | ValidatedRidge, labels: Tensor, groups: Tensor | None = None
+) -> tuple[np.ndarray, HeldOut]:
+    """(whether each image that was held out is right (m,), what these images are), of a head of
+    validated strength. A class's only image, or group, was seen by the head that judges it, and is not
+    among them.
+    """
+    order, fold = fitted.held_out.argsort(), stratified_folds(labels, groups)
+    order = order[fold[fitted.held_out[order]] >= 0]
+    judged = fitted.held_out[order]
+    right = fitted.held_out_logits[order].argmax(1) == labels[judged]
+    return right.double().cpu().numpy(), HeldOut.of(labels, fold, judged, groups)
+
+
+def foretell_accuracy(
+    fitted: LinearHead | ValidatedRidge, train: Features, test: Features
+) -> Foretold | None:
+    """Of a head of validated strength that is fitted to `train`, on as many new images as `test` has;
+    None where no class has two images, or groups.
+    """
+    right, judged = judge_held_out(fitted, train.y, train.groups)
+    if not len(right):
+        return None
+    new = effective_new(len(test), test.groups, torch.from_numpy(right), judged.groups)
+    return judged.foretell(right, new)

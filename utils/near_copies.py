@@ -270,8 +270,9 @@ def warn_of_near_copies(found: Mapping | None) -> None:
     )
     if found["test_share"] == 0.0:
         text = (
-            f"near copies: at least {parts[0]} have some among each other, and the test images none: "
-            "what is foretold from the training images holds for the same scenes, not for new scenes"
+            f"near copies: at least {parts[0]} have some among each other, none of the test images was "
+            "found to: what is foretold from the training images holds for the same scenes, not for new "
+            "scenes"
         )
     if new := found["new_scenes"]:
         low, high = new["interval"]

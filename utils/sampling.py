@@ -85,6 +85,17 @@ def stratified_folds(y: Tensor, groups: Tensor | None = None) -> Tensor:
     return fold
 
 
+def held_out_part(y: Tensor, fold: Tensor) -> Tensor:
+    """Which samples (n,) one fifth holds out: the first, and of a class that groups keep out of it the
+    next that has some. Every class that is in two fifths is on both sides.
+    """
+    num_classes = int(y.max()) + 1
+    first = torch.full((num_classes,), FOLDS, device=y.device)
+    having = fold >= 0
+    first = first.scatter_reduce(0, y[having], fold[having], "amin")
+    return having & (fold == first[y])
+
+
 def _folds_of_groups(y: Tensor, groups: Tensor) -> Tensor:
     """Greedy: the groups that hold most of a class first, each into the fifth that has least of its
     classes, of equal ones the smallest. Deterministic.

@@ -66,18 +66,25 @@ def task_of_feature_file(
         **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
         PATH: str(path.resolve()),
     }
-    if any(split.groups is not None for split in found):
-        provenance["groups"] = about_groups("the file", *(split.groups for split in found))
     train, test = (*found, Features(found[0].x[:0], found[0].y[:0]))[:2]
+    if train.groups is not None or test.groups is not None:
+        provenance["groups"] = about_groups("the file", train.groups, test.groups)
     return Task(feature_file_slug(name), train, test, len(class_names), class_names, provenance)
 
 
 def require_same_labels(names: Sequence[str]) -> None:
-    """Raises InputError unless these feature files hold the same labels in the same order: that their
-    rows are features of the same samples is all that can be asked of a file.
+    """Raises InputError unless these feature files hold the same labels, and groups, in the same order:
+    that their rows are features of the same samples is all that can be asked of a file.
     """
     first: dict[str, tuple[Path, Tensor, tuple[str, ...]]] = {}
-    for path in map(feature_path, names):
+    paths = list(map(feature_path, names))
+    for path in paths:
+        if _groups_alone(path) != _groups_alone(paths[0]):
+            raise InputError(
+                f"{paths[0]} and {path} do not say alike which samples belong together: give each file "
+                "the same groups"
+            )
+    for path in paths:
         labels, class_names = _labels_alone(path)
         for key, y in labels.items():
             other, expected, other_names = first.setdefault(key, (path, y, class_names))
@@ -182,6 +189,17 @@ def _read_task(path: Path, unlabelled: int | None, needs_test: bool) -> dict[str
     if pair == pairs[0] and set(FEATURE_FILE_KEYS) <= found.keys():
         arrays |= {key: found[key] for key in FEATURE_FILE_KEYS[2:]}
     return arrays
+
+
+def _groups_alone(path: Path) -> dict[str, list[int]]:
+    """Which samples belong together, numbered in the order of their first ones."""
+    found = _read_arrays(path, (), GROUP_KEYS)
+    numbers = {}
+    for key, groups in found.items():
+        _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+        split = key if key in GROUP_KEYS[:2] else GROUP_KEYS[0]
+        numbers[split] = first.argsort().argsort()[number].tolist()
+    return numbers
 
 
 def _labels_alone(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:

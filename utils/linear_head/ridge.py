@@ -72,8 +72,10 @@ def fit_validated_ridge(
         logits, loss = [functional.linear(x[held_out[0]], *whole)], None
         for k in range(FOLDS):
             out = fold == k
-            if not out.any() or sum(map(len, held_out)) >= ENOUGH_HELD_OUT:
+            if sum(map(len, held_out)) >= ENOUGH_HELD_OUT:
                 break
+            if not out.any():
+                continue
             part = fit_ridge(x[~out], y[~out], num_classes, decay, starts.get(k), SEARCHED)
             held_out.append(out.nonzero().flatten())
             logits.append(functional.linear(x[out], *part))

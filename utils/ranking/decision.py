@@ -14,10 +14,9 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.grouped import effective_new
-from utils.held_out import Foretold, HeldOut
+from utils.held_out import Foretold, judge_held_out
 from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
-from utils.sampling import stratified_folds
 from utils.statistics import LEVEL
 
 ACCURACY, BALANCED = METRICS = ("accuracy", "balanced")  # by which the pick is made
@@ -68,15 +67,11 @@ def predict_accuracy(
     `new_groups` of the new ones, groups are what counts (utils/grouped.py). Raises InputError where no
     class has two images, or groups.
     """
-    order, fold = fitted.held_out.argsort(), stratified_folds(labels, groups)
-    # A class's only image was seen by the head that judges it.
-    order = order[fold[fitted.held_out[order]] >= 0]
-    if not len(order):
+    right, judged = judge_held_out(fitted, labels, groups)
+    if not len(right):
         what = "images" if groups is None else "groups of images"
         raise InputError(f"no class has two training {what}: what a probe will reach cannot be foretold")
-    held_out = fitted.held_out[order]
-    right = (fitted.held_out_logits[order].argmax(1) == labels[held_out]).double().cpu().numpy()
-    judged, new = HeldOut.of(labels, fold, held_out, groups), new_images
+    new = new_images
     if new_images is not None:
         new = effective_new(new_images, new_groups, torch.from_numpy(right), judged.groups)
     found, balanced = judged.foretell(right, new), judged.foretell_balanced(right, new)

@@ -32,7 +32,7 @@ from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_neare
 from utils.ranking.scores import MODEL_SIZE, PREDICTED, PREDICTED_BALANCED, PREDICTED_BY, Score
 from utils.relation import RelationSettings, relate
 from utils.report import QUANTITIES
-from utils.sampling import stratified_folds
+from utils.sampling import held_out_part, stratified_folds
 from utils.stage import decoding_workers, find_target, open_network
 from utils.statistics import interval_of_mean, jackknife_interval
 from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
@@ -192,7 +192,7 @@ def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[
     that did not see the fifth stands for it.
     """
     start, points = time.perf_counter(), candidate.points
-    out = stratified_folds(points.y, points.groups) == 0
+    out = held_out_part(points.y, stratified_folds(points.y, points.groups))
     if not out.any():
         warnings.warn(f"{candidate.name}: no class has a point to judge the relation on", stacklevel=2)
         return {}
@@ -248,7 +248,7 @@ def _certificate_scores(
         return {}
     names = (candidate.source.class_names, tuple(map(str, range(candidate.num_classes))))
     values: dict[str, list[float]] = {name: [] for name in CERTIFIED}
-    for k in range(int(folds.max()) + 1):
+    for k in folds[folds >= 0].unique().tolist():
         out = folds == k
         target_head, train, held_out = _without(candidate, out)
         learned = learn_certificate(
