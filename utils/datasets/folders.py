@@ -91,7 +91,8 @@ def _split_of_classes(folder: Folder, class_names: Sequence[str], notes: Notes) 
         found = _images_of(folder, folders, "add some or remove the class", notes)
         names += found
         labels += [label] * len(found)
-    return Split(ImageFiles(folder.path, tuple(names)), torch.tensor(labels))
+    images = ImageFiles(folder.path, tuple(names), in_class_folders=True)
+    return Split(images, torch.tensor(labels))
 
 
 def _split_without_labels(folder: Folder, notes: Notes) -> Split:
