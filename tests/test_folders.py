@@ -464,6 +464,80 @@ def test_the_column_of_labels_can_be_named(tmp_path):
         load(tmp_path, labels=tmp_path / "images")
 
 
+@pytest.mark.parametrize(
+    "column", ["picture", "photo", "img_file", "filename_original", "Image Index", "Foto", "scan"]
+)
+def test_names_of_files_outrank_numbers_of_rows(tmp_path, column):
+    rows = [(k, f"{39 - k}.png", "ab"[k % 2]) for k in range(40)]
+    text = table(*rows, head=f"id,{column},label")
+    data = load(listed(tmp_path, "l.csv", text, *(row[1] for row in rows)))
+    assert files(data) == {file: label for _, file, label in rows}
+    assert f"read: l.csv ({column}, label)" in data.found
+
+
+def test_two_columns_of_files_that_differ_are_refused(tmp_path):
+    rows = [(f"{k}.png", f"{39 - k}.png", k, 39 - k, "ab"[k % 2]) for k in range(40)]
+    names = [row[0] for row in rows]
+    for a, b in ((0, 1), (2, 3)):
+        head = ",".join([("file", "scan", "id", "image id")[k] for k in (a, b)] + ["label"])
+        listed(tmp_path, "l.csv", table(*((r[a], r[b], r[4]) for r in rows), head=head), *names)
+        one, other = head.split(",")[:2]
+        with pytest.raises(InputError, match=f"names the files, ({one} or {other}|{other} or {one})"):
+            load(tmp_path, labels=tmp_path / "l.csv")
+    # Files that are not there are named, not found by their numbers.
+    listed(tmp_path, "l.csv", table(*((k, f"{39 - k}.jpg", "a") for k in range(40)), head="id,a,label"))
+    with pytest.raises(InputError, match=r"row 2, column a: no image 39\.jpg below"):
+        load(tmp_path, labels=tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "null", "None", "<NA>"])
+def test_labels_that_stand_for_none_are_refused(tmp_path, word):
+    listed(tmp_path, "labels.csv", table(*ROWS[:3], ("4.png", word)))
+    with pytest.raises(InputError, match=f"row 5, column label: {word} stands for no label"):
+        load(tmp_path, labels=tmp_path / "labels.csv")
+
+
+def test_minus_one_beside_other_numbers_is_refused(tmp_path):
+    rows = [(f"{k}.png", k % 3 - 1) for k in range(12)]
+    names = [f"images/{row[0]}" for row in rows]
+    listed(tmp_path, "labels.csv", table(*rows), *names)
+    with pytest.raises(InputError, match=r"row 2, column label: -1 beside 0, 1: where -1 means"):
+        load(tmp_path, labels=tmp_path / "labels.csv")
+    (tmp_path / "labels.csv").write_text(
+        table(*((file, k % 2 * 2 - 1) for k, (file, _) in enumerate(rows)))
+    )
+    assert load(tmp_path).class_names == ("-1", "1")
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat", "dog"), ("01", "1", "2"), ("a b", "A_b", "c")])
+def test_labels_that_differ_in_spelling_alone_are_said(tmp_path, names):
+    rows = [(f"{k}.png", names[k % 3]) for k in range(12)]
+    listed(tmp_path, "labels.csv", table(*rows), *(f"images/{row[0]}" for row in rows))
+    with pytest.warns(UserWarning, match="differ in their spelling alone") as told:
+        assert load(tmp_path).class_names == tuple(sorted(names))
+    assert sum("spelling" in str(one.message) for one in told) == 1
+
+
+@pytest.mark.parametrize(
+    "head, cells",
+    [
+        ("is_train", (1, 0)), ("train", ("True", "False")), ("is_test", (0, 1)),
+        ("is_valid", ("false", "true")), ("is_training_image", (1, 0)),
+        ("train,test", ("1,0", "0,1")), ("train,val,test", ("1,0,0", "0,0,1")),
+    ],
+)  # fmt: skip
+def test_splits_as_yes_and_no(tmp_path, head, cells):
+    rows = [(f"{k}.png", "ab"[k % 2], cells[k // 6]) for k in range(8)]
+    text = table(*rows, head=f"file,art,{head}")
+    data = load(listed(tmp_path, "l.csv", text, *(f"i/{r[0]}" for r in rows)), labels=tmp_path / "l.csv")
+    assert (len(data.train), data.test.images.names) == (6, ("i/6.png", "i/7.png"))
+    # Alone it is the label.
+    (tmp_path / "l.csv").write_text(
+        table(*((a, k % 2) for k, (a, *_) in enumerate(rows)), head="file,train")
+    )
+    assert load(tmp_path, labels=tmp_path / "l.csv").class_names == ("0", "1")
+
+
 def test_a_name_that_may_be_two_images_is_refused(tmp_path):
     listed(tmp_path, "labels.csv", CSV, *WANTED, "other/1.png")
     with pytest.raises(InputError, match=r"row 2, .*1\.png may be several images: name their folders"):

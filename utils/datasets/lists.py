@@ -1,6 +1,7 @@
 """Images with a list of their labels: which list is meant, and what it makes of a folder."""
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from utils.datasets.tables import (
     Index,
     Labelled,
     LabelTable,
+    alike,
     may_hold_tables,
     role_of_table,
     sorted_classes,
@@ -93,6 +95,18 @@ def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Not
         )
     _note_tables(parts, images, used, notes)
     names, class_of = sorted_classes(image.label for image in used)
+    table = parts[0].table
+    if double := alike(names):
+        warnings.warn(
+            f"{table.path}: classes differ in their spelling alone ({describe_names(double)}): if they are "
+            "one, write them alike",
+            stacklevel=2,
+        )
+    if len(names) < 2:
+        raise InputError(
+            f"{table.path}: every label in the column {table.label_column} is {names[0]}: with one class "
+            "there is nothing to tell apart"
+        )
     number = {name: k for k, name in enumerate(names)}
     used.sort(key=lambda image: (number[class_of[image.label]], image.name))
 

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from utils.datasets.images import require_utf8
-from utils.datasets.roles import TRAINING, VALIDATION, role_of, same_name
+from utils.datasets.roles import TEST, TRAINING, VALIDATION, role_of, same_name
 from utils.datasets.tree import ENDINGS, Folder, describe_names, images_below
 from utils.errors import InputError
 from utils.storage import require_regular
@@ -25,7 +26,8 @@ from utils.storage import require_regular
 FILE_COLUMNS = (
     "filename", "file", "filepath", "filepaths", "filenames", "files", "imagepath", "imagefile",
     "imagename", "image", "images", "path", "paths", "imgpath", "imgname", "img", "fname", "imageid",
-    "imgid", "id", "name", "url", "imageurl",
+    "imgid", "imageindex", "picture", "pictures", "pictureid", "photo", "photos", "photoid", "imgfile",
+    "id", "name", "url", "imageurl",
 )  # fmt: skip
 LABEL_COLUMNS = (
     "label", "labels", "class", "classes", "classname", "labelname", "category", "categoryname",
@@ -33,7 +35,11 @@ LABEL_COLUMNS = (
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "partition", "phase", "usage", "set", "dataset")
 MAY_BE_SPLITS = ("usage", "phase", "set", "dataset")  # these only if they name nothing but splits
+TRUE, FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+NO_LABELS = ("nan", "null", "none", "<na>", "n/a", "#n/a", "nat")  # as programs write an empty cell
 SHEETS, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.0+)?")
+LOOKED_AT = 1000  # cells of a column, to tell whether they are names of files
 MOST_BYTES = 100 * 2**20  # of a table that nobody named
 LEAST_SHARE = 0.1  # of the images; fewer numbers are those of classes
 NOT_OURS = "submission"  # sample_submission.csv: labels that stand for nothing
@@ -81,6 +87,15 @@ class Index:
 
     def is_ambiguous(self, given: str) -> bool:
         return _cleaned(given).casefold() in self._tails and self.find(given) is None
+
+    def is_whole(self, given: str) -> bool:
+        """Whether it is a file's name with its ending, of a file that is there or of one that is not."""
+        if "." not in given:
+            return False
+        if _without_ending(given) != given:
+            return True
+        found, last = self.find(given), posixpath.basename(_cleaned(given))
+        return bool(found) and posixpath.basename(same_name(found)).casefold() == last.casefold()
 
 
 def _note(names: dict[str, str | None], key: str, name: str) -> None:
@@ -140,7 +155,7 @@ class LabelTable:
         """Whether columns of files and labels have names known to mean this, and files are there: some
         that are called files, or, of bare numbers, more than a list of the classes has.
         """
-        if not (self._known(FILE_COLUMNS) and self.label_columns):
+        if not (self._file_columns and self.label_columns):
             return False
         texts = [text for text in self._texts(self.file_column) if self.index.find(text)]
         called = any(text != _without_ending(text) for text in texts)
@@ -150,16 +165,47 @@ class LabelTable:
         known = [column for column in self.columns if _plain(column) in names]
         return sorted(known, key=lambda column: names.index(_plain(column)))
 
-    def _found(self, column: str) -> int:
-        return sum(self.index.find(_text(row.cells.get(column))) is not None for row in self.rows)
+    def _files(self, column: str) -> list[str | None]:
+        return [self.index.find(text) for text in self._texts(column)]
+
+    @cached_property
+    def _whole_columns(self) -> list[str]:
+        """Those that hold names of files with their endings, whatever they are called."""
+        return [column for column in self.columns if self._is_whole(column)]
+
+    def _is_whole(self, column: str) -> bool:
+        cells = (_text(row.cells.get(column)) for row in self.rows)
+        texts = [text for text in islice(filter(None, cells), LOOKED_AT) if "://" not in text]
+        return bool(texts) and 2 * sum(map(self.index.is_whole, texts)) > len(texts)
+
+    @cached_property
+    def _file_columns(self) -> list[str]:
+        """Those that may be it, the likeliest first: numbers of rows and of images look alike, so that
+        they count where no column says more.
+        """
+        known = self._known(FILE_COLUMNS)
+        if self._whole_columns:
+            return sorted(self._whole_columns, key=lambda column: column not in known)
+        if known or not self.named:
+            return known
+        return [c for c in self.columns if _plain(c) not in LABEL_COLUMNS] or list(self.columns)
 
     @cached_property
     def file_column(self) -> str:
-        """Of the columns that may be it the one with most files that are there."""
-        candidates = self._known(FILE_COLUMNS) or (list(self.columns) if self.named else [])
-        if not candidates:
+        """Of the columns that may be it the one with most files that are there. Raises InputError that
+        names two which find all, but not the same.
+        """
+        if not self._file_columns:
             raise InputError(f"{self.path} has no column of file names: call it file_name")
-        return max(candidates, key=self._found)
+        files = {column: self._files(column) for column in self._file_columns}
+        best = max(files, key=lambda column: sum(file is not None for file in files[column]))
+        for column, found in files.items():
+            if None not in found and found != files[best]:
+                raise InputError(
+                    f"{self.path}: which column names the files, {best} or {column}? Both name images "
+                    "that are there, but not the same: take one out of the list"
+                )
+        return best
 
     @cached_property
     def label_columns(self) -> list[str]:
@@ -172,7 +218,7 @@ class LabelTable:
             return self._column_that_was_named()
         columns = self.label_columns
         if not columns:
-            aside = {self.file_column, self.split_column}
+            aside = {self.file_column, *self.split_columns, *self._whole_columns}
             others = [c for c in self.columns if c not in aside and _plain(c) not in ("", "unnamed0")]
             columns = [c for c in others if _plain(c) not in FILE_COLUMNS] or others
         if not columns:
@@ -202,15 +248,35 @@ class LabelTable:
         first = self._texts(columns[0])
         return all(one_to_one(first, self._texts(column)) for column in columns[1:])
 
+    @property
+    def split_columns(self) -> list[str]:
+        return [*self._flags] or [column for column in (self.split_column,) if column]
+
+    @cached_property
+    def _flags(self) -> dict[str, str]:
+        """Columns as is_train, or train beside test, that say yes or no, and the split of each."""
+        flags = {}
+        for column in self.columns:
+            plain = _plain(column)
+            role = role_of(plain.removeprefix("is"))
+            if role is None or column in (self.file_column, *self.label_columns):
+                continue
+            if all(text.lower() in (*TRUE, *FALSE) for text in self._texts(column)):
+                flags[column] = role
+        says = TRAINING in flags.values() or any(_plain(column)[:2] == "is" for column in flags)
+        # Alone beside the files such a column is the label: with a train in the picture, or without.
+        return flags if says and len(flags) + 1 < len(self.columns) else {}
+
     @cached_property
     def split_column(self) -> str | None:
+        """The one column that says it, in words or, the first of several, with yes and no."""
         for column in self._known(SPLIT_COLUMNS):
             texts = self._texts(column)
             if column in (self.file_column, *self.label_columns):
                 continue
             if _plain(column) not in MAY_BE_SPLITS or all(role_of(text) for text in texts):
                 return column
-        return None
+        return next(iter(self._flags), None)
 
     def labelled(self) -> list[Labelled]:
         """Every image that has a row. Raises InputError that names the first row and column with
@@ -218,6 +284,7 @@ class LabelTable:
         """
         file_column, label_column, found = self.file_column, self.label_column, {}
         self._require_files()
+        self._require_labels()
         for row in self.rows:
             where = f"{self.path}, row {row.number}"
             name = self.index.find(_text(row.cells.get(file_column)))
@@ -248,9 +315,35 @@ class LabelTable:
             raise InputError(f"{where}: {text} may be several images: name their folders too{more}")
         raise InputError(f"{where}: no image {text} below {self.index.folder.path}{more}")
 
+    def _require_labels(self) -> None:
+        """Raises InputError for a cell that is as good as empty, and for a -1 that may be."""
+        texts = self._texts(self.label_column)
+        words = {text for text in texts if text}
+        nothing = {word for word in words if word.casefold() in NO_LABELS}
+        if nothing == words:  # of nothing else: so are the classes called
+            nothing = set()
+        numbers = {int(float(word)) for word in words if WHOLE_NUMBER.fullmatch(word)}
+        if -1 in numbers and len(numbers) == len(words) and not numbers <= {-1, 1}:
+            nothing |= {word for word in words if WHOLE_NUMBER.fullmatch(word) and float(word) == -1}
+        for row, text in zip(self.rows, texts, strict=True):
+            if text not in nothing:
+                continue
+            where = f"{self.path}, row {row.number}, column {self.label_column}: {text}"
+            if text.casefold() in NO_LABELS:
+                raise InputError(
+                    f"{where} stands for no label: fill it in or remove the row; a class, call otherwise"
+                )
+            others = describe_names(map(str, sorted(numbers - {-1})))
+            raise InputError(
+                f"{where} beside {others}: where -1 means an image without a label, remove the row; "
+                "where it is a class, number the classes from 0"
+            )
+
     def _role(self, row: Row, where: str) -> str | None:
         if self.split_column is None:
             return None
+        if self.split_column in self._flags:
+            return self._role_by_flags(row, where)
         text = _text(row.cells.get(self.split_column))
         role = role_of(text)
         if role is None:
@@ -259,6 +352,19 @@ class LabelTable:
                 "validation or test"
             )
         return role
+
+    def _role_by_flags(self, row: Row, where: str) -> str:
+        yes = {role for name, role in self._flags.items() if _text(row.cells.get(name)).lower() in TRUE}
+        if len(yes) == 1:
+            return yes.pop()
+        names, roles = describe_names(self._flags), {*self._flags.values()}
+        if yes:
+            raise InputError(f"{where}: of {names} several say yes: an image is of one split")
+        if TRAINING not in roles:
+            return TRAINING
+        if TEST in roles:
+            raise InputError(f"{where}: of {names} none says yes: an image is of one split")
+        return TEST
 
     def agrees_with(self, class_of: Mapping[str, str]) -> bool:
         """Whether some column of labels names the classes of the images, or numbers them. An image that
@@ -304,10 +410,20 @@ def sorted_classes(labels: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     3.0 is 3.
     """
     labels = set(labels)
-    if not all(re.fullmatch(r"[+-]?[0-9]{1,15}(\.0+)?", label) for label in labels):
+    if not all(WHOLE_NUMBER.fullmatch(label) for label in labels):
         return sorted(labels), {label: label for label in labels}
     class_of = {label: label.partition(".")[0] for label in labels}
     return sorted(set(class_of.values()), key=lambda name: (int(name), name)), class_of
+
+
+def alike(class_names: Iterable[str]) -> list[str]:
+    """Names that differ only in case, spaces or zeros in front: they may be meant for one class."""
+    spelled: dict[str, list[str]] = {}
+    for name in class_names:
+        key = re.sub(r"[\s_]+", " ", name.casefold()).strip()
+        key = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", key)
+        spelled.setdefault(key, []).append(name)
+    return [" and ".join(names) for names in spelled.values() if len(names) > 1]
 
 
 # ------------------------------------------------------------------------------------ reading the file
