@@ -567,6 +567,107 @@ def test_a_list_beside_class_folders_must_agree(tmp_path):
     assert len(files(load(tmp_path))) == 5
 
 
+PATIENTS = [(f"p{p}/{k}.png", ["ill", "well"][p // 2 % 2]) for p in range(8) for k in range(2)]
+
+
+@pytest.mark.parametrize("folder", ["p", "ward "])
+def test_a_list_of_all_images_replaces_folders_that_are_no_classes(tmp_path, folder):
+    """Patients' folders, and one called by a word, with the labels in a list."""
+    rows = [(name.replace("p", folder, 1).replace("8", "x"), label) for name, label in PATIENTS]
+    data = load(listed(tmp_path, "labels.csv", table(*rows), *(name for name, _ in rows)))
+    assert files(data) == dict(rows) and data.class_names == ("ill", "well")
+    assert "read: labels.csv (file_name, label); left aside: the names of 8 folders" in data.found
+    # Numbers as names: that a label is called as a folder says nothing.
+    rows = [(name[1:], k % 2) for k, (name, _) in enumerate(PATIENTS)]
+    data = load(listed(tmp_path / "n", "list.csv", table(*rows, head="id,y"), *(n for n, _ in rows)))
+    assert files(data) == {name: str(label) for name, label in rows}
+
+
+def test_tables_of_other_things_beside_class_folders_are_left_aside(tmp_path):
+    names = [f"{name}/{name}{k}.png" for name in ("cat", "dog") for k in range(6)]
+    tree(tmp_path, *names)
+    wanted = {name: name[:3] for name in names}
+    (tmp_path / "predictions.csv").write_text(table(*((n, "cat") for n in names), head="file,class"))
+    (tmp_path / "metadata.csv").write_text(
+        table(
+            *((n, "in" if k % 3 else "out", k) for k, n in enumerate(names)), head="file_name,category,q"
+        )
+    )
+    (tmp_path / "photographers.csv").write_text(table((names[0], "pro"), head="file,class"))
+    data = load(tmp_path)
+    assert files(data) == wanted
+    assert "metadata.csv, of other labels, photographers.csv, of other labels" in data.found
+    # Most images are labelled as the folders say, by number: then one of the two is wrong.
+    numbered = [(n, int(n[:3] == "dog")) for n in names]
+    (tmp_path / "labels.csv").write_text(table(*numbered[:-1], (names[-1], 0)))
+    with pytest.raises(InputError, match=r"labels\.csv and the class folders beside it name different"):
+        load(tmp_path)
+
+
+def test_images_in_a_folder_of_each_split_beside_its_list(tmp_path):
+    for part in ("train", "validation"):
+        rows = [(f"images/{a}", b) for a, b in ROWS]
+        listed(tmp_path / part, "metadata.csv", table(*rows), *(name for name, _ in rows))
+    data = load(tmp_path)
+    assert data.train.images.names[0] == "train/images/1.png" and len(data.test) == 4
+    assert "(train/ + validation/)" in data.found and files(data)["validation/images/2.png"] == "dog"
+    data = load(tmp_path, labels=tmp_path / "train" / "metadata.csv")
+    assert files(data) == {f"train/images/{a}": b for a, b in ROWS}
+    assert data.found.endswith("left aside: validation/")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "trainLabels.csv", "train_labels.csv"])
+def test_a_list_is_of_the_folder_that_it_is_called_after(tmp_path, name):
+    """Competitions number the images of train/ and of test/ alike."""
+    tree(tmp_path, *(f"{part}/{file}" for part in ("train", "test") for file, _ in ROWS))
+    (tmp_path / name).write_text(table(*((a[:1], b) for a, b in ROWS), head="id,label"))
+    (tmp_path / "sample_submission.csv").write_text(table(("1", "cat"), head="id,label"))
+    for labels in (None, tmp_path / name):
+        data = load(tmp_path, labels=labels)
+        assert files(data) == {f"train/{a}": b for a, b in ROWS}
+        assert data.found.endswith("left aside: test/")
+    (tmp_path / "test.csv").write_text(table(*((a, "dog" if b == "cat" else "cat") for a, b in ROWS)))
+    data = load(tmp_path)
+    assert len(data.train) == len(data.test) == 4 and files(data)["test/1.png"] == "dog"
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("file,label\n1.png,café\n".encode("latin-1"), r"labels\.csv is not UTF-8 text"),
+        (b"file,cat,dog\n1.png,1,0\n2.png,0,1\n", "it has a column for each class"),
+        (b"file,height\n1.png,1\n", "of its columns file, height none is called label or class"),
+        (b"file,label\n9.png,a\n", "its column file names none of the images"),
+    ],
+)
+@pytest.mark.parametrize("names", [("1.png", "2.png"), WANTED, ("train/1.png", "test/2.png")])
+def test_a_list_that_is_not_used_is_named(tmp_path, text, reason, names):
+    listed(tmp_path, "labels.csv", text, *names)
+    with pytest.raises(InputError, match=rf"--LABELS FILE\); labels\.csv is not used: {reason}"):
+        load(tmp_path)
+
+
+def test_a_list_beside_class_folders_that_cannot_be_read_is_said(tmp_path):
+    listed(tmp_path, "labels.csv", "file,label\n1.png,é\n".encode("latin-1"), *pair("."))
+    assert "left aside: labels.csv (labels.csv is not UTF-8 text" in load(tmp_path).found
+
+
+@pytest.mark.parametrize(
+    "names, complaint",
+    [
+        ([*pair("flowers"), "preview.png"], r"flowers/ is the only folder .* give folder:.*/flowers$"),
+        (["images/1.png", "images/2.png"], r"images/ is the only folder in it .*--LABELS FILE"),
+        (["train/a/1.png", "test/a/1.png"], r"train: a/ is the only folder in it"),
+    ],
+)
+def test_one_class_is_refused_by_its_name(tmp_path, names, complaint):
+    with pytest.raises(InputError, match=complaint):
+        load(tree(tmp_path, *names))
+    (tmp_path / "l.csv").write_text(table((names[0], "a"), (names[1], "a")))
+    with pytest.raises(InputError, match="every label in the column label is a"):
+        load(tmp_path, labels=tmp_path / "l.csv")
+
+
 def test_a_list_of_the_classes_is_no_list_of_labels(tmp_path):
     names = [f"{name}/{k}.png" for name in ("cat", "dog") for k in range(name == "dog", 40, 2)]
     tree(tmp_path, *names)

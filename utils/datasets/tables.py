@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -41,8 +41,11 @@ SHEETS, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.0+)?")
 LOOKED_AT = 1000  # cells of a column, to tell whether they are names of files
 MOST_BYTES = 100 * 2**20  # of a table that nobody named
+AGREES, DIFFERS, REPLACES, OTHER = "agrees", "differs", "replaces", "other"  # than class folders
+NEARLY_ALL, MOSTLY = 0.95, 0.8
 LEAST_SHARE = 0.1  # of the images; fewer numbers are those of classes
-NOT_OURS = "submission"  # sample_submission.csv: labels that stand for nothing
+# sample_submission.csv, predictions.csv: labels that stand for nothing, or are a model's.
+NOT_OURS = ("submission", "prediction", "predicted")
 
 
 def _plain(column: str) -> str:
@@ -150,16 +153,40 @@ class LabelTable:
         self.path, self.index, self.column, self.named = path, index, column, named
         self.columns, self.rows = _read(path, index)
 
-    @property
-    def is_one(self) -> bool:
-        """Whether columns of files and labels have names known to mean this, and files are there: some
-        that are called files, or, of bare numbers, more than a list of the classes has.
+    @cached_property
+    def unfit(self) -> str:
+        """Why it does not look like a list of labels; empty where columns of files and labels tell what
+        they are, and files are there: some that are called files, or, of bare numbers, more than a list
+        of the classes has.
         """
-        if not (self._file_columns and self.label_columns):
-            return False
+        if not self._file_columns:
+            return "it has no column of file names: call it file_name"
+        if not self.label_columns:
+            if self._is_one_hot:
+                return "it has a column for each class: write the class into one column, label"
+            return f"of its columns {describe_names(self.columns)} none is called label or class"
         texts = [text for text in self._texts(self.file_column) if self.index.find(text)]
         called = any(text != _without_ending(text) for text in texts)
-        return bool(texts) and (called or len(texts) >= LEAST_SHARE * len(self.index.names))
+        if texts and (called or len(texts) >= LEAST_SHARE * len(self.index.names)):
+            return ""
+        return f"its column {self.file_column} names {'few' if texts else 'none'} of the images"
+
+    @property
+    def _is_one_hot(self) -> bool:
+        columns = [self._texts(c) for c in self.columns if c != self.file_column]
+        hot = [texts for texts in columns if all(text in ("0", "1", "0.0", "1.0") for text in texts)]
+        rows = zip(*hot, strict=True)
+        return len(hot) > 1 and all(sum(text[0] == "1" for text in row) == 1 for row in rows)
+
+    @property
+    def count(self) -> int:
+        """How many rows name an image that is there."""
+        return sum(file is not None for file in self.files) if self._file_columns else 0
+
+    @property
+    def files(self) -> list[str | None]:
+        """Of each row the image, relative to the folder of the index."""
+        return self._files(self.file_column)
 
     def _known(self, names: Sequence[str]) -> list[str]:
         known = [column for column in self.columns if _plain(column) in names]
@@ -366,17 +393,45 @@ class LabelTable:
             raise InputError(f"{where}: of {names} none says yes: an image is of one split")
         return TEST
 
-    def agrees_with(self, class_of: Mapping[str, str]) -> bool:
-        """Whether some column of labels names the classes of the images, or numbers them. An image that
-        is not there, or has no class, says nothing.
+    def beside(self, class_of: Mapping[str, str]) -> str:
+        """What it is to class folders: `AGREES` where some column of labels names the classes of the
+        images, or numbers them; `DIFFERS` where one does for most; `REPLACES` where it labels about all
+        images, with other labels, and says that these are labels, or the folders are numbered; else
+        `OTHER`. An image that is not there, or has no class, says nothing.
         """
-        names = [self.index.find(text) for text in self._texts(self.file_column)]
+        files, differs = self.files, False
         for column in self.label_columns:
-            pairs = zip(names, self._texts(column), strict=True)
+            pairs = zip(files, map(same_name, self._texts(column)), strict=True)
             known = [(class_of[name], text) for name, text in pairs if name in class_of]
-            if one_to_one([a for a, _ in known], [b for _, b in known]):
-                return True
-        return False
+            folders, labels = [a for a, _ in known], [b for _, b in known]
+            several = len({*folders}) > 1  # one goes with one, whatever they are called
+            if known and one_to_one(folders, labels) and (several or folders == labels):
+                return AGREES
+            differs |= _same_classes_mostly(known)
+        if differs:
+            return DIFFERS
+        explicit = "label" in self.path.stem.lower() or any(
+            _plain(column) in ("label", "labels") for column in self.label_columns
+        )
+        numbered = len({re.sub("[0-9]+", "", folder) for folder in class_of.values()}) == 1
+        about_all = len({*files} & class_of.keys()) >= NEARLY_ALL * len(self.index.names)
+        return REPLACES if about_all and (explicit or numbered) else OTHER
+
+
+def _same_classes_mostly(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Whether folders and labels have names in common, which of numbers says little, or most images of
+    each folder have a label that no other folder has.
+    """
+    folders, labels = ({pair[k].casefold() for pair in pairs} for k in (0, 1))
+    shared = folders & labels
+    if any(not _is_number(name) for name in shared) or 2 * len(shared) >= len(folders | labels):
+        return True
+    most = {}
+    for (folder, label), count in Counter(pairs).items():
+        most[folder] = max(most.get(folder, (0, "")), (count, label))
+    kept = sum(count for count, _ in most.values())
+    one_each = len({label for _, label in most.values()}) == len(most) == len(labels)
+    return len(most) > 1 and one_each and kept >= MOSTLY * len(pairs)
 
 
 def one_to_one(some: Iterable[str], others: Iterable[str]) -> bool:
@@ -512,25 +567,71 @@ def _loaded(line: str, path: Path, number: int) -> Any:
 
 
 # ---------------------------------------------------------------------------------- finding the tables
-def tables_in(folder: Folder, index: Index) -> list[LabelTable]:
-    """The lists of labels that lie in `folder` itself. Tables of other things are none; a `metadata`
-    that cannot be read is refused.
+@dataclass
+class Tables:
+    """Those in a folder: `lists` of labels; others by their names, with the reason why they are none.
+    `unread`: the names of those that could not be read.
     """
-    found = []
+
+    lists: list[LabelTable] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+
+def tables_in(folder: Folder) -> Tables:
+    """The tables that lie in `folder` itself."""
+    found, indices = Tables(), {}
     for name in folder.others:
         path = folder.path / name
-        if path.suffix.lower() not in (*SHEETS, *OBJECTS) or NOT_OURS in name.lower():
-            continue
-        if path.stat().st_size > MOST_BYTES:
+        if path.suffix.lower() not in (*SHEETS, *OBJECTS) or any(w in name.lower() for w in NOT_OURS):
             continue
         try:
-            table = LabelTable(path, index, named=False)
-            if table.is_one:
-                found.append(table)
-        except InputError:
-            if path.stem.lower() == "metadata":
-                raise
+            if path.stat().st_size > MOST_BYTES:
+                raise InputError(f"{path} is larger than {MOST_BYTES // 2**20} MiB")
+            table = table_about(path, folder, indices, named=False)
+        except InputError as error:
+            found.unused[name] = str(error).replace(f"{path}", name)
+            found.unread.append(name)
+            continue
+        if table.unfit:
+            found.unused[name] = table.unfit
+        else:
+            found.lists.append(table)
     return found
+
+
+def table_about(
+    path: Path,
+    top: Folder,
+    indices: dict[Folder, Index],
+    column: str | None = None,
+    named: bool = True,
+) -> LabelTable:
+    """The table, of the images of the folder below `top` in which it finds most of its files: the one it
+    lies in, that of the split it is called after (train/ for train.csv), or `top`. The narrower comes
+    first: two splits may hold files of the same names. `indices`: those that there are already.
+    """
+    tables = []
+    for folder in _folders_meant(path, top):
+        if folder not in indices:
+            indices[folder] = Index(folder)
+        tables.append(LabelTable(path, indices[folder], column, named))
+    if len(tables) == 1:
+        return tables[0]
+    return max(tables, key=lambda table: table.count)
+
+
+def _folders_meant(path: Path, top: Folder) -> list[Folder]:
+    role = role_of_table(path)
+    of_role = [folder for name, folder in top.folders.items() if role and role_of(name) == role]
+    place, above = top, path.parent.resolve()
+    if above.is_relative_to(top.path.resolve()):
+        for part in above.relative_to(top.path.resolve()).parts:
+            place = place.folders.get(part, top)
+            if place is top:
+                break
+    own = [place] if place is not top else []
+    return [*own, *(of_role if len(of_role) == 1 else []), top]
 
 
 def may_hold_tables(folder: Folder) -> bool:
