@@ -484,6 +484,11 @@ def test_two_columns_of_files_that_differ_are_refused(tmp_path):
         one, other = head.split(",")[:2]
         with pytest.raises(InputError, match=f"names the files, ({one} or {other}|{other} or {one})"):
             load(tmp_path, labels=tmp_path / "l.csv")
+    # Numbers of classes are names of images, too, but of few.
+    (tmp_path / "l.csv").write_text("".join(f"{k % 2},{k}\n" for k in range(40)))
+    assert files(load(tmp_path, labels=tmp_path / "l.csv")) == {
+        f"{k}.png": f"{k % 2}" for k in range(40)
+    }
     # Files that are not there are named, not found by their numbers.
     listed(tmp_path, "l.csv", table(*((k, f"{39 - k}.jpg", "a") for k in range(40)), head="id,a,label"))
     with pytest.raises(InputError, match=r"row 2, column a: no image 39\.jpg below"):

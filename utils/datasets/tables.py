@@ -220,14 +220,14 @@ class LabelTable:
     @cached_property
     def file_column(self) -> str:
         """Of the columns that may be it the one with most files that are there. Raises InputError that
-        names two which find all, but not the same.
+        names two which find all, as many and not the same.
         """
         if not self._file_columns:
             raise InputError(f"{self.path} has no column of file names: call it file_name")
         files = {column: self._files(column) for column in self._file_columns}
-        best = max(files, key=lambda column: sum(file is not None for file in files[column]))
+        best = max(files, key=lambda c: (sum(f is not None for f in files[c]), len({*files[c]})))
         for column, found in files.items():
-            if None not in found and found != files[best]:
+            if None not in found and found != files[best] and len({*found}) == len({*files[best]}):
                 raise InputError(
                     f"{self.path}: which column names the files, {best} or {column}? Both name images "
                     "that are there, but not the same: take one out of the list"
