@@ -202,10 +202,7 @@ def test_what_is_no_image_is_counted(tmp_path):
     data = load(tmp_path)
     assert len(files(data)) == 4
     said = "2 .heic, 1 .bak, 1 .nef, 1 .png~, 1 .txt, 1 beside the folders"
-    assert (
-        data.found
-        == f"{tmp_path.name}: 2 classes, 2 + 2 images (a fifth drawn to test on); left out: {said}"
-    )
+    assert data.found == f"{tmp_path.name}: 2 classes, 2 + 2 images (drawn to test on); left out: {said}"
     tree(tmp_path, "c/1.heic", "c/2.heic")
     with pytest.raises(InputError, match=r"c holds no images \(left out: 2 \.heic\): add some"):
         load(tmp_path)
@@ -324,7 +321,7 @@ def test_a_list_of_labels_is_found(tmp_path, name):
     data = load(listed(tmp_path, name, TABLES[name]))
     assert files(data) == WANTED and data.class_names == ("cat", "dog")
     assert (
-        data.found.startswith(f"{tmp_path.name}: 2 classes, 2 + 2 images (a fifth drawn")
+        data.found.startswith(f"{tmp_path.name}: 2 classes, 2 + 2 images (drawn to test on)")
         and name in data.found
     )
     assert "left out" not in data.found
@@ -467,6 +464,85 @@ def test_the_column_of_labels_can_be_named(tmp_path):
         load(tmp_path, labels=tmp_path / "images")
 
 
+@pytest.mark.parametrize(
+    "column", ["picture", "photo", "img_file", "filename_original", "Image Index", "Foto", "scan"]
+)
+def test_names_of_files_outrank_numbers_of_rows(tmp_path, column):
+    rows = [(k, f"{39 - k}.png", "ab"[k % 2]) for k in range(40)]
+    text = table(*rows, head=f"id,{column},label")
+    data = load(listed(tmp_path, "l.csv", text, *(row[1] for row in rows)))
+    assert files(data) == {file: label for _, file, label in rows}
+    assert f"read: l.csv ({column}, label)" in data.found
+
+
+def test_two_columns_of_files_that_differ_are_refused(tmp_path):
+    rows = [(f"{k}.png", f"{39 - k}.png", k, 39 - k, "ab"[k % 2]) for k in range(40)]
+    names = [row[0] for row in rows]
+    for a, b in ((0, 1), (2, 3)):
+        head = ",".join([("file", "scan", "id", "image id")[k] for k in (a, b)] + ["label"])
+        listed(tmp_path, "l.csv", table(*((r[a], r[b], r[4]) for r in rows), head=head), *names)
+        one, other = head.split(",")[:2]
+        with pytest.raises(InputError, match=f"names the files, ({one} or {other}|{other} or {one})"):
+            load(tmp_path, labels=tmp_path / "l.csv")
+    # Numbers of classes are names of images, too, but of few.
+    (tmp_path / "l.csv").write_text("".join(f"{k % 2},{k}\n" for k in range(40)))
+    assert files(load(tmp_path, labels=tmp_path / "l.csv")) == {
+        f"{k}.png": f"{k % 2}" for k in range(40)
+    }
+    # Files that are not there are named, not found by their numbers.
+    listed(tmp_path, "l.csv", table(*((k, f"{39 - k}.jpg", "a") for k in range(40)), head="id,a,label"))
+    with pytest.raises(InputError, match=r"row 2, column a: no image 39\.jpg below"):
+        load(tmp_path, labels=tmp_path / "l.csv")
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "null", "None", "<NA>"])
+def test_labels_that_stand_for_none_are_refused(tmp_path, word):
+    listed(tmp_path, "labels.csv", table(*ROWS[:3], ("4.png", word)))
+    with pytest.raises(InputError, match=f"row 5, column label: {word} stands for no label"):
+        load(tmp_path, labels=tmp_path / "labels.csv")
+
+
+def test_minus_one_beside_other_numbers_is_refused(tmp_path):
+    rows = [(f"{k}.png", k % 3 - 1) for k in range(12)]
+    names = [f"images/{row[0]}" for row in rows]
+    listed(tmp_path, "labels.csv", table(*rows), *names)
+    with pytest.raises(InputError, match=r"row 2, column label: -1 beside 0, 1: where -1 means"):
+        load(tmp_path, labels=tmp_path / "labels.csv")
+    (tmp_path / "labels.csv").write_text(
+        table(*((file, k % 2 * 2 - 1) for k, (file, _) in enumerate(rows)))
+    )
+    assert load(tmp_path).class_names == ("-1", "1")
+
+
+@pytest.mark.parametrize("names", [("Cat", "cat", "dog"), ("01", "1", "2"), ("a b", "A_b", "c")])
+def test_labels_that_differ_in_spelling_alone_are_said(tmp_path, names):
+    rows = [(f"{k}.png", names[k % 3]) for k in range(12)]
+    listed(tmp_path, "labels.csv", table(*rows), *(f"images/{row[0]}" for row in rows))
+    with pytest.warns(UserWarning, match="differ in their spelling alone") as told:
+        assert load(tmp_path).class_names == tuple(sorted(names))
+    assert sum("spelling" in str(one.message) for one in told) == 1
+
+
+@pytest.mark.parametrize(
+    "head, cells",
+    [
+        ("is_train", (1, 0)), ("train", ("True", "False")), ("is_test", (0, 1)),
+        ("is_valid", ("false", "true")), ("is_training_image", (1, 0)),
+        ("train,test", ("1,0", "0,1")), ("train,val,test", ("1,0,0", "0,0,1")),
+    ],
+)  # fmt: skip
+def test_splits_as_yes_and_no(tmp_path, head, cells):
+    rows = [(f"{k}.png", "ab"[k % 2], cells[k // 6]) for k in range(8)]
+    text = table(*rows, head=f"file,art,{head}")
+    data = load(listed(tmp_path, "l.csv", text, *(f"i/{r[0]}" for r in rows)), labels=tmp_path / "l.csv")
+    assert (len(data.train), data.test.images.names) == (6, ("i/6.png", "i/7.png"))
+    # Alone it is the label.
+    (tmp_path / "l.csv").write_text(
+        table(*((a, k % 2) for k, (a, *_) in enumerate(rows)), head="file,train")
+    )
+    assert load(tmp_path, labels=tmp_path / "l.csv").class_names == ("0", "1")
+
+
 def test_a_name_that_may_be_two_images_is_refused(tmp_path):
     listed(tmp_path, "labels.csv", CSV, *WANTED, "other/1.png")
     with pytest.raises(InputError, match=r"row 2, .*1\.png may be several images: name their folders"):
@@ -494,6 +570,107 @@ def test_a_list_beside_class_folders_must_agree(tmp_path):
     # Tables of other things are none of these.
     (tmp_path / "labels.csv").write_text(table(*ROWS, head="file,photographer"))
     assert len(files(load(tmp_path))) == 5
+
+
+PATIENTS = [(f"p{p}/{k}.png", ["ill", "well"][p // 2 % 2]) for p in range(8) for k in range(2)]
+
+
+@pytest.mark.parametrize("folder", ["p", "ward "])
+def test_a_list_of_all_images_replaces_folders_that_are_no_classes(tmp_path, folder):
+    """Patients' folders, and one called by a word, with the labels in a list."""
+    rows = [(name.replace("p", folder, 1).replace("8", "x"), label) for name, label in PATIENTS]
+    data = load(listed(tmp_path, "labels.csv", table(*rows), *(name for name, _ in rows)))
+    assert files(data) == dict(rows) and data.class_names == ("ill", "well")
+    assert "read: labels.csv (file_name, label); left aside: the names of 8 folders" in data.found
+    # Numbers as names: that a label is called as a folder says nothing.
+    rows = [(name[1:], k % 2) for k, (name, _) in enumerate(PATIENTS)]
+    data = load(listed(tmp_path / "n", "list.csv", table(*rows, head="id,y"), *(n for n, _ in rows)))
+    assert files(data) == {name: str(label) for name, label in rows}
+
+
+def test_tables_of_other_things_beside_class_folders_are_left_aside(tmp_path):
+    names = [f"{name}/{name}{k}.png" for name in ("cat", "dog") for k in range(6)]
+    tree(tmp_path, *names)
+    wanted = {name: name[:3] for name in names}
+    (tmp_path / "predictions.csv").write_text(table(*((n, "cat") for n in names), head="file,class"))
+    (tmp_path / "metadata.csv").write_text(
+        table(
+            *((n, "in" if k % 3 else "out", k) for k, n in enumerate(names)), head="file_name,category,q"
+        )
+    )
+    (tmp_path / "photographers.csv").write_text(table((names[0], "pro"), head="file,class"))
+    data = load(tmp_path)
+    assert files(data) == wanted
+    assert "metadata.csv, of other labels, photographers.csv, of other labels" in data.found
+    # Most images are labelled as the folders say, by number: then one of the two is wrong.
+    numbered = [(n, int(n[:3] == "dog")) for n in names]
+    (tmp_path / "labels.csv").write_text(table(*numbered[:-1], (names[-1], 0)))
+    with pytest.raises(InputError, match=r"labels\.csv and the class folders beside it name different"):
+        load(tmp_path)
+
+
+def test_images_in_a_folder_of_each_split_beside_its_list(tmp_path):
+    for part in ("train", "validation"):
+        rows = [(f"images/{a}", b) for a, b in ROWS]
+        listed(tmp_path / part, "metadata.csv", table(*rows), *(name for name, _ in rows))
+    data = load(tmp_path)
+    assert data.train.images.names[0] == "train/images/1.png" and len(data.test) == 4
+    assert "(train/ + validation/)" in data.found and files(data)["validation/images/2.png"] == "dog"
+    data = load(tmp_path, labels=tmp_path / "train" / "metadata.csv")
+    assert files(data) == {f"train/images/{a}": b for a, b in ROWS}
+    assert data.found.endswith("left aside: validation/")
+
+
+@pytest.mark.parametrize("name", ["train.csv", "trainLabels.csv", "train_labels.csv"])
+def test_a_list_is_of_the_folder_that_it_is_called_after(tmp_path, name):
+    """Competitions number the images of train/ and of test/ alike."""
+    tree(tmp_path, *(f"{part}/{file}" for part in ("train", "test") for file, _ in ROWS))
+    (tmp_path / name).write_text(table(*((a[:1], b) for a, b in ROWS), head="id,label"))
+    (tmp_path / "sample_submission.csv").write_text(table(("1", "cat"), head="id,label"))
+    for labels in (None, tmp_path / name):
+        data = load(tmp_path, labels=labels)
+        assert files(data) == {f"train/{a}": b for a, b in ROWS}
+        assert data.found.endswith("left aside: test/")
+    (tmp_path / "test.csv").write_text(table(*((a, "dog" if b == "cat" else "cat") for a, b in ROWS)))
+    data = load(tmp_path)
+    assert len(data.train) == len(data.test) == 4 and files(data)["test/1.png"] == "dog"
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("file,label\n1.png,café\n".encode("latin-1"), r"labels\.csv is not UTF-8 text"),
+        (b"file,cat,dog\n1.png,1,0\n2.png,0,1\n", "it has a column for each class"),
+        (b"file,height\n1.png,1\n", "of its columns file, height none is called label or class"),
+        (b"file,label\n9.png,a\n", "its column file names none of the images"),
+    ],
+)
+@pytest.mark.parametrize("names", [("1.png", "2.png"), WANTED, ("train/1.png", "test/2.png")])
+def test_a_list_that_is_not_used_is_named(tmp_path, text, reason, names):
+    listed(tmp_path, "labels.csv", text, *names)
+    with pytest.raises(InputError, match=rf"--LABELS FILE\); labels\.csv is not used: {reason}"):
+        load(tmp_path)
+
+
+def test_a_list_beside_class_folders_that_cannot_be_read_is_said(tmp_path):
+    listed(tmp_path, "labels.csv", "file,label\n1.png,é\n".encode("latin-1"), *pair("."))
+    assert "left aside: labels.csv (labels.csv is not UTF-8 text" in load(tmp_path).found
+
+
+@pytest.mark.parametrize(
+    "names, complaint",
+    [
+        ([*pair("flowers"), "preview.png"], r"flowers/ is the only folder .* give folder:.*/flowers$"),
+        (["images/1.png", "images/2.png"], r"images/ is the only folder in it .*--LABELS FILE"),
+        (["train/a/1.png", "test/a/1.png"], r"train: a/ is the only folder in it"),
+    ],
+)
+def test_one_class_is_refused_by_its_name(tmp_path, names, complaint):
+    with pytest.raises(InputError, match=complaint):
+        load(tree(tmp_path, *names))
+    (tmp_path / "l.csv").write_text(table((names[0], "a"), (names[1], "a")))
+    with pytest.raises(InputError, match="every label in the column label is a"):
+        load(tmp_path, labels=tmp_path / "l.csv")
 
 
 def test_a_list_of_the_classes_is_no_list_of_labels(tmp_path):

@@ -324,6 +324,24 @@ def test_a_drawn_test_split_holds_whole_patients(tmp_path, pattern):
     assert plain.train.groups is None and "groups" not in plain.provenance
 
 
+def test_without_class_folders_the_first_level_is_below_the_data_folder(tmp_path):
+    """Patients with studies, and the labels in a list."""
+    rows = ["file,label"]
+    for patient in range(10):
+        for study in range(2):
+            name = f"patient{patient}/study{study}/image.png"
+            write_image(tmp_path / "scans" / name, 10 * patient + study, (8, 8))
+            rows.append(f"{name},{'ill' if patient % 2 else 'well'}")
+    (tmp_path / "mura.csv").write_text("\n".join(rows))
+    for pattern in ("level:1", r"^patient\d"):
+        name, grouping = f"folder:{tmp_path / 'scans'}", Grouping(pattern)
+        data = load_dataset(name, grouping=grouping, labels=tmp_path / "mura.csv")
+        about = data.provenance["groups"]
+        assert about["train"] + about["test"] == 10
+        both = [{n.split("/")[0] for n in split.images.names} for split in (data.train, data.test)]
+        assert not both[0] & both[1]
+
+
 def test_groups_stay_with_the_images_that_could_be_read(tmp_path):
     write_patients(tmp_path / "scans")
     (tmp_path / "scans" / "ill" / "p0" / "patient0_0.png").write_bytes(b"nothing")

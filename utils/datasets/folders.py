@@ -10,16 +10,15 @@ from utils.datasets.content import Content
 from utils.datasets.groups import Grouping
 from utils.datasets.images import NO_LABEL, ImageFiles, Split, cluster_names, require_utf8
 from utils.datasets.lists import (
-    Part,
-    compare_with_tables,
     content_of_found_tables,
     content_of_tables,
-    named_table,
+    lists_beside,
+    part_named,
+    tables_not_used,
 )
 from utils.datasets.notes import Notes
 from utils.datasets.roles import TRAINING, role_of, same_name
 from utils.datasets.splits import Draw, Splits, refuse_unknown_splits, split_by_seed, splits_of
-from utils.datasets.tables import Index
 from utils.datasets.tree import (
     Folder,
     describe_left_out,
@@ -91,7 +90,8 @@ def _split_of_classes(folder: Folder, class_names: Sequence[str], notes: Notes) 
         found = _images_of(folder, folders, "add some or remove the class", notes)
         names += found
         labels += [label] * len(found)
-    return Split(ImageFiles(folder.path, tuple(names)), torch.tensor(labels))
+    images = ImageFiles(folder.path, tuple(names), in_class_folders=True)
+    return Split(images, torch.tensor(labels))
 
 
 def _split_without_labels(folder: Folder, notes: Notes) -> Split:
@@ -132,8 +132,7 @@ def read_image_folder(
     """
     top, notes, draw = open_folder(folder), Notes(), Draw(seed, grouping)
     if labels:
-        table = named_table(labels, Index(top))
-        content = content_of_tables(top, [Part(table)], draw, notes)
+        content = content_of_tables(top, [part_named(labels, top)], draw, notes)
     else:
         levels = _meant(top)
         for level in levels[:-1]:
@@ -164,35 +163,59 @@ def _content_without_labels(root: Folder, draw: Draw, num_classes: int, notes: N
 
 
 def _content_with_labels(levels: Sequence[Folder], draw: Draw, notes: Notes) -> Content:
-    """A list of labels comes first where the folders say nothing."""
+    """A list of labels comes first where the folders say nothing, or something else."""
     root = levels[-1]
-    splits, content = splits_of(root, labelled=True), None
-    if len(root.folders) < 2 or (splits and splits.flat):
+    splits = splits_of(root, labelled=True)
+    parts = (splits.train, splits.test) if splits else (root,)
+    folders = [*levels, *parts] if splits else levels
+    silent = len(root.folders) < 2 or (splits and (splits.flat or len(splits.train.folders) < 2))
+    if silent or lists_beside(folders, parts, bool(splits), notes):
         content = content_of_found_tables(levels, splits, draw, notes)
-    if content is None and splits:
-        return _content_of_splits(levels, splits, notes)
-    return content or _content_of_classes(levels, draw, notes)
+        if content is not None:
+            return content
+    _require_classes(folders, parts)
+    return _content_of_splits(splits, notes) if splits else _content_of_classes(root, draw, notes)
 
 
-def _content_of_classes(levels: Sequence[Folder], draw: Draw, notes: Notes) -> Content:
-    root = levels[-1]
+def _require_classes(levels: Sequence[Folder], parts: Sequence[Folder]) -> None:
+    """Raises InputError where there are no two class folders, and says why no table helps."""
+    part = parts[0]
+    below = list(part.folders.values())
+    if len(below) > 1 or (len(parts) > 1 and {*part.folders} != {*parts[1].folders}):
+        return
+    to_do = "give each class a folder of its images, or list them with their labels (--LABELS FILE)"
+    if not below and len(parts) == 1:
+        what = f"{part.path} holds no class folders: {to_do}"
+    elif not below:
+        return
+    else:
+        inner = unpacked(below[0])[-1]
+        if len(inner.folders) > 1:
+            to_do = f"if its folders are the classes, give folder:{inner.path}"
+        what = (
+            f"{part.path}: {below[0].name}/ is the only folder in it and would be the one class, where "
+            f"there is nothing to tell apart: {to_do}"
+        )
+    raise InputError(what + tables_not_used(levels))
+
+
+def _content_of_classes(root: Folder, draw: Draw, notes: Notes) -> Content:
     if not (draw.grouping and draw.grouping.names_folders):  # then CLASS/PATIENT/ is what is meant
         refuse_unknown_splits(root)
     classes = _classes_of(root)
     names = tuple(classes)
     whole = _split_of_classes(root, names, notes)
     notes.loose(root)
-    compare_with_tables(levels, [whole], names, False, notes)
     return split_by_seed(whole, names, [classes[name][0].path for name in names], draw, notes)
 
 
-def _content_of_splits(levels: Sequence[Folder], splits: Splits, notes: Notes) -> Content:
+def _content_of_splits(splits: Splits, notes: Notes) -> Content:
     root, parts = splits.root, (splits.train, splits.test)
     which = f"{root.path}: {splits.train.name}/ and {splits.test.name}/"
     if splits.flat:
         raise InputError(
             f"{which} hold images but no class folders: give each class a folder, or list the images "
-            "with their labels (--LABELS FILE)"
+            f"with their labels (--LABELS FILE){tables_not_used((root, *parts))}"
         )
     splits.note(notes)
     names, test_names = (tuple(_classes_of(part)) for part in parts)
@@ -204,5 +227,4 @@ def _content_of_splits(levels: Sequence[Folder], splits: Splits, notes: Notes) -
     train, test = (_split_of_classes(part, names, notes) for part in parts)
     for part in parts:
         notes.loose(part)
-    compare_with_tables([*levels, *parts], [train, test], names, True, notes)
     return Content(train, test, names)

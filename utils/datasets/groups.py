@@ -20,9 +20,10 @@ MOST_NAMED = 3
 @dataclass(frozen=True)
 class Grouping:
     """What --GROUPS says. `text`: a regular expression that is searched for in an image's name relative
-    to its split, CLASS/…/FILE, and whose first group, or else the whole match, names the image's group;
-    or `level:N`, the Nth folder below the class folder. `where_it_fits`: data of which it matches no
-    image have no groups, which is refused otherwise.
+    to its split, CLASS/…/FILE, or, without class folders, to the data folder, and whose first group, or
+    else the whole match, names the image's group; or `level:N`, the Nth folder below the class folder,
+    or else below the data folder. `where_it_fits`: data of which it matches no image have no groups,
+    which is refused otherwise.
     """
 
     text: str
@@ -32,10 +33,10 @@ class Grouping:
     def names_folders(self) -> bool:
         return self.text.startswith(LEVEL_PREFIX)
 
-    def group(self, name: str, labelled: bool = True) -> str | None:
+    def group(self, name: str, in_class_folder: bool = True) -> str | None:
         """What the group of one image is called; None where the text does not match."""
         if self.names_folders:
-            folders = PurePath(name).parts[1 if labelled else 0 : -1]
+            folders = PurePath(name).parts[1 if in_class_folder else 0 : -1]
             level = _level(self.text)
             return folders[level - 1] if level <= len(folders) else None
         found = re.search(self.text, name)
@@ -59,9 +60,7 @@ def checked_grouping(text: str) -> str:
 def _level(text: str) -> int:
     number = text.removeprefix(LEVEL_PREFIX)
     if not re.fullmatch("[1-9][0-9]?", number):
-        raise InputError(
-            f"{text!r} names no level of folders below the class folder: {LEVEL_PREFIX}1 is the first"
-        )
+        raise InputError(f"{text!r} names no level of folders: {LEVEL_PREFIX}1 is the first")
     return int(number)
 
 
@@ -87,8 +86,8 @@ def grouped_splits(
 
 def _names_of_groups(grouping: Grouping, data: str, split: Split) -> list[str] | None:
     """Of each image; None where there are none of which that is allowed."""
-    files, labelled = split.images.names, is_labelled(split.labels)
-    names = [grouping.group(PurePath(name).as_posix(), labelled) for name in files]
+    files, in_folders = split.images.names, split.images.in_class_folders
+    names = [grouping.group(PurePath(name).as_posix(), in_folders) for name in files]
     left_out = [name for name, group in zip(files, names, strict=True) if group is None]
     if len(left_out) == len(files) and grouping.where_it_fits:
         return None

@@ -23,7 +23,8 @@ class ImageFiles:
 
     `index_dir`: where it is kept what was learned of them, if anywhere; `max_pixels`: from how many on
     Pillow suspects an attack, if not from its own limit on; `rules`: how their pixels are read, where
-    that was chosen for more files than these (`read_alike`); `known`: their facts, if they are.
+    that was chosen for more files than these (`read_alike`); `known`: their facts, if they are;
+    `in_class_folders`: each name begins with the folder of its class.
     """
 
     root: Path
@@ -32,6 +33,7 @@ class ImageFiles:
     max_pixels: int | None = None
     rules: PixelRules | None = None
     known: tuple[FileFacts, ...] | None = field(default=None, repr=False, compare=False)
+    in_class_folders: bool = False
 
     def __len__(self) -> int:
         return len(self.names)

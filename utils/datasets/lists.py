@@ -1,6 +1,7 @@
 """Images with a list of their labels: which list is meant, and what it makes of a folder."""
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,20 @@ import torch
 from utils.datasets.content import Content
 from utils.datasets.images import ImageFiles, Split
 from utils.datasets.notes import Notes
-from utils.datasets.roles import TEST, TRAINING, VALIDATION
+from utils.datasets.roles import TEST, TRAINING, VALIDATION, same_name
 from utils.datasets.splits import Draw, Splits, split_by_seed
 from utils.datasets.tables import (
-    Index,
+    AGREES,
+    DIFFERS,
+    REPLACES,
+    SHEETS,
     Labelled,
     LabelTable,
+    alike,
     may_hold_tables,
     role_of_table,
     sorted_classes,
+    table_about,
     tables_in,
     test_role,
     with_roles,
@@ -38,14 +44,19 @@ class Part:
     prefix: str = ""
 
 
-def named_table(named: Path, index: Index) -> LabelTable:
+def part_named(named: Path, top: Folder) -> Part:
     """FILE, or FILE:COLUMN with the column of the labels; where it is not, in the folder itself."""
     file, _, column = str(named).rpartition(":")
     for text, of_labels in ((str(named), None), (file, column)):
-        for path in (Path(text), index.folder.path / text):
+        for path in (Path(text), top.path / text):
             if text and path.exists():
-                return LabelTable(path, index, of_labels)
-    raise InputError(f"--LABELS {named}: there is no such file, here or in {index.folder.path}")
+                return _part(table_about(path, top, {}, of_labels), top)
+    raise InputError(f"--LABELS {named}: there is no such file, here or in {top.path}")
+
+
+def _part(table: LabelTable, top: Folder, role: str | None = None) -> Part:
+    about = table.index.folder
+    return Part(table, role, "" if about is top else about.below(top))
 
 
 def content_of_found_tables(
@@ -54,23 +65,37 @@ def content_of_found_tables(
     """By the one list that lies there, or one for each split; None where there is none."""
     if splits:
         of_splits = (splits.train, TRAINING), (splits.test, TEST)
-        found = [(tables_in(folder, Index(folder)), folder, role) for folder, role in of_splits]
-        if all(len(tables) == 1 for tables, _, _ in found):
-            root = levels[-1]
-            parts = [Part(tables[0], role, folder.below(root)) for tables, folder, role in found]
+        found = [(_lists_of_split(folder, levels[-1]), role) for folder, role in of_splits]
+        if all(len(lists) == 1 for lists, _ in found):
+            parts = [_part(lists[0], levels[-1], role) for lists, role in found]
             splits.note(notes)
-            return content_of_tables(root, parts, draw, notes)
+            return content_of_tables(levels[-1], parts, draw, notes)
     for level in filter(may_hold_tables, levels):
-        tables = tables_in(level, Index(level))
-        if parts := _parts_of(tables):
+        if parts := _parts_of(tables_in(level).lists, level):
             return content_of_tables(level, parts, draw, notes)
     return None
 
 
-def _parts_of(tables: Sequence[LabelTable]) -> list[Part]:
+def _lists_of_split(split: Folder, root: Folder) -> list[LabelTable]:
+    """Those beside the images, or in a folder around them: train/metadata.csv and train/images/."""
+    folder, lists = split, []
+    while not lists and folder and folder is not root:
+        lists, folder = tables_in(folder).lists if may_hold_tables(folder) else [], folder.parent
+    return lists
+
+
+def tables_not_used(folders: Iterable[Folder]) -> str:
+    """What an error says of the tables that lie there, if there are any."""
+    unused: dict[str, str] = {}
+    for folder in filter(may_hold_tables, folders):
+        unused |= tables_in(folder).unused
+    return "".join(f"; {name} is not used: {why}" for name, why in list(unused.items())[:3])
+
+
+def _parts_of(tables: Sequence[LabelTable], level: Folder) -> list[Part]:
     if len(tables) < 2:
-        return [Part(table) for table in tables]
-    parts = [Part(table, role_of_table(table.path)) for table in tables]
+        return [_part(table, level) for table in tables]
+    parts = [_part(table, level, role_of_table(table.path)) for table in tables]
     roles = [part.role for part in parts]
     if TRAINING in roles and None not in roles and len(set(roles)) == len(roles):
         return parts
@@ -91,8 +116,20 @@ def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Not
             f"{parts[0].table.path} names images for {alone} alone: name some to train and some to "
             "test on, or no splits, and a fifth is held out"
         )
-    _note_tables(parts, images, used, notes)
+    _note_tables(top, parts, images, used, notes)
     names, class_of = sorted_classes(image.label for image in used)
+    table = parts[0].table
+    if double := alike(names):
+        warnings.warn(
+            f"{table.path}: classes differ in their spelling alone ({describe_names(double)}): if "
+            "they are one, write them alike",
+            stacklevel=2,
+        )
+    if len(names) < 2:
+        raise InputError(
+            f"{table.path}: every label in the column {table.label_column} is {names[0]}: with one "
+            "class there is nothing to tell apart"
+        )
     number = {name: k for k, name in enumerate(names)}
     used.sort(key=lambda image: (number[class_of[image.label]], image.name))
 
@@ -129,7 +166,11 @@ def _labelled_images(parts: Sequence[Part]) -> list[Labelled]:
 
 
 def _note_tables(
-    parts: Sequence[Part], images: Sequence[Labelled], used: Sequence[Labelled], notes: Notes
+    top: Folder,
+    parts: Sequence[Part],
+    images: Sequence[Labelled],
+    used: Sequence[Labelled],
+    notes: Notes,
 ) -> None:
     indices = {id(part.table.index): part.table.index for part in parts}.values()
     for index in indices:
@@ -140,35 +181,58 @@ def _note_tables(
         if table.path.parent == table.index.folder.path:  # it was counted as a file that is no image
             notes.left_out.subtract([table.path.suffix.lower()])
     notes.left_out["image without a row"] += sum(len(index.names) for index in indices) - len(images)
+    places = [part.prefix.partition("/")[0] for part in parts]
+    if "" not in places:  # what lies outside the folders of all lists
+        others = (f"{name}/" for name in top.folders if name not in places)
+        notes.aside += (name for name in others if name not in notes.aside)
     if len(used) < len(images):
         notes.aside.append(f"{len(images) - len(used)} images for {VALIDATION}")
 
 
-def compare_with_tables(
-    levels: Iterable[Folder],
-    splits: Sequence[Split],
-    class_names: Sequence[str],
-    has_splits: bool,
-    notes: Notes,
-) -> None:
-    """Raises InputError for a list of labels beside class folders that says something else."""
+def lists_beside(
+    levels: Iterable[Folder], split_folders: Sequence[Folder], has_splits: bool, notes: Notes
+) -> bool:
+    """Whether a list of labels is meant and the class folders in `split_folders` are none. Raises
+    InputError for one that labels the same classes otherwise, and notes others.
+    """
+    aside = []
     for level in filter(may_hold_tables, levels):
-        tables = tables_in(level, Index(level))
-        class_of = {}
-        for split in splits if tables else ():
-            below = os.path.relpath(split.images.root, level.path)
-            prefix = "" if below == "." else f"{below}/"
-            for name, label in zip(split.images.names, split.labels.tolist(), strict=True):
-                class_of[prefix + name] = class_names[label]
-        for table in tables:
-            if not table.agrees_with(class_of):
+        tables = tables_in(level)
+        aside += [
+            f"{name} ({tables.unused[name]})"
+            for name in tables.unread
+            if Path(name).suffix.lower() in SHEETS
+        ]
+        for table in tables.lists:
+            what = table.beside(_folders_of(table, split_folders))
+            if what == REPLACES:
+                folders = dict.fromkeys(name for part in split_folders for name in part.folders)
+                notes.aside.append(f"the names of {len(folders)} folders ({describe_names(folders, 2)})")
+                return True
+            if what == DIFFERS:
                 raise InputError(
                     f"{table.path} and the class folders beside it name different classes: give "
                     f"--LABELS {table.path}, or take the list away"
                 )
-            if table.split_column and not has_splits:
+            if what == AGREES and table.split_column and not has_splits:
                 raise InputError(
                     f"{table.path} has a column {table.split_column} and the class folders have no "
                     f"splits: give --LABELS {table.path}, or take the list away"
                 )
-            notes.aside.append(f"{table.path.name}, which agrees")
+            name = table.path.name
+            aside.append(f"{name}, which agrees" if what == AGREES else f"{name}, of other labels")
+    notes.aside += aside
+    return False
+
+
+def _folders_of(table: LabelTable, split_folders: Sequence[Folder]) -> dict[str, str]:
+    """The class folder of each image that the table is about and that lies in one."""
+    above = f"{table.index.folder.path}{os.sep}"
+    starts = [f"{folder.path}{os.sep}" for folder in split_folders]
+    found = {}
+    for name in table.index.names:
+        path = above + name
+        for start in starts:
+            if path.startswith(start) and (inside := path[len(start) :].partition("/"))[1]:
+                found[name] = same_name(inside[0])
+    return found

@@ -161,5 +161,6 @@ def split_by_seed(
     (whole,) = grouped_splits(draw.grouping, str(folder), [whole], names)
     generator = torch.Generator().manual_seed(draw.seed)
     train, test = draw_test_split(whole, TEST_SHARE, generator, folder, names)
-    notes.splits = "a fifth drawn to test on"
+    share = len(test) / len(whole)  # whole images, and whole groups, are not always a fifth
+    notes.splits = "a fifth drawn to test on" if 0.15 <= share <= 0.25 else "drawn to test on"
     return Content(train, test, names)

@@ -10,13 +10,14 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from utils.datasets.images import require_utf8
-from utils.datasets.roles import TRAINING, VALIDATION, role_of, same_name
+from utils.datasets.roles import TEST, TRAINING, VALIDATION, role_of, same_name
 from utils.datasets.tree import ENDINGS, Folder, describe_names, images_below
 from utils.errors import InputError
 from utils.storage import require_regular
@@ -25,7 +26,8 @@ from utils.storage import require_regular
 FILE_COLUMNS = (
     "filename", "file", "filepath", "filepaths", "filenames", "files", "imagepath", "imagefile",
     "imagename", "image", "images", "path", "paths", "imgpath", "imgname", "img", "fname", "imageid",
-    "imgid", "id", "name", "url", "imageurl",
+    "imgid", "imageindex", "picture", "pictures", "pictureid", "photo", "photos", "photoid", "imgfile",
+    "id", "name", "url", "imageurl",
 )  # fmt: skip
 LABEL_COLUMNS = (
     "label", "labels", "class", "classes", "classname", "labelname", "category", "categoryname",
@@ -33,10 +35,17 @@ LABEL_COLUMNS = (
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "partition", "phase", "usage", "set", "dataset")
 MAY_BE_SPLITS = ("usage", "phase", "set", "dataset")  # these only if they name nothing but splits
+TRUE, FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
+NO_LABELS = ("nan", "null", "none", "<na>", "n/a", "#n/a", "nat")  # as programs write an empty cell
 SHEETS, OBJECTS = (".csv", ".tsv"), (".jsonl", ".ndjson", ".json")
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.0+)?")
+LOOKED_AT = 1000  # cells of a column, to tell whether they are names of files
 MOST_BYTES = 100 * 2**20  # of a table that nobody named
+AGREES, DIFFERS, REPLACES, OTHER = "agrees", "differs", "replaces", "other"  # than class folders
+NEARLY_ALL, MOSTLY = 0.95, 0.8
 LEAST_SHARE = 0.1  # of the images; fewer numbers are those of classes
-NOT_OURS = "submission"  # sample_submission.csv: labels that stand for nothing
+# sample_submission.csv, predictions.csv: labels that stand for nothing, or are a model's.
+NOT_OURS = ("submission", "prediction", "predicted")
 
 
 def _plain(column: str) -> str:
@@ -81,6 +90,15 @@ class Index:
 
     def is_ambiguous(self, given: str) -> bool:
         return _cleaned(given).casefold() in self._tails and self.find(given) is None
+
+    def is_whole(self, given: str) -> bool:
+        """Whether it is a file's name with its ending, of a file that is there or of one that is not."""
+        if "." not in given:
+            return False
+        if _without_ending(given) != given:
+            return True
+        found, last = self.find(given), posixpath.basename(_cleaned(given))
+        return bool(found) and posixpath.basename(same_name(found)).casefold() == last.casefold()
 
 
 def _note(names: dict[str, str | None], key: str, name: str) -> None:
@@ -135,31 +153,86 @@ class LabelTable:
         self.path, self.index, self.column, self.named = path, index, column, named
         self.columns, self.rows = _read(path, index)
 
-    @property
-    def is_one(self) -> bool:
-        """Whether columns of files and labels have names known to mean this, and files are there: some
-        that are called files, or, of bare numbers, more than a list of the classes has.
+    @cached_property
+    def unfit(self) -> str:
+        """Why it does not look like a list of labels; empty where columns of files and labels tell what
+        they are, and files are there: some that are called files, or, of bare numbers, more than a list
+        of the classes has.
         """
-        if not (self._known(FILE_COLUMNS) and self.label_columns):
-            return False
+        if not self._file_columns:
+            return "it has no column of file names: call it file_name"
+        if not self.label_columns:
+            if self._is_one_hot:
+                return "it has a column for each class: write the class into one column, label"
+            return f"of its columns {describe_names(self.columns)} none is called label or class"
         texts = [text for text in self._texts(self.file_column) if self.index.find(text)]
         called = any(text != _without_ending(text) for text in texts)
-        return bool(texts) and (called or len(texts) >= LEAST_SHARE * len(self.index.names))
+        if texts and (called or len(texts) >= LEAST_SHARE * len(self.index.names)):
+            return ""
+        return f"its column {self.file_column} names {'few' if texts else 'none'} of the images"
+
+    @property
+    def _is_one_hot(self) -> bool:
+        columns = [self._texts(c) for c in self.columns if c != self.file_column]
+        hot = [texts for texts in columns if all(text in ("0", "1", "0.0", "1.0") for text in texts)]
+        rows = zip(*hot, strict=True)
+        return len(hot) > 1 and all(sum(text[0] == "1" for text in row) == 1 for row in rows)
+
+    @property
+    def count(self) -> int:
+        """How many rows name an image that is there."""
+        return sum(file is not None for file in self.files) if self._file_columns else 0
+
+    @property
+    def files(self) -> list[str | None]:
+        """Of each row the image, relative to the folder of the index."""
+        return self._files(self.file_column)
 
     def _known(self, names: Sequence[str]) -> list[str]:
         known = [column for column in self.columns if _plain(column) in names]
         return sorted(known, key=lambda column: names.index(_plain(column)))
 
-    def _found(self, column: str) -> int:
-        return sum(self.index.find(_text(row.cells.get(column))) is not None for row in self.rows)
+    def _files(self, column: str) -> list[str | None]:
+        return [self.index.find(text) for text in self._texts(column)]
+
+    @cached_property
+    def _whole_columns(self) -> list[str]:
+        """Those that hold names of files with their endings, whatever they are called."""
+        return [column for column in self.columns if self._is_whole(column)]
+
+    def _is_whole(self, column: str) -> bool:
+        cells = (_text(row.cells.get(column)) for row in self.rows)
+        texts = [text for text in islice(filter(None, cells), LOOKED_AT) if "://" not in text]
+        return bool(texts) and 2 * sum(map(self.index.is_whole, texts)) > len(texts)
+
+    @cached_property
+    def _file_columns(self) -> list[str]:
+        """Those that may be it, the likeliest first: numbers of rows and of images look alike, so that
+        they count where no column says more.
+        """
+        known = self._known(FILE_COLUMNS)
+        if self._whole_columns:
+            return sorted(self._whole_columns, key=lambda column: column not in known)
+        if known or not self.named:
+            return known
+        return [c for c in self.columns if _plain(c) not in LABEL_COLUMNS] or list(self.columns)
 
     @cached_property
     def file_column(self) -> str:
-        """Of the columns that may be it the one with most files that are there."""
-        candidates = self._known(FILE_COLUMNS) or (list(self.columns) if self.named else [])
-        if not candidates:
+        """Of the columns that may be it the one with most files that are there. Raises InputError that
+        names two which find all, as many and not the same.
+        """
+        if not self._file_columns:
             raise InputError(f"{self.path} has no column of file names: call it file_name")
-        return max(candidates, key=self._found)
+        files = {column: self._files(column) for column in self._file_columns}
+        best = max(files, key=lambda c: (sum(f is not None for f in files[c]), len({*files[c]})))
+        for column, found in files.items():
+            if None not in found and found != files[best] and len({*found}) == len({*files[best]}):
+                raise InputError(
+                    f"{self.path}: which column names the files, {best} or {column}? Both name images "
+                    "that are there, but not the same: take one out of the list"
+                )
+        return best
 
     @cached_property
     def label_columns(self) -> list[str]:
@@ -172,7 +245,7 @@ class LabelTable:
             return self._column_that_was_named()
         columns = self.label_columns
         if not columns:
-            aside = {self.file_column, self.split_column}
+            aside = {self.file_column, *self.split_columns, *self._whole_columns}
             others = [c for c in self.columns if c not in aside and _plain(c) not in ("", "unnamed0")]
             columns = [c for c in others if _plain(c) not in FILE_COLUMNS] or others
         if not columns:
@@ -202,15 +275,35 @@ class LabelTable:
         first = self._texts(columns[0])
         return all(one_to_one(first, self._texts(column)) for column in columns[1:])
 
+    @property
+    def split_columns(self) -> list[str]:
+        return [*self._flags] or [column for column in (self.split_column,) if column]
+
+    @cached_property
+    def _flags(self) -> dict[str, str]:
+        """Columns as is_train, or train beside test, that say yes or no, and the split of each."""
+        flags = {}
+        for column in self.columns:
+            plain = _plain(column)
+            role = role_of(plain.removeprefix("is"))
+            if role is None or column in (self.file_column, *self.label_columns):
+                continue
+            if all(text.lower() in (*TRUE, *FALSE) for text in self._texts(column)):
+                flags[column] = role
+        says = TRAINING in flags.values() or any(_plain(column)[:2] == "is" for column in flags)
+        # Alone beside the files such a column is the label: with a train in the picture, or without.
+        return flags if says and len(flags) + 1 < len(self.columns) else {}
+
     @cached_property
     def split_column(self) -> str | None:
+        """The one column that says it, in words or, the first of several, with yes and no."""
         for column in self._known(SPLIT_COLUMNS):
             texts = self._texts(column)
             if column in (self.file_column, *self.label_columns):
                 continue
             if _plain(column) not in MAY_BE_SPLITS or all(role_of(text) for text in texts):
                 return column
-        return None
+        return next(iter(self._flags), None)
 
     def labelled(self) -> list[Labelled]:
         """Every image that has a row. Raises InputError that names the first row and column with
@@ -218,6 +311,7 @@ class LabelTable:
         """
         file_column, label_column, found = self.file_column, self.label_column, {}
         self._require_files()
+        self._require_labels()
         for row in self.rows:
             where = f"{self.path}, row {row.number}"
             name = self.index.find(_text(row.cells.get(file_column)))
@@ -248,9 +342,35 @@ class LabelTable:
             raise InputError(f"{where}: {text} may be several images: name their folders too{more}")
         raise InputError(f"{where}: no image {text} below {self.index.folder.path}{more}")
 
+    def _require_labels(self) -> None:
+        """Raises InputError for a cell that is as good as empty, and for a -1 that may be."""
+        texts = self._texts(self.label_column)
+        words = {text for text in texts if text}
+        nothing = {word for word in words if word.casefold() in NO_LABELS}
+        if nothing == words:  # of nothing else: so are the classes called
+            nothing = set()
+        numbers = {int(float(word)) for word in words if WHOLE_NUMBER.fullmatch(word)}
+        if -1 in numbers and len(numbers) == len(words) and not numbers <= {-1, 1}:
+            nothing |= {word for word in words if WHOLE_NUMBER.fullmatch(word) and float(word) == -1}
+        for row, text in zip(self.rows, texts, strict=True):
+            if text not in nothing:
+                continue
+            where = f"{self.path}, row {row.number}, column {self.label_column}: {text}"
+            if text.casefold() in NO_LABELS:
+                raise InputError(
+                    f"{where} stands for no label: fill it in or remove the row; a class, call otherwise"
+                )
+            others = describe_names(map(str, sorted(numbers - {-1})))
+            raise InputError(
+                f"{where} beside {others}: where -1 means an image without a label, remove the row; "
+                "where it is a class, number the classes from 0"
+            )
+
     def _role(self, row: Row, where: str) -> str | None:
         if self.split_column is None:
             return None
+        if self.split_column in self._flags:
+            return self._role_by_flags(row, where)
         text = _text(row.cells.get(self.split_column))
         role = role_of(text)
         if role is None:
@@ -260,17 +380,58 @@ class LabelTable:
             )
         return role
 
-    def agrees_with(self, class_of: Mapping[str, str]) -> bool:
-        """Whether some column of labels names the classes of the images, or numbers them. An image that
-        is not there, or has no class, says nothing.
+    def _role_by_flags(self, row: Row, where: str) -> str:
+        yes = {role for name, role in self._flags.items() if _text(row.cells.get(name)).lower() in TRUE}
+        if len(yes) == 1:
+            return yes.pop()
+        names, roles = describe_names(self._flags), {*self._flags.values()}
+        if yes:
+            raise InputError(f"{where}: of {names} several say yes: an image is of one split")
+        if TRAINING not in roles:
+            return TRAINING
+        if TEST in roles:
+            raise InputError(f"{where}: of {names} none says yes: an image is of one split")
+        return TEST
+
+    def beside(self, class_of: Mapping[str, str]) -> str:
+        """What it is to class folders: `AGREES` where some column of labels names the classes of the
+        images, or numbers them; `DIFFERS` where one does for most; `REPLACES` where it labels about all
+        images, with other labels, and says that these are labels, or the folders are numbered; else
+        `OTHER`. An image that is not there, or has no class, says nothing.
         """
-        names = [self.index.find(text) for text in self._texts(self.file_column)]
+        files, differs = self.files, False
         for column in self.label_columns:
-            pairs = zip(names, self._texts(column), strict=True)
+            pairs = zip(files, map(same_name, self._texts(column)), strict=True)
             known = [(class_of[name], text) for name, text in pairs if name in class_of]
-            if one_to_one([a for a, _ in known], [b for _, b in known]):
-                return True
-        return False
+            folders, labels = [a for a, _ in known], [b for _, b in known]
+            several = len({*folders}) > 1  # one goes with one, whatever they are called
+            if known and one_to_one(folders, labels) and (several or folders == labels):
+                return AGREES
+            differs |= _same_classes_mostly(known)
+        if differs:
+            return DIFFERS
+        explicit = "label" in self.path.stem.lower() or any(
+            _plain(column) in ("label", "labels") for column in self.label_columns
+        )
+        numbered = len({re.sub("[0-9]+", "", folder) for folder in class_of.values()}) == 1
+        about_all = len({*files} & class_of.keys()) >= NEARLY_ALL * len(self.index.names)
+        return REPLACES if about_all and (explicit or numbered) else OTHER
+
+
+def _same_classes_mostly(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Whether folders and labels have names in common, which of numbers says little, or most images of
+    each folder have a label that no other folder has.
+    """
+    folders, labels = ({pair[k].casefold() for pair in pairs} for k in (0, 1))
+    shared = folders & labels
+    if any(not _is_number(name) for name in shared) or 2 * len(shared) >= len(folders | labels):
+        return True
+    most = {}
+    for (folder, label), count in Counter(pairs).items():
+        most[folder] = max(most.get(folder, (0, "")), (count, label))
+    kept = sum(count for count, _ in most.values())
+    one_each = len({label for _, label in most.values()}) == len(most) == len(labels)
+    return len(most) > 1 and one_each and kept >= MOSTLY * len(pairs)
 
 
 def one_to_one(some: Iterable[str], others: Iterable[str]) -> bool:
@@ -304,10 +465,20 @@ def sorted_classes(labels: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     3.0 is 3.
     """
     labels = set(labels)
-    if not all(re.fullmatch(r"[+-]?[0-9]{1,15}(\.0+)?", label) for label in labels):
+    if not all(WHOLE_NUMBER.fullmatch(label) for label in labels):
         return sorted(labels), {label: label for label in labels}
     class_of = {label: label.partition(".")[0] for label in labels}
     return sorted(set(class_of.values()), key=lambda name: (int(name), name)), class_of
+
+
+def alike(class_names: Iterable[str]) -> list[str]:
+    """Names that differ only in case, spaces or zeros in front: they may be meant for one class."""
+    spelled: dict[str, list[str]] = {}
+    for name in class_names:
+        key = re.sub(r"[\s_]+", " ", name.casefold()).strip()
+        key = re.sub(r"(?<![0-9.])0+(?=[0-9])", "", key)
+        spelled.setdefault(key, []).append(name)
+    return [" and ".join(names) for names in spelled.values() if len(names) > 1]
 
 
 # ------------------------------------------------------------------------------------ reading the file
@@ -396,25 +567,71 @@ def _loaded(line: str, path: Path, number: int) -> Any:
 
 
 # ---------------------------------------------------------------------------------- finding the tables
-def tables_in(folder: Folder, index: Index) -> list[LabelTable]:
-    """The lists of labels that lie in `folder` itself. Tables of other things are none; a `metadata`
-    that cannot be read is refused.
+@dataclass
+class Tables:
+    """Those in a folder: `lists` of labels; others by their names, with the reason why they are none.
+    `unread`: the names of those that could not be read.
     """
-    found = []
+
+    lists: list[LabelTable] = field(default_factory=list)
+    unused: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+
+def tables_in(folder: Folder) -> Tables:
+    """The tables that lie in `folder` itself."""
+    found, indices = Tables(), {}
     for name in folder.others:
         path = folder.path / name
-        if path.suffix.lower() not in (*SHEETS, *OBJECTS) or NOT_OURS in name.lower():
-            continue
-        if path.stat().st_size > MOST_BYTES:
+        if path.suffix.lower() not in (*SHEETS, *OBJECTS) or any(w in name.lower() for w in NOT_OURS):
             continue
         try:
-            table = LabelTable(path, index, named=False)
-            if table.is_one:
-                found.append(table)
-        except InputError:
-            if path.stem.lower() == "metadata":
-                raise
+            if path.stat().st_size > MOST_BYTES:
+                raise InputError(f"{path} is larger than {MOST_BYTES // 2**20} MiB")
+            table = table_about(path, folder, indices, named=False)
+        except InputError as error:
+            found.unused[name] = str(error).replace(f"{path}", name)
+            found.unread.append(name)
+            continue
+        if table.unfit:
+            found.unused[name] = table.unfit
+        else:
+            found.lists.append(table)
     return found
+
+
+def table_about(
+    path: Path,
+    top: Folder,
+    indices: dict[Folder, Index],
+    column: str | None = None,
+    named: bool = True,
+) -> LabelTable:
+    """The table, of the images of the folder below `top` in which it finds most of its files: the one it
+    lies in, that of the split it is called after (train/ for train.csv), or `top`. The narrower comes
+    first: two splits may hold files of the same names. `indices`: those that there are already.
+    """
+    tables = []
+    for folder in _folders_meant(path, top):
+        if folder not in indices:
+            indices[folder] = Index(folder)
+        tables.append(LabelTable(path, indices[folder], column, named))
+    if len(tables) == 1:
+        return tables[0]
+    return max(tables, key=lambda table: table.count)
+
+
+def _folders_meant(path: Path, top: Folder) -> list[Folder]:
+    role = role_of_table(path)
+    of_role = [folder for name, folder in top.folders.items() if role and role_of(name) == role]
+    place, above = top, path.parent.resolve()
+    if above.is_relative_to(top.path.resolve()):
+        for part in above.relative_to(top.path.resolve()).parts:
+            place = place.folders.get(part, top)
+            if place is top:
+                break
+    own = [place] if place is not top else []
+    return [*own, *(of_role if len(of_role) == 1 else []), top]
 
 
 def may_hold_tables(folder: Folder) -> bool:
