@@ -98,7 +98,8 @@ def choose_rules(pictures: Iterable[Pixels | None]) -> PixelRules:
 
     Whole numbers are taken to have as many bits as the largest needs, of DEPTHS; floats to be of 0..1,
     which they may exceed a little, or of 0..255 if the largest comes near it; other values, as negative
-    ones, are stretched from the least to the largest. The background is white or black, whichever differs more from what is visible.
+    ones, are stretched from the least to the largest. The background is white or black, whichever
+    differs more from what is visible.
     """
     pictures = [picture for picture in pictures if picture is not None]
     scales, seen = {}, {}
