@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> dict | None:
     data = {"source": dataset.provenance}
     path = network_path(
         options.CHECKPOINT_DIR, LENET, dataset.name,
-        network_origin(source, dataset.provenance["origin"]), options.PROCEDURE, options.SEED,
+        network_origin(source, dataset.provenance), options.PROCEDURE, options.SEED,
     )  # fmt: skip
     this = Run("train", dataset.name, None, LENET, None, options.SEED, options.PROCEDURE)
     folder = this.folder(options.RESULTS_DIR)

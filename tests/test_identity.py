@@ -13,6 +13,8 @@ from PIL import Image
 
 import finetune_source_model_on_target_task as stage_2
 import rank_models
+import train_source_model as stage_1
+import transfer_source_to_target as stage_3
 from tests.conftest import places
 from tests.tiny_data import write_class_folders, write_image
 from utils.backbones import load_backbone
@@ -146,6 +148,47 @@ def test_results_of_another_folder_are_said_and_of_a_moved_one_found(tmp_path, t
     assert "(other data; other settings: head)" in run(moved)  # the record has the former path
     write_image(moved / "emu" / "0.bmp", 1000)
     assert f"folder:{moved} (its files have changed)" in run(moved)
+
+
+def test_a_network_is_that_of_the_images_and_labels_it_was_trained_on(tmp_path, capsys):
+    folder, run = tmp_path / "my birds", [*places(tmp_path), "--WORKERS", "0"]
+    write_class_folders(folder, BIRDS, 10)
+    stage_1.main(["--SRC", f"folder:{folder}", "--EPOCHS", "1", *run])
+
+    def refused(stage, *flags: str) -> str:
+        with pytest.raises(SystemExit):
+            stage.main(["--SRC", f"folder:{folder}", "--TRG", f"folder:{folder}", *run, *flags])
+        return capsys.readouterr().err.splitlines()[-1]
+
+    stage_2.main(["--SRC", f"folder:{folder}", "--TRG", f"folder:{folder}", *run])
+    moved = folder.rename(tmp_path / "fowl")
+    stage_2.main(["--SRC", f"folder:{moved}", "--TRG", f"folder:{moved}", *run])
+    moved.rename(folder)
+    (folder / "emu" / "emu_3.jpg").rename(folder / "owl" / "emu_3.jpg")
+    for stage in (stage_2, stage_3):
+        said = refused(stage)
+        assert "there is one of other images, labels or another split" in said
+        assert f"train it with `python3 train_source_model.py --SRC 'folder:{folder}' --CHECK" in said
+    (folder / "owl" / "emu_3.jpg").rename(folder / "emu" / "emu_3.jpg")
+    pairs = r"_(\d)\.|_[05]\."
+    assert f"--GROUPS '{pairs}'" in refused(stage_3, "--GROUPS", pairs)
+    assert "trained on" in refused(stage_2, "--SEED", "1")
+
+
+def test_a_list_of_labels_is_that_of_a_source_in_the_same_folder(tmp_path, capsys):
+    run = [*places(tmp_path), "--WORKERS", "0", "--LABELS", str(tmp_path / "list.csv")]
+    rows = ["file_name,label"]
+    for k in range(20):
+        write_image(tmp_path / "photos" / f"{k}.jpg", k)
+        rows.append(f"{k}.jpg,{BIRDS[k % 2]}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    name = f"folder:{tmp_path / 'photos'}"
+    stage_1.main(["--SRC", name, "--EPOCHS", "1", *run])
+    stage_3.main(["--SRC", name, "--TRG", name, "--ANALYSIS", "relation", *run])
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("0.jpg,emu", "0.jpg,owl"))
+    with pytest.raises(SystemExit):
+        stage_2.main(["--SRC", name, "--TRG", name, *run])
+    assert f"--LABELS {tmp_path / 'list.csv'}`" in capsys.readouterr().err
 
 
 def test_whose_ranking_is_replaced_is_said(tmp_path, twins, capsys):
