@@ -304,6 +304,12 @@ def test_files_of_other_formats_are_told_what_to_be(tmp_path):
         task_of_feature_file(f"features:{tmp_path / 'd.npy'}")
 
 
+def test_other_names_of_classes_are_other_data_of_the_same_samples(tmp_path):
+    plain = task_of_feature_file(saved(tmp_path)).provenance
+    named = task_of_feature_file(saved(tmp_path, class_names=np.array(["a", "b", "c"]))).provenance
+    assert plain["sha256"] == named["sha256"] and plain["classes"] != named["classes"]
+
+
 def test_a_file_that_is_no_archive_is_said_without_advice_to_run_it(tmp_path):
     (tmp_path / "junk.npz").write_bytes(b"something else")
     for needs_test, of in ((True, " of x_train, y_train, x_test, y_test"), (False, "")):

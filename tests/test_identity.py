@@ -147,7 +147,11 @@ def test_results_of_another_folder_are_said_and_of_a_moved_one_found(tmp_path, t
     write_image(moved / "emu" / "0.bmp", 999)
     assert "(other data; other settings: head)" in run(moved)  # the record has the former path
     write_image(moved / "emu" / "0.bmp", 1000)
-    assert f"folder:{moved} (its files have changed)" in run(moved)
+    assert f"folder:{moved} (other images or labels)" in run(moved)
+    assert f"folder:{moved} (other groups)" in run(moved, "--GROUPS", r"(\d)\.")
+    (moved / "owl").rename(moved / "owlet")
+    said = run(moved, "--GROUPS", r"(\d)\.")
+    assert f"folder:{moved} (other names of classes)" in said and "the result was there" not in said
 
 
 def test_a_network_is_that_of_the_images_and_labels_it_was_trained_on(tmp_path, capsys):

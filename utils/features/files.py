@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from utils.backbones import Classifier, checked_classifier
-from utils.datasets import NO_LABEL, about_groups, cluster_names, numbered_groups, path_of
+from utils.datasets import NO_LABEL, about_classes, about_groups, cluster_names, numbered_groups, path_of
 from utils.errors import InputError
 from utils.features.labels import different_values, numbered_labels
 from utils.features.types import Features, Task, require_finite_features
@@ -64,6 +64,7 @@ def task_of_feature_file(
         **{split_name: len(split) for split_name, split in zip(splits, found, strict=True)},
         "sha256": digest(*(part for split in found for part in (split.x, split.y))),
         **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
+        "classes": about_classes(class_names),
         PATH: str(path.resolve()),
     }
     if any(split.groups is not None for split in found):
