@@ -1,9 +1,9 @@
 """Files are who they are by their content, wherever they lie; what is known of them is remembered."""
 
 import os
+import re
 import shutil
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +179,25 @@ def test_a_network_is_that_of_the_images_and_labels_it_was_trained_on(tmp_path, 
     assert "trained on" in refused(stage_2, "--SEED", "1")
 
 
+def test_images_that_are_left_out_are_said_with_stored_results_too(tmp_path, birds, capsys):
+    write_class_folders(birds, BIRDS, 10)
+    for k in (0, 4):
+        (birds / "emu" / f"emu_{k}.jpg").write_text("no image")
+    name, run = f"folder:{birds}", [*places(tmp_path), "--WORKERS", "0", "--MAX_CORRUPT", "2"]
+    for stage, argv in (
+        (stage_1, ["--SRC", name, "--EPOCHS", "1", *run]),
+        (stage_2, ["--SRC", name, "--TRG", name, *run]),
+        (stage_3, ["--SRC", name, "--TRG", name, "--ANALYSIS", "relation", *run]),
+    ):
+        for again in (False, True):
+            stage.main(argv)
+            said = capsys.readouterr()
+            assert ("was there" in said.out) == again
+            lines = [line for line in said.err.splitlines() if "left out, not decodable" in line]
+            assert lines and all(line.startswith("warning: folder-birds: ") for line in lines)
+            assert sum(line.count(".jpg (") for line in lines) == 2
+
+
 def test_a_list_of_labels_is_that_of_a_source_in_the_same_folder(tmp_path, capsys):
     run = [*places(tmp_path), "--WORKERS", "0", "--LABELS", str(tmp_path / "list.csv")]
     rows = ["file_name,label"]
@@ -325,9 +344,13 @@ def test_images_left_out_of_a_moved_folder_are_named_where_they_are(tmp_path, bi
     request = TaskRequest(tmp_path, tmp_path / "features", max_corrupt=1)
     tasks = []
     for folder in (birds, moved):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with pytest.warns(UserWarning) as said:  # the second time from the cache
             tasks.append(load_task(f"folder:{folder}", lenet, request, role="target"))
+        (text,) = (str(one.message) for one in said)
+        assert re.search(
+            rf"^folder-{folder.name}: 1 of \d (training|test) images is left out, .*: ", text
+        )
+        assert "decodable: emu/emu_2.jpg (cannot identify" in text
         if folder is birds:
             shutil.copytree(birds, moved)
     one, other = (task.provenance for task in tasks)

@@ -265,7 +265,7 @@ def test_a_lenet_sees_deep_files_as_shallow_ones(tmp_path):
         write_folder(tmp_path / "plain", [as_file(p) for p in plain], ".png"),
         write_folder(tmp_path / "deep", [as_file(p.astype(np.uint16)) for p in plain], ".png"),
     ]
-    one, other = (decoded_split(load(name).train, GREY) for name in names)
+    one, other = (decoded_split(load(name).train, GREY)[0] for name in names)
     assert torch.equal(one.images, other.images) and one.images.shape[1:] == (1, 28, 28)
 
 
