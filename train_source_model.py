@@ -22,7 +22,7 @@ from utils.datasets import Grouping, check_dataset_name, load_dataset
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.errors import check_batch_size, require_finite
-from utils.features import decoded_split, require_every_class
+from utils.features import decoded_split, left_out_line, require_every_class, without_root
 from utils.options import TRAINING_FLAGS, add_decoding_flags, add_setting_flags, override, stage_parser
 from utils.report import print_training
 from utils.stage import (
@@ -94,22 +94,25 @@ def run(options: argparse.Namespace) -> dict | None:
     data = {"source": dataset.provenance}
     path = network_path(
         options.CHECKPOINT_DIR, LENET, dataset.name,
-        network_origin(source, dataset.provenance["origin"]), options.PROCEDURE, options.SEED,
+        network_origin(source, dataset.provenance), options.PROCEDURE, options.SEED,
     )  # fmt: skip
     this = Run("train", dataset.name, None, LENET, None, options.SEED, options.PROCEDURE)
     folder = this.folder(options.RESULTS_DIR)
     stored = reusable_result(folder, config, data, options.OVERWRITE)
     if stored and holds_network(path, stored["weights_digest"]):
         print_training(stored, path, reused=True)
+        warn_of_left_out(stored)
         return stored
 
     # --------------------------------------------------------------------------------- model and fit
-    train, test = (
-        decoded_split(split, GREY, decoding_workers(options), options.MAX_CORRUPT)
-        for split in (dataset.train, dataset.test)
-    )
-    for name, split in (("train", train), ("test", test)):
-        require_every_class(dataset, name, split.labels)
+    decoded, left_out = [], []
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        frames, unreadable = decoded_split(split, GREY, decoding_workers(options), options.MAX_CORRUPT)
+        require_every_class(dataset, name, frames.labels)
+        decoded.append(frames)
+        text = left_out_line(dataset.name, name, without_root(split.images, unreadable), len(split))
+        left_out += [text] if text else []
+    train, test = decoded
     torch.manual_seed(options.SEED)
     network = LeNet(dataset.num_classes, training.convolution_dropout).to(device)
     resume = ResumePoint(
@@ -132,6 +135,7 @@ def run(options: argparse.Namespace) -> dict | None:
         "majority_share": majority_share(test.labels),
         "intervals": {"test_accuracy": wilson_interval(hits, len(test))},
         "weights_digest": state_digest(weights),
+        **({"left_out": left_out} if left_out else {}),
         "config": config,
         "data": data,
         "environment": environment(device),
@@ -142,7 +146,13 @@ def run(options: argparse.Namespace) -> dict | None:
         write_result(new, options.RESULTS_DIR, record)
     resume.clear()
     print_training(record, path)
+    warn_of_left_out(record)
     return record
+
+
+def warn_of_left_out(record: Mapping) -> None:
+    for text in record.get("left_out", ()):
+        warnings.warn(text, stacklevel=2)
 
 
 @stage_entry("stage 1 (train)")

@@ -58,7 +58,7 @@ def embedded(name: str) -> Images:
 def grey_folder(path: Path) -> Images:
     """A folder of images, in grey, 28×28, as a LeNet sees it."""
     data = load_dataset(FOLDER_PREFIX + str(path))
-    return Images(*(decoded_split(split, GREY, 0, 0) for split in (data.train, data.test)))
+    return Images(*(decoded_split(split, GREY, 0, 0)[0] for split in (data.train, data.test)))
 
 
 def eight_by_eight(side: int = 28) -> Images:

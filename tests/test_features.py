@@ -13,6 +13,7 @@ from utils.features import (
     TaskRequest,
     absolute_name,
     classifier_of_feature_file,
+    expand_feature_files,
     load_task,
     require_same_labels,
     same_images,
@@ -301,6 +302,29 @@ def test_files_of_other_formats_are_told_what_to_be(tmp_path):
             task_of_feature_file(f"features:{tmp_path / name}")
     with pytest.raises(InputError, match=r"d\.npy is not a readable .*: no such file$"):
         task_of_feature_file(f"features:{tmp_path / 'd.npy'}")
+
+
+def test_other_names_of_classes_are_other_data_of_the_same_samples(tmp_path):
+    plain = task_of_feature_file(saved(tmp_path)).provenance
+    named = task_of_feature_file(saved(tmp_path, class_names=np.array(["a", "b", "c"]))).provenance
+    assert plain["sha256"] == named["sha256"] and plain["classes"] != named["classes"]
+
+
+def test_a_file_that_is_no_archive_is_said_without_advice_to_run_it(tmp_path):
+    (tmp_path / "junk.npz").write_bytes(b"something else")
+    for needs_test, of in ((True, " of x_train, y_train, x_test, y_test"), (False, "")):
+        with pytest.raises(InputError) as problem:
+            task_of_feature_file(f"features:{tmp_path / 'junk.npz'}", needs_test=needs_test)
+        assert str(problem.value) == (
+            f"{tmp_path / 'junk.npz'} is not a readable .npz{of}: it is no such archive"
+        )
+
+
+def test_all_files_of_a_folder_in_any_case(tmp_path):
+    for name in ("b.npz", "A.NPZ", "c.Npz", "d.txt"):
+        (tmp_path / name).touch()
+    expected = [f"features:{tmp_path / name}" for name in ("A.NPZ", "b.npz", "c.Npz")]
+    assert expand_feature_files(f"features:{tmp_path}") == expected
 
 
 def test_the_same_labels_in_any_form_are_the_same(tmp_path):

@@ -274,7 +274,13 @@ def test_a_feature_file_says_its_groups(tmp_path):
     ("extra", "said"),
     [
         ({"groups_train": np.arange(39)}, r"groups_train must be \(40,\) integers or strings"),
-        ({"groups_train": np.linspace(0, 1, 40)}, "not .* of float64"),
+        (
+            {"groups_train": np.linspace(0, 1, 40)},
+            r"groups_train\[1\] = 0\.025641 is no whole number: gr",
+        ),
+        ({"groups_train": np.full(40, np.nan)}, r"groups_train\[0\] = nan is no group"),
+        ({"groups_train": np.array(["a", ""] * 20)}, r"\[1\] is empty: every sample needs a group"),
+        ({"groups_train": np.array([{}] * 40, dtype=object)}, "holds Python objects"),
         ({"groups_train": np.zeros(40, int)}, "all of .* is in the group 0"),
         ({"groups": np.zeros(40, int), "groups_train": np.zeros(40, int)}, "which is right"),
         ({"groups": np.arange(40) // 2, "groups_test": np.array(["a"] * 20)}, "both be numbers"),
@@ -283,6 +289,19 @@ def test_a_feature_file_says_its_groups(tmp_path):
 def test_groups_of_a_file_that_say_nothing_are_refused(tmp_path, extra, said):
     with pytest.raises(InputError, match=said):
         task_of_feature_file(write_grouped(tmp_path / "a.npz", **extra))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda groups: groups[:, None], lambda groups: groups[None], lambda groups: groups.astype(float),
+        lambda groups: groups.astype("S"), lambda groups: groups.astype("U")[:, None],
+    ],
+)  # fmt: skip
+def test_groups_in_the_forms_that_labels_have(tmp_path, form):
+    groups = np.arange(40) // 5
+    task = task_of_feature_file(write_grouped(tmp_path / "a.npz", groups_train=form(groups)))
+    assert task.train.groups.tolist() == groups.tolist()
 
 
 def test_groups_on_both_sides_and_classes_of_one_group_are_said(tmp_path):

@@ -1,9 +1,9 @@
 """Files are who they are by their content, wherever they lie; what is known of them is remembered."""
 
 import os
+import re
 import shutil
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from PIL import Image
 
 import finetune_source_model_on_target_task as stage_2
 import rank_models
+import train_source_model as stage_1
+import transfer_source_to_target as stage_3
 from tests.conftest import places
 from tests.tiny_data import write_class_folders, write_image
 from utils.backbones import load_backbone
@@ -145,7 +147,71 @@ def test_results_of_another_folder_are_said_and_of_a_moved_one_found(tmp_path, t
     write_image(moved / "emu" / "0.bmp", 999)
     assert "(other data; other settings: head)" in run(moved)  # the record has the former path
     write_image(moved / "emu" / "0.bmp", 1000)
-    assert f"folder:{moved} (its files have changed)" in run(moved)
+    assert f"folder:{moved} (other images or labels)" in run(moved)
+    assert f"folder:{moved} (other groups)" in run(moved, "--GROUPS", r"(\d)\.")
+    (moved / "owl").rename(moved / "owlet")
+    said = run(moved, "--GROUPS", r"(\d)\.")
+    assert f"folder:{moved} (other names of classes)" in said and "the result was there" not in said
+
+
+def test_a_network_is_that_of_the_images_and_labels_it_was_trained_on(tmp_path, capsys):
+    folder, run = tmp_path / "my birds", [*places(tmp_path), "--WORKERS", "0"]
+    write_class_folders(folder, BIRDS, 10)
+    stage_1.main(["--SRC", f"folder:{folder}", "--EPOCHS", "1", *run])
+
+    def refused(stage, *flags: str) -> str:
+        with pytest.raises(SystemExit):
+            stage.main(["--SRC", f"folder:{folder}", "--TRG", f"folder:{folder}", *run, *flags])
+        return capsys.readouterr().err.splitlines()[-1]
+
+    stage_2.main(["--SRC", f"folder:{folder}", "--TRG", f"folder:{folder}", *run])
+    moved = folder.rename(tmp_path / "fowl")
+    stage_2.main(["--SRC", f"folder:{moved}", "--TRG", f"folder:{moved}", *run])
+    moved.rename(folder)
+    (folder / "emu" / "emu_3.jpg").rename(folder / "owl" / "emu_3.jpg")
+    for stage in (stage_2, stage_3):
+        said = refused(stage)
+        assert "there is one of other images, labels or another split" in said
+        assert f"train it with `python3 train_source_model.py --SRC 'folder:{folder}' --CHECK" in said
+    (folder / "owl" / "emu_3.jpg").rename(folder / "emu" / "emu_3.jpg")
+    pairs = r"_(\d)\.|_[05]\."
+    assert f"--GROUPS '{pairs}'" in refused(stage_3, "--GROUPS", pairs)
+    assert "trained on" in refused(stage_2, "--SEED", "1")
+
+
+def test_images_that_are_left_out_are_said_with_stored_results_too(tmp_path, birds, capsys):
+    write_class_folders(birds, BIRDS, 10)
+    for k in (0, 4):
+        (birds / "emu" / f"emu_{k}.jpg").write_text("no image")
+    name, run = f"folder:{birds}", [*places(tmp_path), "--WORKERS", "0", "--MAX_CORRUPT", "2"]
+    for stage, argv in (
+        (stage_1, ["--SRC", name, "--EPOCHS", "1", *run]),
+        (stage_2, ["--SRC", name, "--TRG", name, *run]),
+        (stage_3, ["--SRC", name, "--TRG", name, "--ANALYSIS", "relation", *run]),
+    ):
+        for again in (False, True):
+            stage.main(argv)
+            said = capsys.readouterr()
+            assert ("was there" in said.out) == again
+            lines = [line for line in said.err.splitlines() if "left out, not decodable" in line]
+            assert lines and all(line.startswith("warning: folder-birds: ") for line in lines)
+            assert sum(line.count(".jpg (") for line in lines) == 2
+
+
+def test_a_list_of_labels_is_that_of_a_source_in_the_same_folder(tmp_path, capsys):
+    run = [*places(tmp_path), "--WORKERS", "0", "--LABELS", str(tmp_path / "list.csv")]
+    rows = ["file_name,label"]
+    for k in range(20):
+        write_image(tmp_path / "photos" / f"{k}.jpg", k)
+        rows.append(f"{k}.jpg,{BIRDS[k % 2]}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    name = f"folder:{tmp_path / 'photos'}"
+    stage_1.main(["--SRC", name, "--EPOCHS", "1", *run])
+    stage_3.main(["--SRC", name, "--TRG", name, "--ANALYSIS", "relation", *run])
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("0.jpg,emu", "0.jpg,owl"))
+    with pytest.raises(SystemExit):
+        stage_2.main(["--SRC", name, "--TRG", name, *run])
+    assert f"--LABELS {tmp_path / 'list.csv'}`" in capsys.readouterr().err
 
 
 def test_whose_ranking_is_replaced_is_said(tmp_path, twins, capsys):
@@ -278,9 +344,13 @@ def test_images_left_out_of_a_moved_folder_are_named_where_they_are(tmp_path, bi
     request = TaskRequest(tmp_path, tmp_path / "features", max_corrupt=1)
     tasks = []
     for folder in (birds, moved):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
+        with pytest.warns(UserWarning) as said:  # the second time from the cache
             tasks.append(load_task(f"folder:{folder}", lenet, request, role="target"))
+        (text,) = (str(one.message) for one in said)
+        assert re.search(
+            rf"^folder-{folder.name}: 1 of \d (training|test) images is left out, .*: ", text
+        )
+        assert "decodable: emu/emu_2.jpg (cannot identify" in text
         if folder is birds:
             shutil.copytree(birds, moved)
     one, other = (task.provenance for task in tasks)

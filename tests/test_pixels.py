@@ -1,6 +1,8 @@
 """Whatever a file holds becomes the RGB picture that it stands for."""
 
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from io import BytesIO
@@ -17,6 +19,7 @@ from utils.datasets import ImageFiles, identity, load_dataset, rgb_image
 from utils.errors import InputError
 from utils.features import cache as feature_cache
 from utils.features import cached_features, decoded_split, decoding
+from utils.storage import REPOSITORY
 
 RNG = np.random.default_rng(0)
 CLASSES = ("circle", "square")
@@ -196,6 +199,12 @@ def test_sixteen_bit_colour_with_alpha(tmp_path, channels):
         (np.array([[0.0, 3000.0, 600.0]], np.float32), [0, 255, 51]),
         (np.zeros((1, 3), np.float32), [0, 0, 0]),
         (np.full((1, 3), 700, np.float32), [0, 0, 0]),
+        (np.array([[0.0, 1.02, 0.2]], np.float32), [0, 255, 51]),
+        (np.array([[-0.04, 1.08, 0.2]], np.float32), [0, 255, 51]),  # as interpolation leaves 0..1
+        (np.array([[-0.05, 0.05, -0.03]], np.float32), [0, 255, 51]),
+        (np.array([[0.0, 4.0, 0.8]], np.float32), [0, 255, 51]),
+        (np.array([[0.0, 50.0, 10.0]], np.float32), [0, 255, 51]),
+        (np.array([[0.0, 200.0, 51.0]], np.float32), [0, 200, 51]),  # of 0..255
     ],
 )
 def test_the_scale_that_values_have(tmp_path, values, expected):
@@ -256,7 +265,7 @@ def test_a_lenet_sees_deep_files_as_shallow_ones(tmp_path):
         write_folder(tmp_path / "plain", [as_file(p) for p in plain], ".png"),
         write_folder(tmp_path / "deep", [as_file(p.astype(np.uint16)) for p in plain], ".png"),
     ]
-    one, other = (decoded_split(load(name).train, GREY) for name in names)
+    one, other = (decoded_split(load(name).train, GREY)[0] for name in names)
     assert torch.equal(one.images, other.images) and one.images.shape[1:] == (1, 28, 28)
 
 
@@ -285,6 +294,20 @@ def test_pictures_are_seen_the_right_way_up(tmp_path, number, kind, options):
     pixels = np.asarray(Image.open(BytesIO(content)))
     turned = as_file(stored, kind, exif=exif, **options)
     np.testing.assert_array_equal(read(turned, tmp_path), UPRIGHT[number](pixels))
+
+
+@pytest.mark.parametrize("number", UPRIGHT)
+def test_tiff_that_pillow_would_map_is_turned_whole(tmp_path, number):
+    """Greys, deep greys and palettes, stored raw: mapped, their rows had the length of their columns."""
+    stored = RNG.integers(0, 256, (28, 40), dtype=np.uint8)
+    palette = Image.fromarray(stored, "P")
+    palette.putpalette([k for value in range(256) for k in (value, 255 - value, 7)])
+    exif = Image.Exif()
+    exif[0x0112] = number
+    for picture in (stored, stored.astype(np.uint16), palette):
+        expected = np.asarray(palette.convert("RGB")) if picture is palette else grey(stored)
+        turned = as_file(picture, "TIFF", exif=exif)
+        np.testing.assert_array_equal(read(turned, tmp_path), UPRIGHT[number](expected))
 
 
 def test_damaged_exif_data_cost_no_picture(tmp_path):
@@ -424,11 +447,24 @@ def test_very_large_images(tmp_path, lite, monkeypatch, workers):
     write_class_folders(tmp_path / "photos", CLASSES, 5, ".png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)  # of 40×32 = 1,280; twice as many are refused
     name = f"folder:{tmp_path / 'photos'}"
-    with pytest.raises(InputError, match=r"_\d\.png \(Image size \(1280 pixels\).*--MAX_PIXELS N"):
+    problem = r"_\d\.png \(it has more than 1,200 pixels, .* --MAX_PIXELS N larger than 600\)"
+    with pytest.raises(InputError, match=problem):
         cached_features(lite, load(name).train, tmp_path / "features", "photos", workers=workers)
-    split = load_dataset(name, max_pixels=1280).train
+    split = load_dataset(name, max_pixels=700).train  # of which Pillow warns
     features, _ = cached_features(lite, split, tmp_path / "features", "photos", workers=workers)
     assert len(features) == 8 and Image.MAX_IMAGE_PIXELS == 600
+
+
+def test_pillow_says_nothing_of_large_images_in_its_own_words(tmp_path):
+    """In a process of its own: pytest lets every warning through."""
+    write_class_folders(tmp_path / "photos", CLASSES, 5, ".tif")
+    code = (
+        "from utils.datasets import load_dataset, rgb_image\n"
+        f"images = load_dataset({f'folder:{tmp_path}/photos'!r}, max_pixels=700).train.images\n"
+        "rgb_image(images, 0)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 # ------------------------------------------------------------------------------------- the cache's key

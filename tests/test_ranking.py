@@ -789,7 +789,7 @@ def test_own_grey_images_with_the_lenet(tmp_path, photographs, capsys):
     record = json.loads((tmp_path / "results/rank/folder-photos/ranking.json").read_text())
     assert record["candidates"]["lenet"]["scores"]["certificate"]["value"] > 0
     (network,) = (tmp_path / "checkpoints" / "networks").iterdir()
-    assert network.name.startswith("lenet_folder-photos_folder-")
+    assert network.name.startswith("lenet_folder-photos_data-")
     # A folder of the same name elsewhere has a network of its own.
     with pytest.raises(SystemExit):
         rank_models.main([*argv[:2], "--SRC", photographs, *argv[4:], "--TRAIN_FLAGS", "--EPOCHS 0"])

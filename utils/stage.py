@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import glob
 import os
+import shlex
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +46,7 @@ from utils.features import (
     task_slug,
     too_few_classes,
 )
-from utils.storage import REPOSITORY, digest, find_network, require_writable
+from utils.storage import REPOSITORY, find_network, network_path, networks_like, require_writable
 
 MOST_WORKERS = 8
 
@@ -169,32 +171,85 @@ def _trained_network(options: argparse.Namespace) -> tuple[Path, str]:
     source, origin, procedure, seed = options.SRC, options.DATA, options.PROCEDURE, options.SEED
     if source is None:
         raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
-    wanted = network_origin(source, origin)
-    found = find_network(options.CHECKPOINT_DIR, LENET, task_slug(source), wanted, procedure, seed)
-    if found and wanted != origin:
-        return found[0], origin
+    if is_image_folder(source):
+        return _trained_on_folder(options), origin
+    found = find_network(options.CHECKPOINT_DIR, LENET, task_slug(source), origin, procedure, seed)
     if found is None:
-        command = f"python3 train_source_model.py --SRC {source}"
-        for flag, default in (
-            ("DATA", "auto"), ("PROCEDURE", "improved"), ("SEED", 0),
-            ("CHECKPOINT_DIR", REPOSITORY / "checkpoints"),
-        ):  # fmt: skip
-            value = getattr(options, flag)
-            command += f" --{flag} {value}" if value != default else ""
-        raise InputError(
-            f"no {procedure} {LENET} trained on {source} (seed {seed}, data {origin}) in "
-            f"{options.CHECKPOINT_DIR / 'networks'}: train it with `{command}`"
-        )
+        raise _no_network(options, f"data {origin}")
     return found
 
 
-def network_origin(source: str, origin: str) -> str:
-    """Of the training data, as it stands in the name of a network's file. Folders may share a name: the
-    whole path tells them apart.
+def _trained_on_folder(options: argparse.Namespace) -> Path:
+    """By the data alone: the folder may have had another name. Of other data that had its name, as other
+    labels or another split, there may be networks, too.
+    """
+    slug, of = task_slug(options.SRC), (options.PROCEDURE, options.SEED)
+    wanted = network_origin(options.SRC, _source_folder(options).provenance)
+    path = network_path(options.CHECKPOINT_DIR, LENET, slug, wanted, *of)
+    there = (
+        [path]
+        if path.exists()
+        else networks_like(options.CHECKPOINT_DIR, LENET, "folder-*", wanted, *of)
+    )
+    if not there:
+        others = networks_like(options.CHECKPOINT_DIR, LENET, glob.escape(slug), f"{OF_FOLDERS}*", *of)
+        text = "; there is one of other images, labels or another split" if others else ""
+        raise _no_network(options, f"its images, labels and split as they are now{text}")
+    return there[0]
+
+
+def _no_network(options: argparse.Namespace, which: str) -> InputError:
+    return InputError(
+        f"no {options.PROCEDURE} {LENET} trained on {options.SRC} (seed {options.SEED}, {which}) in "
+        f"{options.CHECKPOINT_DIR / 'networks'}: train it with `{_training_command(options)}`"
+    )
+
+
+def _training_command(options: argparse.Namespace) -> str:
+    """Of stage 1, for the source of these options."""
+    command = f"python3 train_source_model.py --SRC {shlex.quote(options.SRC)}"
+    flags = [
+        ("DATA", "auto"), ("PROCEDURE", "improved"), ("SEED", 0),
+        ("CHECKPOINT_DIR", REPOSITORY / "checkpoints"),
+    ]  # fmt: skip
+    if is_image_folder(options.SRC):
+        flags += [("GROUPS", None), ("MAX_CORRUPT", 0), ("MAX_PIXELS", None)]
+        flags += [("LABELS", None)] if labels_of_source(options) else []
+    for flag, default in flags:
+        value = getattr(options, flag)
+        command += f" --{flag} {shlex.quote(str(value))}" if value != default else ""
+    return command
+
+
+OF_FOLDERS = "data-"  # how the origin of a network begins that was trained on a folder of images
+
+
+def network_origin(source: str, provenance: Mapping) -> str:
+    """Of the training data, as it stands in the name of a network's file. Folders are who they are by
+    their images, labels and splits.
     """
     if not is_image_folder(source):
-        return origin
-    return f"folder-{digest(str(folder_path(source).resolve()))[:8]}"
+        return provenance["origin"]
+    return f"{OF_FOLDERS}{provenance['sha256']}"
+
+
+def _source_folder(options: argparse.Namespace) -> Dataset:
+    request = _with_grouping_where_it_fits(task_request(options))
+    return find_data(options.SRC, request, role="source", labels=labels_of_source(options))
+
+
+def labels_of_source(options: argparse.Namespace) -> Path | None:
+    """--LABELS is the target's list, and the source's if both are one folder."""
+    folders = [name for name in (options.SRC, options.TRG) if is_image_folder(name)]
+    same = len({folder_path(name).resolve() for name in folders}) == 1 and len(folders) == 2
+    return options.LABELS if same else None
+
+
+def _with_grouping_where_it_fits(request: TaskRequest) -> TaskRequest:
+    """--GROUPS is the target's, and that of a source whose names it fits."""
+    if request.grouping is None:
+        return request
+    return replace(request, grouping=replace(request.grouping, where_it_fits=True))
 
 
 # ------------------------------------------------------------------------------------------- the tasks
@@ -230,13 +285,12 @@ def find_source(
             "--SRC imagenet"
         )
     count = number_of_classes(options.SOURCE_CLASSES, target.num_classes) or target.num_classes
-    request = task_request(options, network.origin)
-    if request.grouping:  # it is the target's, and that of a source whose names it fits
-        request = replace(request, grouping=replace(request.grouping, where_it_fits=True))
+    request = _with_grouping_where_it_fits(task_request(options, network.origin))
     require_same_features(options, network, target)
     if network.features:
         return network.features
-    return told(find_data(options.SRC, request, role="source", classes_to_draw=count))
+    labels = labels_of_source(options)
+    return told(find_data(options.SRC, request, role="source", classes_to_draw=count, labels=labels))
 
 
 def require_same_features(

@@ -21,6 +21,7 @@ from utils.datasets.registry import (
     DATASETS,
     ORIGINS,
     Dataset,
+    about_classes,
     about_groups,
     check_dataset_name,
     dataset_slug,

@@ -6,6 +6,7 @@ Where a scale or a background has to be chosen it is one for a whole data set, b
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -18,6 +19,11 @@ VERSION = 1  # of the reading: features of files that were read otherwise are no
 DEEP_KINDS = SIXTEEN, INTEGER, FLOAT = ("16-bit", "integer", "float")
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that instruments fill
 BLACK, WHITE = 0, 255
+# Of floats: what interpolation adds to 0..1 on both sides; the least that 0..255 are taken to reach.
+OVERSHOOT, BRIGHT = 0.1, 64
+
+# From once the limit on; what it refuses, from twice on, is said in words of ours.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class Pixels(NamedTuple):
@@ -90,9 +96,10 @@ def choose_rules(pictures: Iterable[Pixels | None]) -> PixelRules:
     """One scale for each kind of deep values and one background, from what the pictures of a data set
     hold (None: nothing that bears on it).
 
-    Whole numbers are taken to have as many bits as the largest needs, of DEPTHS; floats in 0..1 or
-    0..255 to fill that range; other values, as negative ones, are stretched from the least to the
-    largest. The background is white or black, whichever differs more from what is visible.
+    Whole numbers are taken to have as many bits as the largest needs, of DEPTHS; floats to be of 0..1,
+    which they may exceed a little, or of 0..255 if the largest comes near it; other values, as negative
+    ones, are stretched from the least to the largest. The background is white or black, whichever
+    differs more from what is visible.
     """
     pictures = [picture for picture in pictures if picture is not None]
     scales, seen = {}, {}
@@ -110,8 +117,10 @@ def choose_rules(pictures: Iterable[Pixels | None]) -> PixelRules:
 
 def _choose_scale(kind: str, low: float, high: float) -> Scale:
     if kind == FLOAT:
-        full = next((top for top in (1, 255) if low >= 0 and high <= top), None)
-        return Scale(0, full) if full else Scale(low, high)
+        below = OVERSHOOT if high > 0.5 else 0  # else it is a range of its own
+        if low >= -below and high <= 1 + OVERSHOOT:
+            return Scale(0, 1)
+        return Scale(0, 255) if low >= 0 and BRIGHT < high <= 255 else Scale(low, high)
     if low < 0:
         return Scale(low, high)
     return Scale(0, high, next(bits for bits in DEPTHS if high < 2**bits))
@@ -172,9 +181,15 @@ HEAD = 4096  # bytes of a file that `is_plain` is to be shown
 
 def _open(source: str | bytes) -> Image.Image:
     try:
-        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+        image = Image.open(BytesIO(source) if isinstance(source, bytes) else source)
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{error} Read it nevertheless with a larger --MAX_PIXELS N") from error
+        most = Image.MAX_IMAGE_PIXELS
+        raise ValueError(
+            f"it has more than {2 * most:,} pixels, twice the limit: read it nevertheless with a "
+            f"--MAX_PIXELS N larger than {most}"
+        ) from error
+    image.filename = ""  # PIL would map what is stored raw, and scramble TIFF that it turns
+    return image
 
 
 # ------------------------------------------------------------------------------------------ deep values

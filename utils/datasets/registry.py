@@ -7,6 +7,7 @@ uint8 tensors, others files; scaling and decoding them is the backbone's preproc
 
 import difflib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,6 +150,7 @@ def load_dataset(
         for text in train.images.reading.told:
             warnings.warn(f"{name}: {text}", stacklevel=2)
     if is_image_folder(name):
+        provenance["classes"] = about_classes(class_names)
         provenance[PATH] = str(folder_path(name).resolve())
     if train.groups is not None:
         provenance["groups"] = about_groups(grouping.text, train.groups, test.groups)
@@ -166,6 +168,13 @@ def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
         raise InputError(f"--LABELS is for {FOLDER_PREFIX}PATH: {name} has labels of its own")
     if unlabelled_classes:
         raise InputError("--TARGET_CLASSES is for targets without labels: give it or --LABELS")
+
+
+def about_classes(names: Sequence[str]) -> str:
+    """A digest of the names that people gave: results show them. Those of registered data sets are
+    fixed.
+    """
+    return digest(list(names))
 
 
 def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None) -> dict:

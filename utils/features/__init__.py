@@ -1,7 +1,7 @@
 """Features: images seen through a backbone, as the analysis takes them."""
 
 from utils.features.cache import SHARD, cached_features
-from utils.features.decoding import decoded_split, prepared_frames
+from utils.features.decoding import decoded_split, left_out_line, prepared_frames, without_root
 from utils.features.extraction import batch_size, extract_features, images_per_second
 from utils.features.files import (
     FEATURE_FILE_PREFIX,

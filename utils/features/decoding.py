@@ -33,6 +33,23 @@ def refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
         raise problem
 
 
+def left_out_line(data: str, split_name: str, names: Sequence[str], count: int) -> str | None:
+    """Says that these images of a split of `count` are left out; None for none."""
+    if not names:
+        return None
+    which = "training" if split_name == "train" else split_name
+    shown = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
+    left_out = "is left out" if len(names) == 1 else "are left out"
+    return f"{data}: {len(names)} of {count} {which} images {left_out}, not decodable: {shown}"
+
+
+def without_root(images: Tensor | ImageFiles, names: Sequence[str]) -> list[str]:
+    """What is said of images, in words that are the same wherever these lie."""
+    if not isinstance(images, ImageFiles):
+        return list(names)
+    return [name.replace(f"{images.root}{os.sep}", "") for name in names]
+
+
 class Part(NamedTuple):
     """Features x (m, d), or frames before the forward pass, of the images `rows` (m,) of a batch or
     shard; `unreadable` names those that could not be decoded, `one_colour` are those of `rows` whose
@@ -117,20 +134,22 @@ def _collate(samples: list[tuple[int, Tensor | str]]) -> Part:
 
 def decoded_split(
     split: Split, preprocess: ImageTransform, workers: int = 0, max_corrupt: int = 0
-) -> Split:
-    """All frames of a split in memory. Images that cannot be decoded are left out; more than
-    `max_corrupt` raise InputError.
+) -> tuple[Split, list[str]]:
+    """All frames of a split in memory, and the names of the images that could not be decoded: they are
+    left out; more than `max_corrupt` raise InputError.
     """
     if preprocess.takes_as_stored(split.images):
-        return split
+        return split, []
     batches = torch.arange(len(split)).split(MOST_IMAGES)
     parts = list(frames_of(preprocess, split.images, batches, workers, False))
-    refuse_unreadable([name for part in parts for name in part.unreadable], max_corrupt)
+    unreadable = [name for part in parts for name in part.unreadable]
+    refuse_unreadable(unreadable, max_corrupt)
     warn_of_one_colour(split.images, torch.cat([part.one_colour for part in parts]).tolist())
     rows = torch.cat([part.rows for part in parts])
     frames = [part.x for part in parts if len(part.rows)]
     groups = select_groups(split.groups, rows)
-    return Split(torch.cat(frames) if frames else torch.empty(0), split.labels[rows], groups)
+    x = torch.cat(frames) if frames else torch.empty(0)
+    return Split(x, split.labels[rows], groups), unreadable
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from utils.backbones import Classifier, checked_classifier
-from utils.datasets import NO_LABEL, about_groups, cluster_names, numbered_groups, path_of
+from utils.datasets import NO_LABEL, about_classes, about_groups, cluster_names, numbered_groups, path_of
 from utils.errors import InputError
-from utils.features.labels import numbered_labels
+from utils.features.labels import different_values, numbered_labels
 from utils.features.types import Features, Task, require_finite_features
 from utils.storage import PATH, digest, require_regular
 
@@ -64,6 +64,7 @@ def task_of_feature_file(
         **{split_name: len(split) for split_name, split in zip(splits, found, strict=True)},
         "sha256": digest(*(part for split in found for part in (split.x, split.y))),
         **({"unlabelled_classes": unlabelled_classes} if unlabelled_classes else {}),
+        "classes": about_classes(class_names),
         PATH: str(path.resolve()),
     }
     train, test = (*found, Features(found[0].x[:0], found[0].y[:0]))[:2]
@@ -147,10 +148,11 @@ def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) 
         raise
     except UNREADABLE as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
+        if "allow_pickle" in str(error):  # how NumPy takes whatever it does not know
+            reason = "it is no such archive"
         wrong = "" if isinstance(error, FileNotFoundError) else other
-        raise InputError(
-            f"{path} is not a readable .npz of {', '.join(keys)}: {reason}{wrong}"
-        ) from error
+        named = f" of {', '.join(keys)}" if keys else ""
+        raise InputError(f"{path} is not a readable .npz{named}: {reason}{wrong}") from error
 
 
 def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, str]:
@@ -284,11 +286,13 @@ def _with_groups(
 
 
 def _checked_groups(path: Path, key: str, groups: np.ndarray, count: int) -> list:
-    if groups.shape != (count,) or groups.dtype.kind not in "iuU":
+    """Whole numbers or strings, one a sample, in the forms that labels may have."""
+    if groups.shape not in ((count,), (count, 1), (1, count)) or groups.dtype.kind not in "iufUS":
         raise InputError(
             f"{path}: {key} must be ({count},) integers or strings, not {groups.shape} of {groups.dtype}"
         )
-    return groups.tolist()
+    values, rows = different_values(path, key, groups, "group", "groups are whole numbers or names")
+    return [values[row] for row in rows.reshape(-1)]
 
 
 def feature_file_slug(name: str) -> str:
@@ -301,14 +305,15 @@ def feature_file_slug(name: str) -> str:
 
 def expand_feature_files(name: str) -> list[str]:
     """What `features:PATTERN` (with *, ? or [) and `features:FOLDER` stand for: the files that match,
-    or that end in .npz, in the order of their names. The name of a file stands for itself. Raises
-    InputError for none.
+    or that end in .npz (or .NPZ), in the order of their names. The name of a file stands for itself.
+    Raises InputError for none.
     """
     path = feature_path(name)
     if not path.is_dir() and (path.exists() or not any(mark in str(path) for mark in "*?[")):
         return [name]
-    pattern = f"{glob.escape(str(path))}/*.npz" if path.is_dir() else str(path)
+    pattern = f"{glob.escape(str(path))}/*.[nN][pP][zZ]" if path.is_dir() else str(path)
     files = [text for text in sorted(glob.glob(pattern, recursive=True)) if Path(text).is_file()]
     if not files:
-        raise InputError(f"{name} stands for no file: nothing matches {pattern}")
+        shown = f"{path}/*.npz" if path.is_dir() else pattern
+        raise InputError(f"{name} stands for no file: nothing matches {shown}")
     return [f"{FEATURE_FILE_PREFIX}{text}" for text in files]

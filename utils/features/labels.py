@@ -46,22 +46,31 @@ def _values_and_rows(path: Path, key: str, y: np.ndarray) -> tuple[list[Value], 
         y = _columns_of_one_hot(path, key, y)
     if y.dtype.kind not in "iufbUS":
         raise InputError(f"{path}: {key} must be classes, as numbers or strings, not {y.dtype}")
-    values, rows = np.unique(y.reshape(-1), return_inverse=True)
-    if y.dtype.kind in "US":
-        return _texts(path, key, values, rows), rows
-    if y.dtype.kind == "f":
+    return different_values(path, key, y, "class", "labels are classes, not values or probabilities")
+
+
+def different_values(
+    path: Path, key: str, array: np.ndarray, each: str, rule: str
+) -> tuple[list[Value], np.ndarray]:
+    """(the different values, for each sample which of them it has) of numbers or strings; `each`: what
+    every sample needs; `rule`: what is said of a number that is not whole.
+    """
+    values, rows = np.unique(array.reshape(-1), return_inverse=True)
+    if array.dtype.kind in "US":
+        return _texts(path, key, values, rows, each), rows
+    if array.dtype.kind == "f":
         for k, value in enumerate(values.tolist()):
             if not value.is_integer():
-                what = "is no label" if np.isnan(value) or np.isinf(value) else "is no whole number"
-                raise InputError(
-                    f"{path}: {key}[{_first(rows, k)}] = {value:g} {what}: labels are classes, not "
-                    "values or probabilities"
-                )
+                what = "is no whole number" if np.isfinite(value) else f"is no {WORDS[each]}"
+                raise InputError(f"{path}: {key}[{_first(rows, k)}] = {value:g} {what}: {rule}")
         return [int(value) for value in values.tolist()], rows
     return values.tolist(), rows
 
 
-def _texts(path: Path, key: str, values: np.ndarray, rows: np.ndarray) -> list[str]:
+WORDS = {"class": "label", "group": "group"}  # what a value that stands for it is called
+
+
+def _texts(path: Path, key: str, values: np.ndarray, rows: np.ndarray, each: str) -> list[str]:
     """One spelling of each; it may stand there several times."""
     texts = values.tolist()
     if values.dtype.kind == "S":
@@ -69,7 +78,7 @@ def _texts(path: Path, key: str, values: np.ndarray, rows: np.ndarray) -> list[s
     texts = [unicodedata.normalize("NFC", text) for text in texts]
     for k, text in enumerate(texts):
         if not text.strip():
-            raise InputError(f"{path}: {key}[{_first(rows, k)}] is empty: every sample needs a class")
+            raise InputError(f"{path}: {key}[{_first(rows, k)}] is empty: every sample needs a {each}")
     return texts
 
 

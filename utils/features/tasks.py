@@ -1,6 +1,6 @@
 """From a name to a `Task`: the features of a data set seen through a backbone, or of a file."""
 
-import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,6 @@ from utils.datasets import (
     FOLDER_PREFIX,
     Dataset,
     Grouping,
-    ImageFiles,
     Split,
     check_dataset_name,
     cluster_names,
@@ -24,9 +23,10 @@ from utils.datasets import (
     load_dataset,
     require_folder,
 )
-from utils.distributed import main_process_first
+from utils.distributed import main_process_first, rank
 from utils.errors import InputError
 from utils.features.cache import cached_features
+from utils.features.decoding import left_out_line, without_root
 from utils.features.files import (
     FEATURE_FILE_PREFIX,
     feature_file_slug,
@@ -143,8 +143,6 @@ def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) 
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):
         features, skipped = features_of_split(dataset, split_name, split, backbone, request)
         splits.append(features)
-        if isinstance(split.images, ImageFiles):  # the same names wherever they lie
-            skipped = [text.replace(f"{split.images.root}{os.sep}", "") for text in skipped]
         unreadable += skipped
     provenance = {**dataset.provenance, **({"unreadable": unreadable} if unreadable else {})}
     return Task(dataset.name, *splits, dataset.num_classes, dataset.class_names, provenance)
@@ -154,12 +152,16 @@ def features_of_split(
     dataset: Dataset, split_name: str, split: Split, backbone: Backbone, request: TaskRequest
 ) -> tuple[Features, list[str]]:
     """One split of a data set, or some images of one, through the backbone; and the names of the images
-    that could not be read.
+    that could not be read, which a warning tells, too.
     """
     features, unreadable = cached_features(
         backbone, split, request.cache_dir, f"{dataset.name}_{split_name}",
         workers=request.workers, max_corrupt=request.max_corrupt,
     )  # fmt: skip
+    unreadable = without_root(split.images, unreadable)
+    text = left_out_line(dataset.name, split_name, unreadable, len(split))
+    if text and rank() == 0:
+        warnings.warn(text, stacklevel=2)
     if is_labelled(features.y):
         require_every_class(dataset, split_name, features.y)
     require_finite_features(

@@ -7,6 +7,7 @@ from utils.storage.checkpoints import (
     load_safetensors,
     load_tensors,
     network_path,
+    networks_like,
     read_if_whole,
     save_checkpoint,
     save_tensors,

@@ -173,7 +173,9 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def network_path(
     checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
 ) -> Path:
-    """Where stage 1 leaves a network trained on `source` data of this origin (full, embedded)."""
+    """Where stage 1 leaves a network trained on `source` data of this origin: full, embedded, or what
+    identifies the data of a folder.
+    """
     return checkpoints / "networks" / f"{model}_{source}_{origin}_{procedure}_seed{seed}.pt"
 
 
@@ -186,3 +188,11 @@ def find_network(
         if path.exists():
             return path, candidate
     return None
+
+
+def networks_like(
+    checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
+) -> list[Path]:
+    """Trained networks; * in source and origin stands for anything."""
+    pattern = network_path(checkpoints, model, source, origin, procedure, seed)
+    return sorted(pattern.parent.glob(pattern.name))

@@ -287,10 +287,30 @@ def _warn_of_another(path: Path, record: Mapping) -> None:
             warnings.warn(text, stacklevel=3)
 
 
+# Of what a record says of its data beside their digest, in words.
+DIFFERENCES = {
+    "groups": "other groups",
+    "unlabelled_classes": "with labels or without",
+    "classes": "other names of classes",
+    "unreadable": "other images left out",
+    "pixels": "other scales of pixels",
+}
+
+
 def _other_data(before: Mapping, now: Mapping) -> str:
-    """In words; the same folders may hold other files by now."""
-    places = [[about.get(PATH) for about in data.values()] for data in (before, now)]
-    return "its files have changed" if places[0] == places[1] and any(places[0]) else "other data"
+    """In words; the same folders may hold other files by now, or be asked for other labels or groups."""
+    changed, places = set(), [[about.get(PATH) for about in data.values()] for data in (before, now)]
+    for role in before.keys() & now.keys():
+        one, other = without_paths(before)[role], without_paths(now)[role]
+        changed |= {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+    if before.keys() != now.keys() or ("sha256" in changed and places[0] != places[1]):
+        return "other data"
+    if "sha256" in changed and not any(places[0]):
+        return "other data"
+    said = [text for name, text in DIFFERENCES.items() if name in changed]
+    if "sha256" in changed and not {"groups", "unlabelled_classes"} & changed:
+        said.insert(0, "other images or labels")
+    return ", ".join(said) or "other data"
 
 
 def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
