@@ -465,27 +465,40 @@ def tables() -> Iterable[Untidy]:
     yield Untidy("tables", "names without ending and folder", stem, arguments=LABELS + "labels.csv")
     bare = with_table("labels.csv", cell=lambda file: Path(file).name)
     yield Untidy("tables", "names without folder", bare, arguments=LABELS + "labels.csv")
-    yield Untidy("tables", "of each split, as Hugging Face's", _hugging_face("metadata.csv"))
-    yield Untidy("tables", "of each split in lines of JSON", _hugging_face("metadata.jsonl"))
+    for table in ("{}/metadata.csv", "{}/metadata.jsonl", "{}.csv"):
+        for inside in ("", "images/"):
+            what = f"{table.format('train')} of {inside or 'its folder'}"
+            yield Untidy("tables", what, _of_each_split(table, inside))
+    yield Untidy("tables", "numbers of rows beside names", _numbered_rows)
 
 
-def _hugging_face(file: str) -> Callable[[Path], None]:
+def _of_each_split(table: str, inside: str) -> Callable[[Path], None]:
+    """As Hugging Face has it, or Kaggle."""
+
     def make(folder: Path) -> None:
         own = folder / "own"
-        write_folder(own, lambda split, name, k: f"{split}/{name[:2]}{k:02d}.png")
+        write_folder(own, lambda split, name, k: f"{split}/{inside}{name[:2]}{k:02d}.png")
         for split in EACH:
             rows = [
-                {"file_name": f"{name[:2]}{k:02d}.png", "label": name}
+                {"file_name": f"{inside}{name[:2]}{k:02d}.png", "label": name}
                 for of_split, name, k in pictures()
                 if of_split == split
             ]
-            if file.endswith(".jsonl"):
+            if table.endswith(".jsonl"):
                 text = "".join(json.dumps(row) + "\n" for row in rows)
             else:
                 text = "\n".join(["file_name,label", *(",".join(row.values()) for row in rows)]) + "\n"
-            (own / split / file).write_text(text)
+            (own / table.format(split)).write_text(text)
 
     return make
+
+
+def _numbered_rows(folder: Path) -> None:
+    """Files that are called by numbers, and a column of other numbers in front of their names."""
+    own, number = folder / "own", {key: k for k, key in enumerate(pictures())}
+    write_folder(own, lambda *key: f"images/{number[key]}.png")
+    rows = [f"{len(number) - k},{k}.png,{name},{split}" for (split, name, _), k in number.items()]
+    (own / "labels.csv").write_text("\n".join(["id,picture,label,split", *rows]) + "\n")
 
 
 def changed_table(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
@@ -686,7 +699,9 @@ def surprises() -> Iterable[Untidy]:
             return f"{split}/{of_class if split == 'train' else renamed[of_class]}/{k:02d}.png"
 
         make = in_own(lambda folder, name=name: write_folder(folder, name))
-        yield Untidy("surprises", f"test classes turned by {turn}", make, "found", ("order",))
+        for script, more in ((STAGE_2, ""), ("transfer_source_to_target", " --ANALYSIS relation")):
+            what = f"{script}: test classes turned by {turn}"
+            yield Untidy("surprises", what, make, "found", ("order",), OF_FOLDER + more, script)
 
 
 # ----------------------------------------------------------------------------- which images were these?
