@@ -73,11 +73,11 @@ def balanced_accuracy(
     right: Tensor, labels: Tensor, groups: Tensor | None = None
 ) -> tuple[float, tuple[float, float]]:
     """`statistics.balanced_accuracy` of which samples are right (m,), of whole groups (m,)."""
-    share, limits = statistics.balanced_accuracy(right, labels)
-    if groups is not None:
-        _, count = share_of_classes(right.double().cpu().numpy(), labels.cpu().numpy())
-        limits = wilson_of_share(share, count * _count_at(right, groups, (1 + LEVEL) / 2) / len(right))
-    return share, limits
+    if groups is None:
+        return statistics.balanced_accuracy(right, labels)
+    share, count = share_of_classes(right.double().cpu().numpy(), labels.cpu().numpy())
+    count *= _count_at(right, groups, (1 + LEVEL) / 2) / len(right)
+    return share, wilson_of_share(share, count)
 
 
 def least_share_right(right: Tensor, groups: Tensor | None) -> float:

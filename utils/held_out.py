@@ -186,15 +186,22 @@ def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.nda
     return np.where(accuracy > chance, (above + chance * wrong) / (above + wrong), accuracy)
 
 
+def held_out_order(fitted: LinearHead | ValidatedRidge, fold: Tensor) -> Tensor:
+    """Where in `fitted.held_out` the images stand, in their order, that the head which judges them has
+    not seen: a class's only image, or group, is in no `fold` (n,) and was seen.
+    """
+    order = fitted.held_out.argsort()
+    return order[fold[fitted.held_out[order]] >= 0]
+
+
 def judge_held_out(
     fitted: LinearHead | ValidatedRidge, labels: Tensor, groups: Tensor | None = None
 ) -> tuple[np.ndarray, HeldOut]:
     """(whether each image that was held out is right (m,), what these images are), of a head of
-    validated strength. A class's only image, or group, was seen by the head that judges it, and is not
-    among them.
+    validated strength.
     """
-    order, fold = fitted.held_out.argsort(), stratified_folds(labels, groups)
-    order = order[fold[fitted.held_out[order]] >= 0]
+    fold = stratified_folds(labels, groups)
+    order = held_out_order(fitted, fold)
     judged = fitted.held_out[order]
     right = fitted.held_out_logits[order].argmax(1) == labels[judged]
     return right.double().cpu().numpy(), HeldOut.of(labels, fold, judged, groups)

@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from utils.features import Features
 from utils.grouped import effective_new
-from utils.held_out import HeldOut
+from utils.held_out import HeldOut, held_out_order
 from utils.linear_head import SEARCHED, LinearHead, ValidatedRidge, fit_linear_head, fit_ridge
 from utils.sampling import FOLDS, index_by_class, stratified_folds
 from utils.statistics import held_out_interval, mixture_interval, widening_of_folds
@@ -216,9 +216,7 @@ def learning_curve(
     fitted = fitted or fit_linear_head(features, num_classes, None, "ridge", progress="linear probe")
     fold, fewest = stratified_folds(y, features.groups), _fewest(features, num_classes)
     shares = [q for q in SHARES if q == 1 or q * fewest >= FEWEST]
-    order = fitted.held_out.argsort()
-    # A class's only image was seen by the head that judges it.
-    order = order[fold[fitted.held_out[order]] >= 0]
+    order = held_out_order(fitted, fold)
     judged = fitted.held_out[order]
     right = torch.empty(len(shares), len(judged), dtype=torch.bool, device=y.device)
     right[-1] = fitted.held_out_logits[order].argmax(1) == y[judged]

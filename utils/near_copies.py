@@ -31,9 +31,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from utils.features import Features
-from utils.grouped import effective_count
+from utils.held_out import judge_held_out
 from utils.linear_head import fit_linear_head
-from utils.sampling import FOLDS, stratified_folds
+from utils.sampling import FOLDS
 from utils.statistics import held_out_interval
 
 SCALES = (4, 8, 16, 32)  # K of (1)
@@ -243,13 +243,10 @@ def report_near_copies(train: Features, num_classes: int, test: Features | None 
 def _foretold(train: Features, num_classes: int) -> dict | None:
     """Accuracy and interval of a probe on images of other groups; None where no class has two."""
     head = fit_linear_head(train, num_classes, None, "ridge", progress="near copies held out")
-    held_out = head.held_out[stratified_folds(train.y, train.groups)[head.held_out] >= 0]
-    if not len(held_out):
+    right, judged = judge_held_out(head, train.y, train.groups)
+    if not len(right):
         return None
-    logits = torch.full((len(train), num_classes), torch.nan, device=train.x.device)
-    logits[head.held_out] = head.held_out_logits
-    right = (logits[held_out].argmax(1) == train.y[held_out]).double()
-    share, count = right.mean().item(), effective_count(right, train.groups[held_out])
+    share, count = float(right.mean()), len(right) / judged.design_effect(right)
     interval = held_out_interval(share * count, count, FOLDS)
     return {"accuracy": share, "interval": interval}
 

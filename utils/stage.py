@@ -117,15 +117,15 @@ def chosen_model(options: argparse.Namespace) -> str:
 # ----------------------------------------------------------------------------------------- the network
 @dataclass(frozen=True)
 class SourceNetwork:
-    """The network of a run. Where features were made elsewhere, `backbone` is None and `features` is the
-    source that was read, if there is one. `model` names the network in paths and results; `origin` is
-    that of the source's data.
+    """The network of a run. Where features were made elsewhere, `backbone` is None. `source`: what was
+    read of it already, a task of features or the folder that a LeNet was trained on. `model` names the
+    network in paths and results; `origin` is that of the source's data.
     """
 
     model: str
     backbone: Backbone | None
     origin: str
-    features: Task | None = None
+    source: Dataset | Task | None = None
 
     @property
     def about(self) -> dict | None:
@@ -144,15 +144,18 @@ def open_network(options: argparse.Namespace, device: torch.device) -> SourceNet
     """A pre-trained model, or the LeNet that stage 1 trained on the source. Raises InputError with the
     command that trains a missing one.
     """
-    spec, origin = network_spec(options), options.DATA
+    spec, origin, source = network_spec(options), options.DATA, None
     if has_no_network(options):
         read = task_of_feature_file(options.SRC) if is_feature_file(options.SRC or "") else None
         return SourceNetwork("features", None, origin, read)
     if spec.name == LENET:
-        path, origin = _trained_network(options)
+        if is_image_folder(options.SRC or ""):
+            path, source = _trained_on_folder(options)
+        else:
+            path, origin = _trained_network(options)
         spec = replace(spec, weights=path)
     backbone = main_process_first(lambda: load_backbone(spec, device))
-    return SourceNetwork(backbone.name, backbone, origin)
+    return SourceNetwork(backbone.name, backbone, origin, source)
 
 
 def open_classifier(options: argparse.Namespace) -> Classifier:
@@ -171,20 +174,19 @@ def _trained_network(options: argparse.Namespace) -> tuple[Path, str]:
     source, origin, procedure, seed = options.SRC, options.DATA, options.PROCEDURE, options.SEED
     if source is None:
         raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
-    if is_image_folder(source):
-        return _trained_on_folder(options), origin
     found = find_network(options.CHECKPOINT_DIR, LENET, task_slug(source), origin, procedure, seed)
     if found is None:
         raise _no_network(options, f"data {origin}")
     return found
 
 
-def _trained_on_folder(options: argparse.Namespace) -> Path:
-    """By the data alone: the folder may have had another name. Of other data that had its name, as other
-    labels or another split, there may be networks, too.
+def _trained_on_folder(options: argparse.Namespace) -> tuple[Path, Dataset]:
+    """The file that stage 1 left, and the folder. By the data alone: it may have had another name. Of
+    other data that had its name, as other labels or another split, there may be networks, too.
     """
     slug, of = task_slug(options.SRC), (options.PROCEDURE, options.SEED)
-    wanted = network_origin(options.SRC, _source_folder(options).provenance)
+    source = _read_source(options, options.DATA)
+    wanted = network_origin(options.SRC, source.provenance)
     path = network_path(options.CHECKPOINT_DIR, LENET, slug, wanted, *of)
     there = (
         [path]
@@ -195,7 +197,7 @@ def _trained_on_folder(options: argparse.Namespace) -> Path:
         others = networks_like(options.CHECKPOINT_DIR, LENET, glob.escape(slug), f"{OF_FOLDERS}*", *of)
         text = "; there is one of other images, labels or another split" if others else ""
         raise _no_network(options, f"its images, labels and split as they are now{text}")
-    return there[0]
+    return there[0], source
 
 
 def _no_network(options: argparse.Namespace, which: str) -> InputError:
@@ -233,11 +235,6 @@ def network_origin(source: str, provenance: Mapping) -> str:
     return f"{OF_FOLDERS}{provenance['sha256']}"
 
 
-def _source_folder(options: argparse.Namespace) -> Dataset:
-    request = _with_grouping_where_it_fits(task_request(options))
-    return find_data(options.SRC, request, role="source", labels=labels_of_source(options))
-
-
 def labels_of_source(options: argparse.Namespace) -> Path | None:
     """--LABELS is the target's list, and the source's if both are one folder."""
     folders = [name for name in (options.SRC, options.TRG) if is_image_folder(name)]
@@ -245,11 +242,17 @@ def labels_of_source(options: argparse.Namespace) -> Path | None:
     return options.LABELS if same else None
 
 
-def _with_grouping_where_it_fits(request: TaskRequest) -> TaskRequest:
+def _read_source(
+    options: argparse.Namespace, origin: str, classes_to_draw: int | None = None
+) -> Dataset | Task:
     """--GROUPS is the target's, and that of a source whose names it fits."""
-    if request.grouping is None:
-        return request
-    return replace(request, grouping=replace(request.grouping, where_it_fits=True))
+    request = task_request(options, origin)
+    if request.grouping:
+        request = replace(request, grouping=replace(request.grouping, where_it_fits=True))
+    return find_data(
+        options.SRC, request, role="source", classes_to_draw=classes_to_draw,
+        labels=labels_of_source(options),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- the tasks
@@ -285,19 +288,15 @@ def find_source(
             "--SRC imagenet"
         )
     count = number_of_classes(options.SOURCE_CLASSES, target.num_classes) or target.num_classes
-    request = _with_grouping_where_it_fits(task_request(options, network.origin))
     require_same_features(options, network, target)
-    if network.features:
-        return network.features
-    labels = labels_of_source(options)
-    return told(find_data(options.SRC, request, role="source", classes_to_draw=count, labels=labels))
+    return told(network.source or _read_source(options, network.origin, count))
 
 
 def require_same_features(
     options: argparse.Namespace, network: SourceNetwork, target: Dataset | Task
 ) -> None:
     """Raises InputError unless a target of features can come from the source's network."""
-    known = network.backbone or network.features
+    known = network.backbone or network.source
     dim = known.feature_dim if known else target.feature_dim
     if isinstance(target, Task) and target.feature_dim != dim:
         raise InputError(

@@ -79,8 +79,9 @@ def require_same_labels(names: Sequence[str]) -> None:
     """
     first: dict[str, tuple[Path, Tensor, tuple[str, ...]]] = {}
     paths = list(map(feature_path, names))
-    for path in paths:
-        if _groups_alone(path) != _groups_alone(paths[0]):
+    groups = _groups_alone(paths[0])
+    for path in paths[1:]:
+        if _groups_alone(path) != groups:
             raise InputError(
                 f"{paths[0]} and {path} do not say alike which samples belong together: give each file "
                 "the same groups"
