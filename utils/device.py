@@ -1,9 +1,12 @@
-"""The one place that knows which accelerators there are."""
+"""The one place that knows which accelerators there are, and what to do where their memory is full."""
 
 import platform
+import warnings
+from collections.abc import Callable
 
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from utils.distributed import local_rank
 from utils.errors import InputError
@@ -40,3 +43,57 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cpu":
         return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
     return f"{device.type} ({torch.cuda.get_device_name(device)})"
+
+
+# ------------------------------------------------------------------------------------------ full memory
+# As PyTorch's allocators and CUDA's libraries put it.
+FULL = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the memory of a device did not suffice."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in FULL)
+
+
+class InFittingParts:
+    """Runs an action on a batch whole or, where the device's memory does not suffice, in parts half as
+    large, quarter as large and so on; what was learned holds for later batches. A warning tells it and
+    how to begin with that size: `flag`.
+    """
+
+    def __init__(self, flag: str):
+        self.flag = flag
+        self.most: int | None = None
+
+    def __call__(self, action: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        """What the action gives, for each of the batch's rows one. Raises InputError if the memory does
+        not even suffice for one row.
+        """
+        while (results := self._attempt(action, batch)) is None:
+            size = min(self.most or len(batch), len(batch))
+            memory = f"the memory of {describe_device(batch.device)} does not suffice for"
+            if size == 1:
+                raise InputError(
+                    f"{memory} a single image of this size: free some, or use another --DEVICE or a "
+                    "smaller network or --IMAGE_SIZE"
+                )
+            self.most = size // 2
+            warnings.warn(
+                f"{memory} {size} images at once: going on with {self.most} ({self.flag} {self.most} "
+                "begins so)",
+                stacklevel=2,
+            )
+            if batch.is_cuda:
+                torch.cuda.empty_cache()
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _attempt(self, action: Callable[[Tensor], Tensor], batch: Tensor) -> list[Tensor] | None:
+        """None where the memory is full; nothing of the failed attempt is held any more then."""
+        try:
+            return [action(part) for part in batch.split(self.most or len(batch))]
+        except RuntimeError as error:
+            if is_full(error):
+                return None
+            raise

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.backbones import MODELS, MOST_PIXELS, TrainingSettings
+from utils.backbones import DECODERS, MODELS, MOST_PIXELS, TrainingSettings
 from utils.certificate import CertificateSettings
 from utils.datasets import ORIGINS, checked_grouping
 from utils.described import has_effect, kind_of
@@ -29,7 +29,15 @@ from utils.task_transform import TransformSettings
 
 PROCEDURE_NAMES = ("improved", "published")
 ANALYSES = RELATION, PUBLISHED, CERTIFICATE = ("relation", "published", "certificate")
-PLACE_FLAGS = ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "WORKERS")
+PLACE_FLAGS = (
+    "DATA_DIR",
+    "CHECKPOINT_DIR",
+    "RESULTS_DIR",
+    "DEVICE",
+    "OVERWRITE",
+    "WORKERS",
+    "IMAGE_BATCH",
+)
 
 
 # ---------------------------------------------------------------------------------- values of flags
@@ -318,6 +326,16 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
     add_flag(
         group, "--AUTOCAST", type=truth_value, default=True, metavar="BOOL",
         help="extract in bfloat16 on CUDA (default True); the CPU computes in float32",
+    )  # fmt: skip
+    add_flag(
+        group, "--DECODER", type=one_of(DECODERS), default="auto", metavar="NAME",
+        help="auto (default): on CUDA the GPU resizes images and decodes JPEG files, and features are "
+        "cached apart; pil: PIL does, on the CPU, as everywhere without CUDA",
+    )  # fmt: skip
+    add_flag(
+        group, "--IMAGE_BATCH", type=whole(), metavar="N",
+        help="images that pass the network at once, at most (default: by their size; fewer where the "
+        "device's memory does not suffice)",
     )  # fmt: skip
     add_decoding_flags(group)
 

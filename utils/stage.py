@@ -136,7 +136,8 @@ class SourceNetwork:
 def network_spec(options: argparse.Namespace) -> NetworkSpec:
     return NetworkSpec(
         options.MODEL, options.CHECKPOINT_DIR, options.WEIGHTS, options.TRUST_CHECKPOINT, options.EPS,
-        options.IMAGE_SIZE, options.AUTOCAST, options.SEED,
+        options.IMAGE_SIZE, options.AUTOCAST, options.SEED, options.DECODER,
+        options.IMAGE_BATCH,
     )  # fmt: skip
 
 

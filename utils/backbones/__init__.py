@@ -1,6 +1,6 @@
 """Backbones: a name becomes a frozen network with its own preprocessing; LeNet and its training."""
 
-from utils.backbones.image_transform import GREY, ImageTransform, grey_to_unit
+from utils.backbones.image_transform import GREY, ImageTransform, TensorFrame, grey_to_unit
 from utils.backbones.lenet import LeNet
 from utils.backbones.libraries import imagenet_accuracy, rename_efficientnet_lite
 from utils.backbones.registry import (
@@ -18,6 +18,6 @@ from utils.backbones.registry import (
     own_classifier,
     split_pixels,
 )
-from utils.backbones.spec import Classifier, NetworkSpec, checked_classifier
+from utils.backbones.spec import DECODERS, PIL, TENSORS, Classifier, NetworkSpec, checked_classifier
 from utils.backbones.training import TrainingSettings, evaluate_network, random_shift, train_network
 from utils.backbones.weights import download, fit_weights, read_weights

@@ -1,21 +1,87 @@
 """What stands between a stored image and a network: its frame (resize, crop) and its scale."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and standard deviation that leave [0, 1] as it is
 
 
 @dataclass(frozen=True)
+class TensorFrame:
+    """What PIL makes of a picture, to one grey level, where the pixels lie: uint8 (n, channels, h, w) →
+    uint8 (n, channels, *crop) on the same device. The shorter side becomes `resize`, or both sides do;
+    then the middle is cut out. Rows and columns are resized one after the other and rounded in between,
+    as PIL does it: bicubic values are clipped there.
+    """
+
+    resize: int | tuple[int, int]
+    crop: tuple[int, int]
+    interpolation: str
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The size before the crop."""
+        if not isinstance(self.resize, int):
+            return self.resize
+        if width <= height:
+            return int(self.resize * height / width), self.resize
+        return self.resize, int(self.resize * width / height)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        from torchvision.transforms.functional import center_crop
+
+        height, width = self.resized(*images.shape[-2:])
+        across = self._resize(images, (images.shape[-2], width))
+        return center_crop(self._resize(across, (height, width)), self.crop)
+
+    def _resize(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        if images.shape[-2:] == size:
+            return images
+        options = {"mode": self.interpolation, "align_corners": False, "antialias": True}
+        resized = functional.interpolate(images.float(), size, **options)
+        return resized.add_(0.5).clamp_(0, 255).to(torch.uint8)  # half a level goes up, as PIL's does
+
+
+def tensor_frame(steps: Sequence[Callable], size: tuple[int, int]) -> TensorFrame | None:
+    """What does the same as these transforms of PIL images, by which the network sees `size`; None for
+    those that only PIL can do.
+    """
+    from torchvision import transforms
+
+    resize, *others = steps
+    if type(resize) is not transforms.Resize or resize.max_size is not None:
+        return None
+    interpolation = getattr(resize.interpolation, "value", None)
+    if interpolation not in ("bilinear", "bicubic"):
+        return None
+    sides, size = resize.size, tuple(size)
+    if not isinstance(sides, int):
+        sides = tuple(sides) if len(sides) == 2 else sides[0]
+    crops = [step for step in others if type(step) is transforms.CenterCrop]
+    if not all(step in crops or _keeps_pixels(step) for step in others):
+        return None
+    if any(tuple(crop.size) != size for crop in crops) or not (crops or sides == size):
+        return None
+    return TensorFrame(sides, size, interpolation)
+
+
+def _keeps_pixels(step: Callable) -> bool:
+    """Of an RGB image."""
+    names = {"PILToTensor", "MaybePILToTensor", "MaybeConvertMode", "_convert_to_rgb"}
+    return getattr(step, "__name__", type(step).__name__) in names
+
+
+@dataclass(frozen=True)
 class ImageTransform:
-    """`frame`: an RGB image → uint8 (channels, h, w), one by one on the CPU; it is spared where images
-    are stored in memory as the network sees them. Calling it: a uint8 batch → float32
+    """`frame`: an RGB image → uint8 (channels, h, w), one by one on the CPU, by PIL; it is spared where
+    images are stored in memory as the network sees them. `on_tensors` does it on any device, in batches
+    of pictures of one size; None where only PIL can. Calling it: a uint8 batch → float32
     (x / 255 − mean) / std on its device.
 
     `size` is the height and width that the network sees. `about` says all that in values that JSON can
@@ -27,6 +93,7 @@ class ImageTransform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     about: Mapping
+    on_tensors: TensorFrame | None = None
 
     def takes_as_stored(self, images: object) -> bool:
         """Grey images of the size that a grey network sees."""
@@ -68,4 +135,5 @@ def resize_and_crop(
     about = {
         "resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": std,
     }  # fmt: skip
-    return ImageTransform(transforms.Compose(steps), (crop, crop), mean, std, about)
+    frame, size = transforms.Compose(steps), (crop, crop)
+    return ImageTransform(frame, size, mean, std, about, tensor_frame(steps, size))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.backbones.caches import hub_is_offline, open_clip_file, timm_file
-from utils.backbones.image_transform import ImageTransform
+from utils.backbones.image_transform import ImageTransform, tensor_frame
 from utils.backbones.spec import Built, Classifier, NetworkSpec, checked_classifier
 from utils.backbones.weights import entry_of, fit_weights, head_entries, read_weights
 from utils.errors import InputError
@@ -294,7 +294,8 @@ def _timm_frame(network: nn.Module, image_size: int | None) -> ImageTransform:
         config["input_size"] = (config["input_size"][0], image_size, image_size)
     frame = data.create_transform(**config, is_training=False, normalize=False)
     size = tuple(config["input_size"][1:])
-    return ImageTransform(frame, size, tuple(config["mean"]), tuple(config["std"]), {"timm": config})
+    scale = tuple(config["mean"]), tuple(config["std"])
+    return ImageTransform(frame, size, *scale, {"timm": config}, tensor_frame(frame.transforms, size))
 
 
 def open_clip_model(spec: NetworkSpec, name: str) -> Built:
@@ -355,7 +356,8 @@ def _open_clip_frame(
     steps = transform.image_transform_v2(settings, is_train=False).transforms[:-2]
     frame = Compose([*steps, PILToTensor()])
     about = {"open_clip": {"architecture": architecture, "size": size, **config}}
-    return ImageTransform(frame, size, tuple(settings.mean), tuple(settings.std), about)
+    scale = tuple(settings.mean), tuple(settings.std)
+    return ImageTransform(frame, size, *scale, about, tensor_frame(steps, size))
 
 
 # --------------------------------------------------------------------------------------------- helpers

@@ -37,7 +37,7 @@ from utils.backbones.pretrained import (
     torchvision_classifier,
     torchvision_resnet,
 )
-from utils.backbones.spec import Built, Classifier, NetworkSpec
+from utils.backbones.spec import AUTO, PIL, TENSORS, Built, Classifier, NetworkSpec
 from utils.errors import InputError
 from utils.storage import digest, read_if_whole, state_digest
 
@@ -48,6 +48,7 @@ class Backbone:
 
     `weights_digest` identifies the weights, `about` all that determines an image's features: it keys
     their cache. `autocast`: the precision in which the network computes, None for float32 throughout.
+    `decoder`: who makes frames of stored images, PIL or TENSORS. `image_batch`: `NetworkSpec` says it.
     """
 
     name: str
@@ -56,6 +57,8 @@ class Backbone:
     preprocess: ImageTransform
     weights_digest: str
     autocast: torch.dtype | None = None
+    decoder: str = PIL
+    image_batch: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -69,6 +72,8 @@ class Backbone:
             "preprocess": dict(self.preprocess.about),
             "precision": str(self.autocast or torch.float32).removeprefix("torch."),
         }
+        if self.decoder != PIL:  # which goes without saying: features of earlier versions are found
+            about["decoder"] = self.decoder
         return json.loads(json.dumps(about))  # as it is read back from a result
 
     @property
@@ -206,7 +211,9 @@ def load_backbone(
         lenet = load_lenet(spec.weights) if name == LENET else random_lenet(spec.seed)
         whole = state_digest(lenet.state_dict())
         frozen = _frozen(lenet.penultimate, device)
-        return Backbone(backbone_slug(name), frozen, LeNet.FEATURE_DIM, GREY, whole)
+        return Backbone(
+            backbone_slug(name), frozen, LeNet.FEATURE_DIM, GREY, whole, image_batch=spec.image_batch
+        )
     library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
     if library:
         built, preprocess = LIBRARIES[library][1](spec, name.removeprefix(library))
@@ -217,7 +224,19 @@ def load_backbone(
     dim = _feature_dim(label, built, preprocess)
     digest_of_weights = state_digest(built.state_dict())
     precision = torch.bfloat16 if spec.autocast and device.type == "cuda" else None
-    return Backbone(label, built.to(device), dim, preprocess, digest_of_weights, precision)
+    decoder = _decoder(spec.decoder, device, preprocess)
+    return Backbone(
+        label, built.to(device), dim, preprocess, digest_of_weights, precision, decoder,
+        spec.image_batch,
+    )  # fmt: skip
+
+
+def _decoder(asked: str, device: torch.device, preprocess: ImageTransform) -> str:
+    if asked not in (AUTO, PIL, TENSORS):
+        raise InputError(f"decoder must be {AUTO}, {PIL} or {TENSORS}, not {asked!r}")
+    if preprocess.on_tensors is None or asked == PIL:
+        return PIL
+    return TENSORS if asked == TENSORS or device.type == "cuda" else PIL
 
 
 def own_classifier(network: NetworkSpec | str, **options: Any) -> Classifier:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from utils.backbones.image_transform import ImageTransform
 from utils.errors import InputError
 
+DECODERS = AUTO, PIL = ("auto", "pil")  # as they can be asked for
+TENSORS = "tensors"
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -17,6 +20,8 @@ class NetworkSpec:
     the downloads; `weights`, a local file, stands in the place of those, and may run code if `trust`
     says so. `eps` belongs to robust models; `image_size` replaces the side in pixels of the square that
     the network sees; `autocast` lets CUDA compute in bfloat16; `seed` draws a random control's weights.
+    `decoder` makes frames of stored images: PIL on the CPU, TENSORS on the network's device as far as it
+    can, AUTO the latter on CUDA. `image_batch`: how many images pass the network at once, at most.
     """
 
     name: str
@@ -27,6 +32,8 @@ class NetworkSpec:
     image_size: int | None = None
     autocast: bool = True
     seed: int = 0
+    decoder: str = AUTO
+    image_batch: int | None = None
 
 
 Built = tuple[nn.Module, ImageTransform]

@@ -17,6 +17,9 @@ from utils.datasets.images import (
     rgb_image,
     select_groups,
 )
+from utils.datasets.jpeg import SUFFIXES as JPEG_SUFFIXES
+from utils.datasets.jpeg import JpegSize, plain_jpeg
+from utils.datasets.pixels import pixel_limit
 from utils.datasets.registry import (
     DATASETS,
     ORIGINS,

@@ -23,6 +23,7 @@ from utils.features.decoding import (
     refuse_unreadable,
     too_many_unreadable,
     warn_of_one_colour,
+    warn_of_pil,
     why_unreadable,
 )
 from utils.features.extraction import batch_size, forward
@@ -171,6 +172,7 @@ def _extract_shards(
     batches = [torch.arange(shard.start, shard.stop).split(size) for shard in shards]
     results = forward(backbone, images, [batch for part in batches for batch in part], workers)
     unreadable: list[str] = []
+    by_pil = 0
     with tqdm(
         total=sum(shard.stop - shard.start for shard in shards), desc=f"{backbone.name}: {name}",
         unit="image", smoothing=0.05, leave=False,
@@ -181,6 +183,7 @@ def _extract_shards(
             for batch in part:
                 done.append(next(results))
                 unreadable += done[-1].unreadable
+                by_pil += done[-1].by_pil
                 refuse_unreadable(unreadable, max_corrupt)
                 bar.update(len(batch))
             rows = torch.cat([result.rows for result in done]) - shard.start
@@ -188,3 +191,4 @@ def _extract_shards(
             x = torch.cat([result.x for result in done])
             one_colour = torch.cat([result.one_colour for result in done]) - shard.start
             shard.write(Part(x, rows, names, one_colour))
+    warn_of_pil(by_pil, sum(shard.stop - shard.start for shard in shards))

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from utils.backbones import Backbone, ImageTransform
 from utils.datasets import ImageFiles, Split, image_name, rgb_image, select_groups
-from utils.errors import InputError
+from utils.errors import InputError, Remark
 
 MOST_IMAGES = 1024  # of one batch
 AHEAD = 4  # batches that each worker prepares
@@ -53,21 +53,22 @@ def without_root(images: Tensor | ImageFiles, names: Sequence[str]) -> list[str]
 class Part(NamedTuple):
     """Features x (m, d), or frames before the forward pass, of the images `rows` (m,) of a batch or
     shard; `unreadable` names those that could not be decoded, `one_colour` are those of `rows` whose
-    frame is of one single colour.
+    frame is of one single colour, and `by_pil` of those that another decoder was to decode PIL did.
     """
 
     x: Tensor
     rows: Tensor
     unreadable: list[str]
     one_colour: Tensor
+    by_pil: int = 0
 
 
-def part_of_frames(frames: Tensor, rows: Tensor, unreadable: list[str]) -> Part:
+def part_of_frames(frames: Tensor, rows: Tensor, unreadable: list[str], by_pil: int = 0) -> Part:
     first = frames[..., :1, :1]
     found = (frames[..., ::7, ::7] == first).flatten(1).all(1)  # in most frames these pixels differ
     for k in found.nonzero().flatten():
         found[k] = (frames[k] == first[k]).all()
-    return Part(frames, rows, unreadable, rows[found])
+    return Part(frames, rows, unreadable, rows[found.cpu()], by_pil)
 
 
 def warn_of_one_colour(images: Tensor | ImageFiles, rows: Sequence[int]) -> None:
@@ -80,6 +81,17 @@ def warn_of_one_colour(images: Tensor | ImageFiles, rows: Sequence[int]) -> None
 
 
 MANY = 0.05  # of the images of a split
+
+
+def warn_of_pil(count: int, total: int) -> None:
+    """Says how many of the images that passed here were left to PIL."""
+    if count:
+        warnings.warn(
+            f"{count} of {total} images were decoded by PIL: they are no plain JPEG files, or the GPU's "
+            "decoder refused them",
+            Remark,
+            stacklevel=2,
+        )
 
 
 def why_unreadable(images: Tensor | ImageFiles, index: int) -> str | None:
@@ -104,7 +116,7 @@ def prepared_frames(
         yield part
 
 
-class _Frames(TorchDataset):
+class PilFrames(TorchDataset):
     """Each image's frame, or the reason why it cannot be decoded: an exception would end the worker."""
 
     def __init__(self, images: Tensor | ImageFiles, preprocess: ImageTransform):
@@ -175,7 +187,7 @@ def frames_of(
         yield from (part_of_frames(images[index], index, []) for index in batches)
         return
     yield from DataLoader(
-        _Frames(images, preprocess),
+        PilFrames(images, preprocess),
         batch_sampler=[index.tolist() for index in batches],
         collate_fn=_collate,
         num_workers=min(workers, len(batches)),

@@ -8,7 +8,16 @@ from torch import Tensor
 
 from utils.backbones import Backbone
 from utils.datasets import ImageFiles, Split
-from utils.features.decoding import MOST_IMAGES, Part, frames_of, pins, refuse_unreadable
+from utils.device import InFittingParts
+from utils.features.decoding import (
+    MOST_IMAGES,
+    Part,
+    frames_of,
+    pins,
+    refuse_unreadable,
+    warn_of_pil,
+)
+from utils.features.on_device import frames_on_device, made_on_device
 from utils.features.types import Features
 
 # Of one batch. More is slower on a CPU: the activations of a few images still fit into its caches.
@@ -42,6 +51,7 @@ def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Feat
     batches = torch.arange(len(split.labels)).split(batch_size(backbone))
     results = list(forward(backbone, split.images, batches, workers))
     refuse_unreadable([name for batch in results for name in batch.unreadable], 0)
+    warn_of_pil(sum(batch.by_pil for batch in results), len(split))
     return Features(torch.cat([batch.x for batch in results]), split.labels, split.groups)
 
 
@@ -62,10 +72,10 @@ def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> flo
 
 # ----------------------------------------------------------------------------------- the forward pass
 def batch_size(backbone: Backbone) -> int:
-    """A power of two, so that batches fill a shard."""
+    """A power of two, so that batches fill a shard, unless less is asked for."""
     height, width = backbone.preprocess.size
     fitting = max(1, PIXELS[backbone.device.type] // (height * width))
-    return min(MOST_IMAGES, 2 ** (fitting.bit_length() - 1))
+    return min(MOST_IMAGES, 2 ** (fitting.bit_length() - 1), backbone.image_batch or MOST_IMAGES)
 
 
 @torch.inference_mode()
@@ -73,11 +83,20 @@ def forward(
     backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
 ) -> Iterator[Part]:
     """The features of each batch of indices, in order; the next ones are prepared meanwhile."""
-    for frames in frames_of(backbone.preprocess, images, batches, workers, pins(backbone)):
-        on_device = frames.x.to(backbone.device, non_blocking=True)
-        x = (
-            backbone.features(on_device).cpu()
-            if len(frames.rows)
-            else torch.empty(0, backbone.feature_dim)
-        )
-        yield Part(x, frames.rows, frames.unreadable, frames.one_colour)
+    in_fitting_parts = InFittingParts("--IMAGE_BATCH")
+    for frames in frames_for(backbone, images, batches, workers):
+        if len(frames.rows):
+            on_device = frames.x.to(backbone.device, non_blocking=True)
+            x = in_fitting_parts(backbone.features, on_device).cpu()
+        else:
+            x = torch.empty(0, backbone.feature_dim)
+        yield frames._replace(x=x)
+
+
+def frames_for(
+    backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
+) -> Iterator[Part]:
+    """uint8 frames of each batch of indices, on the CPU or where the network computes."""
+    if made_on_device(backbone, images):
+        return frames_on_device(backbone, images, batches, workers)
+    return frames_of(backbone.preprocess, images, batches, workers, pins(backbone))

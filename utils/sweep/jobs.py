@@ -115,6 +115,7 @@ def distinct_warnings(outcomes: Iterable[Outcome]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------- planning
 PLACES = ("DATA", "DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "CPUS")
+SEEING = ("TRUST_CHECKPOINT", "AUTOCAST", "DECODER", "IMAGE_BATCH")
 DECODING = ("WORKERS", "MAX_CORRUPT", "MAX_PIXELS", "GROUPS")
 # What makes a stage the job that was planned, and its places: no further flag may change it.
 OWN = {
@@ -197,7 +198,7 @@ class _Shared:
         """The model, and how it sees images, as far as that has an effect on it."""
         options = self.options
         without_images = is_grey_model(self.name) or is_feature_file(self.source)
-        own = {name: getattr(options, name) for name in ("TRUST_CHECKPOINT", "AUTOCAST", *DECODING)}
+        own = {name: getattr(options, name) for name in (*SEEING, *DECODING)}
         return {
             **own,
             "MODEL": self.name,
