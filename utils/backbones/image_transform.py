@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.nn import functional
+
+from utils.backbones.resizing import FILTERS, resize
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and standard deviation that leave [0, 1] as it is
@@ -15,10 +16,8 @@ UNIT = ((0.0,) * 3, (1.0,) * 3)  # mean and standard deviation that leave [0, 1]
 
 @dataclass(frozen=True)
 class TensorFrame:
-    """What PIL makes of a picture, to one grey level, where the pixels lie: uint8 (n, channels, h, w) →
-    uint8 (n, channels, *crop) on the same device. The shorter side becomes `resize`, or both sides do;
-    then the middle is cut out. Rows and columns are resized one after the other and rounded in between,
-    as PIL does it: bicubic values are clipped there.
+    """What PIL makes of a picture, made where the pixels lie: uint8 (n, channels, h, w) → uint8
+    (n, channels, *crop). The shorter side becomes `resize`, or both do; then the middle is cut out.
     """
 
     resize: int | tuple[int, int]
@@ -37,15 +36,7 @@ class TensorFrame:
         from torchvision.transforms.functional import center_crop
 
         height, width = self.resized(*images.shape[-2:])
-        across = self._resize(images, (images.shape[-2], width))
-        return center_crop(self._resize(across, (height, width)), self.crop)
-
-    def _resize(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        if images.shape[-2:] == size:
-            return images
-        options = {"mode": self.interpolation, "align_corners": False, "antialias": True}
-        resized = functional.interpolate(images.float(), size, **options)
-        return resized.add_(0.5).clamp_(0, 255).to(torch.uint8)  # half a level goes up, as PIL's does
+        return center_crop(resize(images, height, width, self.interpolation), self.crop)
 
 
 def tensor_frame(steps: Sequence[Callable], size: tuple[int, int]) -> TensorFrame | None:
@@ -54,13 +45,13 @@ def tensor_frame(steps: Sequence[Callable], size: tuple[int, int]) -> TensorFram
     """
     from torchvision import transforms
 
-    resize, *others = steps
-    if type(resize) is not transforms.Resize or resize.max_size is not None:
+    first, *others = steps
+    if type(first) is not transforms.Resize or first.max_size is not None:
         return None
-    interpolation = getattr(resize.interpolation, "value", None)
-    if interpolation not in ("bilinear", "bicubic"):
+    interpolation = getattr(first.interpolation, "value", None)
+    if interpolation not in FILTERS:
         return None
-    sides, size = resize.size, tuple(size)
+    sides, size = first.size, tuple(size)
     if not isinstance(sides, int):
         sides = tuple(sides) if len(sides) == 2 else sides[0]
     crops = [step for step in others if type(step) is transforms.CenterCrop]

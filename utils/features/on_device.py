@@ -25,7 +25,8 @@ T = TypeVar("T")
 AHEAD = 2  # batches of frames that wait for the network, and of files that wait for the decoder
 FILES = 16  # that a thread reads at a time
 DECODED = 256  # files at a time
-PIXELS = 2**26  # at a time, of pictures and of what they are resized to; a larger one is left to PIL
+PIXELS = 2**26  # of pictures that are decoded at a time; a larger one is left to PIL
+RESIZED = 2**24  # pixels at a time, as float32 and several times over
 # What the memory holds that pictures are decoded into, and no picture's last row throughout: NVIDIA's
 # decoder has been seen to skip pictures without a word.
 UNWRITTEN = 165
@@ -66,9 +67,9 @@ def _is_affordable(backbone: Backbone, height: int, width: int, most: int | None
 
 
 def _pixels_of_resizing(backbone: Backbone, height: int, width: int) -> int:
-    """Of the largest of a picture, what lies between, and what it is resized to."""
+    """As many as a picture, what it is resized to and what lies between have at most."""
     tall, wide = backbone.preprocess.on_tensors.resized(height, width)
-    return max(height * width, height * wide, tall * wide)
+    return max(height, tall) * max(width, wide)
 
 
 # -------------------------------------------------------------------------------------- beside the pass
@@ -191,7 +192,7 @@ def _part_of_files(
 def _frames_of_plain(backbone: Backbone, files: list[_File]) -> dict[int, Tensor | None]:
     """By row; None for what the decoder refuses."""
     frames: dict[int, Tensor | None] = {file.row: None for file in files}
-    for some in _within(files, lambda file: file.size.height * file.size.width):
+    for some in _within(files, lambda file: file.size.height * file.size.width, PIXELS):
         pictures = _as_far_as_possible(lambda part: _decode(part, backbone.device), some)
         by_size: dict[JpegSize, list[int]] = {}
         for place, picture in enumerate(pictures):
@@ -199,7 +200,7 @@ def _frames_of_plain(backbone: Backbone, files: list[_File]) -> dict[int, Tensor
                 by_size.setdefault(some[place].size, []).append(place)
         for size, places in by_size.items():
             area = _pixels_of_resizing(backbone, *size)
-            for chunk in _within(places, lambda _, area=area: area):
+            for chunk in _within(places, lambda _, area=area: area, RESIZED):
                 made = _as_far_as_possible(
                     lambda part: backbone.preprocess.on_tensors(torch.stack(part)),
                     [pictures[place] for place in chunk],
@@ -208,12 +209,12 @@ def _frames_of_plain(backbone: Backbone, files: list[_File]) -> dict[int, Tensor
     return frames
 
 
-def _within(items: Sequence[T], pixels: Callable[[T], int]) -> Iterator[list[T]]:
-    """In pieces of at most DECODED items and PIXELS pixels, or of a single one."""
+def _within(items: Sequence[T], pixels: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """In pieces of at most DECODED items and `most` pixels, or of a single one."""
     piece: list[T] = []
     total = 0
     for item in items:
-        if piece and (len(piece) == DECODED or total + pixels(item) > PIXELS):
+        if piece and (len(piece) == DECODED or total + pixels(item) > most):
             yield piece
             piece, total = [], 0
         piece.append(item)
