@@ -62,9 +62,9 @@ class DatasetEntry:
 
 # What a damaged file or archive makes its readers raise.
 DAMAGED = (
-    ValueError, LookupError, EOFError, pickle.UnpicklingError, zlib.error, tarfile.TarError,
-    zipfile.BadZipFile,
-)  # fmt: skip
+    *(ValueError, LookupError, EOFError),
+    *(pickle.UnpicklingError, zlib.error, tarfile.TarError, zipfile.BadZipFile),
+)
 
 
 def read_full(entry: DatasetEntry, request: Request) -> Content:
@@ -143,6 +143,15 @@ def torchvision_class(name: str) -> type:
     import torchvision  # two seconds, spared to every run that needs none of its files
 
     return getattr(torchvision.datasets, name)
+
+
+def torchvision_parts(name: str, request: Request, **options) -> list:
+    """Open the training and the test part of one of torchvision's data sets."""
+    reader = torchvision_class(name)
+    return [
+        reader(request.data_dir, train=train, download=request.download, **options)
+        for train in (True, False)
+    ]
 
 
 def keep_classes(content: Content, chosen: Tensor) -> Content:

@@ -105,9 +105,9 @@ def _images_of(root: Folder, folders: Sequence[Folder], what_to_do: str, notes: 
     names, left_out = [], Counter()
     for folder in folders:
         prefix = "" if folder is root else f"{folder.name}/"
-        found = images_below(folder)
-        names += [prefix + name for name in found.names]
-        left_out.update(found.left_out)
+        below, aside = images_below(folder)
+        names += [prefix + name for name in below]
+        left_out.update(aside)
     if not names:
         others = f" (left out: {describe_left_out(left_out)})" if left_out else ""
         raise InputError(f"{folders[0].path} holds no images{others}: {what_to_do}")

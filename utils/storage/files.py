@@ -184,6 +184,19 @@ def require_regular(path: Path) -> None:
         raise InputError(f"{path} is a {kind}, no file")
 
 
+def read_text(path: Path) -> str:
+    """Read text as editors and spreadsheets save it: UTF-8, with a mark in front or without, or UTF-16.
+    Raises InputError for what is no file, or no such text.
+    """
+    require_regular(path)
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+
+
 def require_writable(folder: Path, flag: str) -> None:
     """Raises InputError unless files can be made in `folder` or in its nearest existing parent."""
     if not is_writable(folder):
