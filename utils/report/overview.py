@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from utils.features import PSEUDO_VARIANT
-from utils.report.figures import COLOURS, MARKERS, save_both
+from utils.report.figures import COLOURS, MARKERS, draw_accuracies, save_both
 from utils.report.summary import (
     PUBLISHED_NAMES,
     QUANTITIES,
@@ -111,11 +111,11 @@ def _name_groups(groups: Sequence[dict]) -> None:
     for members in alike.values():
         names = dict.fromkeys(name for group in members for name in group["settings"])
         for group in members:
-            settings = group["settings"]
             differing = [
-                f"{name.rpartition('.')[2]} {settings.get(name, '—').strip(chr(34))}" for name in names
+                f"{name.rpartition('.')[2]} {group['settings'].get(name, UNDEFINED).strip(chr(34))}"
+                for name in names
                 if len({other["settings"].get(name) for other in members}) > 1
-            ]  # fmt: skip
+            ]
             count = len(group["seeds"])
             about = [*differing[:3], f"{count} seeds" if count > 1 else f"seed {group['seeds'][0]}"]
             group["label"] += f"\n{', '.join(about)}"
@@ -155,45 +155,34 @@ def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]
     """(head, rows): for each pair the accuracies by mixed classes, labels alone and fine-tuning, the
     source's contribution and its p (means over seeds).
     """
-    names = (
-        "majority_share", "control_accuracy", "label_map_accuracy", "fine_tuned_accuracy",
-        "balanced_accuracy", "source_contribution", "source_contribution_p",
-    )  # fmt: skip
+    columns = {
+        "majority class": "majority_share",
+        "classes mixed": "control_accuracy",
+        "labels alone": "label_map_accuracy",
+        "fine-tuned": "fine_tuned_accuracy",
+        "balanced": "balanced_accuracy",
+        "source contribution": "source_contribution",
+        "p": "source_contribution_p",
+    }
     rows = []
     for group in groups:
-        values = [_mean(group, name) for name in names]
+        values = [_mean(group, name) for name in columns.values()]
         cells = (UNDEFINED if value is None else f"{value:.2f}" for value in values)
-        rows.append([group["source"], group["target"], group["model"], str(len(group["seeds"])), *cells])
-    head = [
-        "source", "target", "model", "seeds", "majority class", "classes mixed", "labels alone",
-        "fine-tuned", "balanced", "source contribution", "p",
-    ]  # fmt: skip
-    return head, rows
+        rows.append([*_place(group), str(len(group["seeds"])), *cells])
+    return ["source", "target", "model", "seeds", *columns], rows
 
 
 def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
     """For each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
     figure, axes = plt.subplots(figsize=(8, 1.3 + 0.62 * len(groups)), layout="constrained")
-    bars = (
-        ("control_accuracy", "classes mixed (the control)", "fine_tuned"),
-        ("label_map_accuracy", "labels alone", "source"),
-        ("fine_tuned_accuracy", "linear fine-tuning", "actual"),
-    )
-    for row, group in enumerate(groups):
-        for k, (name, label, colour) in enumerate(bars):
-            value = _mean(group, name)
-            axes.barh(
-                row + 0.26 * (k - 1), value or 0.0, 0.24, color=COLOURS[colour],
-                label=None if row else label,
-            )  # fmt: skip
+    rows = [{name: _mean(group, name) or 0.0 for name in group["values"]} for group in groups]
+    texts = []
+    for group in groups:
         share, p = _mean(group, "source_contribution"), _mean(group, "source_contribution_p")
-        text = UNDEFINED if share is None else f"contribution {share:.2f}, p {p:.2f}"
-        axes.text(1.02, row, text, va="center", fontsize=8)
-    titles = [f"{group['source']} → {group['target']}\n{group['model']}" for group in groups]
-    axes.set_yticks(range(len(groups)), titles, fontsize=8)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
+        texts.append(UNDEFINED if share is None else f"contribution {share:.2f}, p {p:.2f}")
+    titles = [f"{source} → {target}\n{model}" for source, target, model in map(_place, groups)]
+    draw_accuracies(axes, rows, titles, texts)
     axes.set_xlim(0, 1.45)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
     axes.set_xlabel("test images of the target told right")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
     save_both(figure, folder / "relations")
@@ -240,12 +229,11 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
             left, place = 0.0, row - 0.42 + (k + 0.5) * height
             for part, colour in parts:
                 width = _mean(group, part) or 0.0
-                title = None if row else QUANTITIES[part]
                 colour = COLOURS.get(colour, colour)
-                axes.barh(
-                    place, width, height, left, color=colour, label=title,
-                    edgecolor="black" if colour == "#ffffff" else None, linewidth=0.7,
-                )  # fmt: skip
+                edge = "black" if colour == "#ffffff" else None
+                label = None if row else QUANTITIES[part]
+                looks = {"color": colour, "edgecolor": edge, "linewidth": 0.7, "label": label}
+                axes.barh(place, width, height, left, **looks)
                 left += width
             if limit and left > limit:  # where nothing is learned, losses would dwarf all others
                 text = f"{left:.1f} → "
@@ -283,7 +271,7 @@ def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
     places = list(dict.fromkeys(_place(group) for group in groups))
     for axes, (bound, loss) in zip(panels[0], BOUNDS.items(), strict=True):
         for group in groups:
-            points = _defined_pairs([group], bound, loss)
+            points = _defined_pairs(group, bound, loss)
             marker = MARKERS[places.index(_place(group)) % len(MARKERS)]
             colour = SETTING_COLOURS.get(group["setting"], "black")
             for x, y in points:
@@ -317,9 +305,7 @@ def _title(place: tuple[str, str, str]) -> str:
     return f"{source} → {target}, {model}"
 
 
-def agreement_of_bounds(
-    groups: Sequence[Mapping],
-) -> tuple[list[str], list[list[str]]]:
+def agreement_of_bounds(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
     """(head, rows): Pearson's and Kendall's correlation of each bound with the loss that it bounds, over
     all runs, without the setting in which nothing is learned, and for each pair and model. Intervals
     draw groups, whose seeds are no independent runs.
@@ -335,7 +321,7 @@ def agreement_of_bounds(
         pairs = [
             (*point, number)
             for number, group in enumerate(members)
-            for point in _defined_pairs([group], bound, loss)
+            for point in _defined_pairs(group, bound, loss)
         ]
         cells = [UNDEFINED, UNDEFINED]
         if len(pairs) > 2:
@@ -347,13 +333,9 @@ def agreement_of_bounds(
     return ["runs", "bound against its loss", "Pearson", "Kendall", "number"], rows
 
 
-def _defined_pairs(groups: Sequence[Mapping], bound: str, loss: str) -> list[tuple[float, float]]:
-    return [
-        pair
-        for group in groups
-        for pair in zip(group["values"][bound], group["values"][loss], strict=True)
-        if None not in pair
-    ]
+def _defined_pairs(group: Mapping, bound: str, loss: str) -> list[tuple[float, float]]:
+    pairs = zip(group["values"][bound], group["values"][loss], strict=True)
+    return [pair for pair in pairs if None not in pair]
 
 
 def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
@@ -389,7 +371,8 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlim(left=0)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(places)), [f"{s} → {t}\n{m}" for s, t, m in places], fontsize=8)
+    titles = [f"{source} → {target}\n{model}" for source, target, model in places]
+    panels[0].set_yticks(range(len(places)), titles, fontsize=8)
     panels[0].set_ylim(len(places) - 0.5, -0.5)
     handles = [
         plt.Rectangle((0, 0), 1, 1, color=SETTING_COLOURS.get(name), label=name)

@@ -36,13 +36,11 @@ QUANTITIES = {
 PUBLISHED_NAMES = {
     "published_target_accuracy": "target_accuracy",
     "published_target_loss": "target_loss",
-    **{
-        name: name
-        for name in (
-            "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
-        )
-    },
-}  # fmt: skip
+    "weighted_source_loss": "weighted_source_loss",
+    "label_mismatch": "label_mismatch",
+    "distribution_mismatch": "distribution_mismatch",
+    "bound_published": "bound_published",
+}
 # Each with a quantity that is there wherever its part was computed.
 SUMMARY_COLUMNS = {
     "fine_tuned_accuracy": "fine_tuned_accuracy",
@@ -174,12 +172,9 @@ def _number(mean: float | None, spread: float | None) -> str:
 
 
 def _csv(rows: Sequence[Mapping]) -> str:
-    spread = [name for pair in QUANTITIES for name in (pair, f"{pair}_spread")]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*CELL, "seeds", "seeds_asked", *spread], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    of_quantities = (name for pair in QUANTITIES for name in (pair, f"{pair}_spread"))
+    columns = [*CELL, "seeds", "seeds_asked", *of_quantities]
+    return csv_table(columns, [[row[name] for name in columns] for row in rows])
 
 
 def fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:

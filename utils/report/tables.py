@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.features import HEAD
 from utils.linear_head import GAP
 from utils.relation import SIGNIFICANT
-from utils.report.summary import fine_tuned_values
+from utils.report.summary import UNDEFINED, fine_tuned_values
 from utils.storage import PARTS, without_paths
 from utils.task_transform import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 
@@ -304,27 +304,21 @@ def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
     rows = []
     for part, names in (("certificate", CERTIFICATE_ROWS), ("published", PUBLISHED_ROWS)):
         if record[part] and labelled[part]:
-            rows += _differences(record[part], labelled[part], names, f"{part}: ")
+            rows += _differences(record[part], labelled[part], part, names)
     if not rows:
         print("with the target's labels: nothing was computed that could be compared")
         return
-    columns = ("pseudo", "labelled", "difference")
-    width = max(len(name) for name, _ in rows)
-    print(f"  {'':<{width}}  " + "  ".join(f"{column:>10}" for column in columns))
-    for name, values in rows:
-        cells = ("—" if value is None else f"{value:.4f}" for value in values)
-        print(f"  {name:<{width}}  " + "  ".join(f"{cell:>10}" for cell in cells))
+    _print_columns([("", "pseudo", "labelled", "difference"), *rows], right=range(1, 4))
 
 
-def _differences(
-    one: Mapping, other: Mapping, names: Iterable[str], prefix: str
-) -> list[tuple[str, tuple[float | None, ...]]]:
+def _differences(one: Mapping, other: Mapping, part: str, names: Iterable[str]) -> list[Sequence[str]]:
     rows = []
     for name in names:
         if name in one and name in other:
             a, b = one[name], other[name]
             gap = None if a is None or b is None else a - b
-            rows.append((prefix + name, (a, b, gap)))
+            cells = (UNDEFINED if value is None else f"{value:.4f}" for value in (a, b, gap))
+            rows.append((f"{part}: {name}", *cells))
     return rows
 
 
@@ -347,7 +341,7 @@ def _print_rows(found: Mapping, rows: Mapping[str, str]) -> None:
     intervals = found.get("intervals") or {}
     width = max(map(len, rows))
     values = {name: found.get(name) for name in rows}
-    numbers = {name: "—" if value is None else f"{value:.4f}" for name, value in values.items()}
+    numbers = {name: UNDEFINED if value is None else f"{value:.4f}" for name, value in values.items()}
     ends = {name: f"[{low:.3f}, {high:.3f}]" for name, (low, high) in intervals.items() if name in rows}
     left, right = max(map(len, numbers.values())), max(map(len, ends.values()), default=0)
     for name, text in rows.items():
