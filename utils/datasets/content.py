@@ -68,7 +68,7 @@ DAMAGED = (
 
 
 def read_full(entry: DatasetEntry, request: Request) -> Content:
-    """From the files that are there, or after a download. One process at a time where another could be
+    """Read the files that are there, or after a download. One process at a time where another could be
     downloading: until that has ended, files are half there.
     """
     data_dir = request.data_dir
@@ -104,7 +104,7 @@ def _read_present(entry: DatasetEntry, request: Request) -> Content:
 
 
 def _download(entry: DatasetEntry, request: Request) -> Content:
-    """Progress and checksum are torchvision's; what a failed download began is removed."""
+    """Have torchvision download it, with progress and checksum; remove what a failed one began."""
     data_dir = request.data_dir
     before = _visible(data_dir)
     timeout = socket.getdefaulttimeout()
@@ -129,7 +129,7 @@ def _download(entry: DatasetEntry, request: Request) -> Content:
 
 
 def _visible(folder: Path) -> set[Path]:
-    """What is in it beside hidden files, such as its lock."""
+    """List what is in it beside hidden files, such as its lock."""
     return {path for path in folder.glob("*") if path.name[0] != "."}
 
 
@@ -155,7 +155,7 @@ def torchvision_parts(name: str, request: Request, **options) -> list:
 
 
 def keep_classes(content: Content, chosen: Tensor) -> Content:
-    """The samples of the chosen classes, which are renumbered in the order given."""
+    """Return the samples of the chosen classes, which are renumbered in the order given."""
     renumbered = torch.full((len(content.class_names),), -1)
     renumbered[chosen] = torch.arange(len(chosen))
 

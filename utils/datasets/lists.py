@@ -33,7 +33,7 @@ class Part:
 
 
 def part_named(named: Path, top: Folder) -> Part:
-    """FILE, or FILE:COLUMN with the column of the labels; where it is not, in the folder itself."""
+    """Find FILE, or FILE:COLUMN with the column of the labels; where it is not, in the folder itself."""
     file, _, column = str(named).rpartition(":")
     for text, of_labels in ((str(named), None), (file, column)):
         for path in (Path(text), top.path / text):
@@ -50,7 +50,7 @@ def _part(table: LabelTable, top: Folder, role: str | None = None) -> Part:
 def content_of_found_tables(
     levels: Sequence[Folder], splits: Splits | None, draw: Draw, notes: Notes
 ) -> Content | None:
-    """By the one list that lies there, or one for each split; None where there is none."""
+    """Read a folder by the one list that lies there, or one for each split; None where there is none."""
     if splits:
         of_splits = (splits.train, TRAINING), (splits.test, TEST)
         found = [(_lists_of_split(folder, levels[-1]), role) for folder, role in of_splits]
@@ -65,7 +65,7 @@ def content_of_found_tables(
 
 
 def _lists_of_split(split: Folder, root: Folder) -> list[LabelTable]:
-    """Those beside the images, or in a folder around them: train/metadata.csv and train/images/."""
+    """Find those beside the images, or in a folder around them: train/metadata.csv and train/images/."""
     folder, lists = split, []
     while not lists and folder and folder is not root:
         lists, folder = tables_in(folder).lists, folder.parent
@@ -73,7 +73,7 @@ def _lists_of_split(split: Folder, root: Folder) -> list[LabelTable]:
 
 
 def tables_not_used(folders: Iterable[Folder]) -> str:
-    """What an error says of the tables that lie there, if there are any."""
+    """Say for an error why the tables that lie there, if any, are not used."""
     unused: dict[str, str] = {}
     for folder in folders:
         unused |= tables_in(folder).unused
@@ -194,7 +194,7 @@ def _note_tables(
 def lists_beside(
     levels: Iterable[Folder], split_folders: Sequence[Folder], has_splits: bool, notes: Notes
 ) -> bool:
-    """Whether a list of labels is meant and the class folders in `split_folders` are none. Raises
+    """Tell whether a list of labels is meant and the class folders in `split_folders` are none. Raises
     InputError for one that labels the same classes otherwise, and notes others.
     """
     aside = []
@@ -228,7 +228,7 @@ def lists_beside(
 
 
 def _folders_of(table: LabelTable, split_folders: Sequence[Folder]) -> dict[str, str]:
-    """The class folder of each image that the table is about and that lies in one."""
+    """Return the class folder of each image that the table is about and that lies in one."""
     above = f"{table.index.folder.path}{os.sep}"
     starts = [f"{folder.path}{os.sep}" for folder in split_folders]
     found = {}

@@ -171,14 +171,12 @@ def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
 
 
 def about_classes(names: Sequence[str]) -> str:
-    """A digest of the names that people gave: results show them. Those of registered data sets are
-    fixed.
-    """
+    """Digest the names that people gave: results show them. Those of registered data sets are fixed."""
     return digest(list(names))
 
 
 def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None) -> dict:
-    """What a result says of the groups of its data, which decide about folds."""
+    """Return what a result says of the groups of its data, which decide about folds."""
     counts = (None if part is None else len(part.unique()) for part in (train, test))
     about = dict(zip(("train", "test"), counts, strict=True))
     given = [part for part in (train, test) if part is not None]
@@ -186,8 +184,8 @@ def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None
 
 
 def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:
-    """The registered spelling of `name`. Raises InputError with the choices for this role, and `also`
-    what else the caller takes; `grey_only`: among those that a LeNet can see.
+    """Return the registered spelling of `name`. Raises InputError with the choices for this role, and
+    `also` what else the caller takes; `grey_only`: among those that a LeNet can see.
     """
     if is_image_folder(name):
         return name
@@ -212,7 +210,7 @@ def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str 
 
 
 def dataset_slug(name: str) -> str:
-    """As it stands in paths and results: `folder:some/BIRDS` → folder-BIRDS."""
+    """Spell a name as it stands in paths and results: `folder:some/BIRDS` → folder-BIRDS."""
     return f"folder-{folder_path(name).resolve().name}" if is_image_folder(name) else name
 
 

@@ -35,8 +35,8 @@ class Splits:
 
 
 def splits_of(root: Folder, labelled: bool) -> Splits | None:
-    """None where the folders in `root` are no splits. Raises InputError where it cannot be told what is
-    to train and what to test on.
+    """Tell which folders in `root` are its splits; None where they are none. Raises InputError where it
+    cannot be told what is to train and what to test on.
     """
     of_role: dict[str, list[Folder]] = {}
     for name, folder in root.folders.items():
@@ -76,7 +76,7 @@ def _pair(
     role: str,
     fits: Callable[[Folder, Folder], bool],
 ) -> tuple[Folder, Folder] | None:
-    """The folder to train on and the one of `role`."""
+    """Find the folder to train on and the one of `role`."""
     pairs = [(a, b) for a in of_role[TRAINING] for b in of_role.get(role, ()) if fits(a, b)]
     if len(pairs) > 1:
         double = sorted({folder.name for folder in (*of_role[TRAINING], *of_role[role])})
@@ -93,7 +93,7 @@ def _holds_classes(folder: Folder) -> bool:
 
 
 def _hold_classes(train: Folder, test: Folder) -> bool:
-    """Images beside class folders do not matter where both have a class in common."""
+    """Tell whether both hold class folders, beside images only where they have a class in common."""
     if _holds_classes(train) and _holds_classes(test):
         return True
     return bool(_names_in(train) & _names_in(test))
@@ -153,7 +153,7 @@ class Draw:
 def split_by_seed(
     whole: Split, names: tuple[str, ...], places: Sequence[object], draw: Draw, notes: Notes
 ) -> Content:
-    """`places`: what each class is called in an error."""
+    """Draw a test split. `places`: what each class is called in an error."""
     for label in whole.labels.unique():
         if (whole.labels == label).sum() < 2:
             raise InputError(f"{places[label]} holds one image: a class needs two, to train and to test")

@@ -68,7 +68,7 @@ class Folder:
         return self.path.name
 
     def below(self, top: "Folder") -> str:
-        """Its path below `top`, with a slash behind."""
+        """Return its path below `top`, with a slash behind."""
         return f"{self.path.relative_to(top.path)}/"
 
     @cached_property
@@ -156,7 +156,7 @@ def _ending(name: str) -> str:
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """`folder`, `file`, `broken` (a link to nothing) or `special`, links followed."""
+    """Tell what it is: `folder`, `file`, `broken` (a link to nothing) or `special`, links followed."""
     try:
         if entry.is_dir():
             return "folder"
@@ -203,7 +203,7 @@ def holds_images(folder: Folder) -> bool:
 
 
 def _walk(top: Folder, left_out: Counter[str]) -> Iterator[tuple[str, Folder]]:
-    """(path below `top` with a slash behind, folder) of `top` and of all folders below."""
+    """Yield (path below `top` with a slash behind, folder) of `top` and of all folders below."""
     seen, waiting, linked = set(), deque([("", top)]), deque()
     while waiting or linked:
         prefix, folder = (waiting or linked).popleft()
@@ -217,8 +217,8 @@ def _walk(top: Folder, left_out: Counter[str]) -> Iterator[tuple[str, Folder]]:
 
 
 def unpacked(folder: Folder) -> list[Folder]:
-    """The folders from `folder` down to the one that is meant: archives unpack to a folder that holds
-    nothing but another, which holds the classes.
+    """Return the folders from `folder` down to the one that is meant: archives unpack to a folder that
+    holds nothing but another, which holds the classes.
     """
     levels = [folder]
     while len(levels[-1].folders) == 1 and not levels[-1].images:
@@ -238,7 +238,7 @@ PLURAL = {
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
-    """As it stands in a line: `9 .heic, 2 .txt`."""
+    """Say it as it stands in a line: `9 .heic, 2 .txt`."""
     parts = []
     for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0])):
         if kind.startswith("broken link "):

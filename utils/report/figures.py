@@ -37,8 +37,8 @@ CLASSES_DRAWN = 15
 
 
 def draw_relation(record: Mapping, folder: Path) -> None:
-    """relation.png: on the left the way from random directions to linear fine-tuning; on the right each
-    target class by the control, by labels alone and by fine-tuning, and what the source calls it.
+    """Draw relation.png: on the left the way from random directions to linear fine-tuning; on the right
+    each target class by the control, by labels alone and by fine-tuning, and what the source calls it.
     """
     found = record["relation"]
     classes = sorted(found["classes"], key=lambda one: one["fine_tuned_accuracy"])[:CLASSES_DRAWN]
@@ -58,7 +58,7 @@ LETTER = 0.017  # width of one beside a bar, where the bar of 100 % has the widt
 
 
 def _draw_way(axes: plt.Axes, found: Mapping) -> None:
-    """The losses along the way, each with the step that leads to the next."""
+    """Draw the losses along the way, each with the step that leads to the next."""
     stations = [("random\ndirections", found["random_directions"], COLOURS["certified"])]
     if found["mixed_classes"]:
         stations.append(("classes\nmixed", found["mixed_classes"], COLOURS["fine_tuned"]))
@@ -100,9 +100,7 @@ def draw_accuracies(
     texts: Sequence[str],
     control: str = "classes mixed",
 ) -> None:
-    """Draw the accuracies of each row by the control, by labels alone and by linear fine-tuning, with a
-    text beside them.
-    """
+    """Draw each row's accuracies by the control, labels alone and fine-tuning, and a text beside."""
     bars = (
         ("control_accuracy", f"{control} (the control)", COLOURS["fine_tuned"]),
         ("label_map_accuracy", "labels alone", COLOURS["source"]),
@@ -126,8 +124,8 @@ def _draw_constant(axes: plt.Axes, found: Mapping, name: str) -> float:
 
 
 def draw_certificate(record: Mapping, folder: Path) -> None:
-    """certificate.png: on the left the losses, the certificate and ln K; on the right each target class,
-    its share of the certificate and what it is taken for.
+    """Draw certificate.png: on the left the losses, the certificate and ln K; on the right each target
+    class, its share of the certificate and what it is taken for.
     """
     found = record["certificate"]
     classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
@@ -188,7 +186,7 @@ def draw_published(
     class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
-    """bound.png, label_map.png, curves.png (where something was learned) and features.png."""
+    """Draw bound.png, label_map.png, curves.png (where something was learned) and features.png."""
     draw_published_bound(record, fine_tuned, folder)
     draw_label_map(record, transform.B, class_names, folder)
     if transform.history:
@@ -197,7 +195,7 @@ def draw_published(
 
 
 def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
-    """The published bound as stacked terms beside the published form's certificate and actual losses."""
+    """Draw the published bound as stacked terms beside its form's certificate and actual losses."""
     found = record["published"]
     third = found["distribution_mismatch"]
     figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
@@ -238,7 +236,7 @@ def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Pa
 def draw_label_map(
     record: Mapping, B: Tensor, class_names: tuple[Sequence[str], Sequence[str]], folder: Path
 ) -> None:
-    """B as a heat map: column s says how source class s is spread over the target classes."""
+    """Draw B as a heat map: column s says how source class s is spread over the target classes."""
     sources, targets = class_names
     values = B.detach().cpu().numpy()
     many = max(len(sources), len(targets)) > 20
@@ -264,7 +262,7 @@ def draw_label_map(
 
 
 def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) -> None:
-    """Each term of the objective, unweighted, at every iteration: one panel a term."""
+    """Draw each term of the objective, unweighted, at every iteration: one panel a term."""
     figure, grid = plt.subplots(2, 3, figsize=(10, 5.4), sharex=True, layout="constrained")
     for axes, (name, values) in zip(grid.flat, history.items(), strict=True):
         values = values.numpy()
@@ -287,7 +285,7 @@ def draw_features(
     class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
-    """Source, transformed source and target on the two main axes of the target's features.
+    """Draw source, transformed source and target on the two main axes of the target's features.
 
     A source class has the colour of the target class that it is mapped to.
     """
@@ -326,7 +324,7 @@ def _class_legend(
     mapped: Tensor,
     class_names: tuple[Sequence[str], Sequence[str]],
 ) -> None:
-    """One entry a target class: its name and the source classes that are mapped to it."""
+    """Draw one entry a target class: its name and the source classes that are mapped to it."""
     sources, targets = class_names
     handles = []
     for k, name in enumerate(targets):
@@ -349,7 +347,7 @@ def _title(record: Mapping) -> str:
 
 
 def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
-    """In the format of its suffix; a PDF holds no date: the same run draws the same file."""
+    """Write it in the format of its suffix; a PDF holds no date: the same run draws the same file."""
     about = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format=path.suffix[1:], **about)
@@ -358,6 +356,6 @@ def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
 
 
 def save_both(figure: plt.Figure, path: Path) -> None:
-    """As PDF and as PNG."""
+    """Write it as PDF and as PNG."""
     save_figure(figure, path.with_suffix(".pdf"), close=False)
     save_figure(figure, path.with_suffix(".png"))

@@ -35,8 +35,8 @@ ANALYSED = {False: "target_loss", True: "published_target_loss"}
 
 # ------------------------------------------------------------------------------------------ the groups
 def group_runs(records: Sequence[Mapping]) -> list[dict]:
-    """Stage-3 runs that differ by their seed alone: what names them, `label`, `seeds`, and `values`: for
-    each quantity its values over the seeds (None where undefined).
+    """Gather stage-3 runs that differ by their seed alone: what names them, `label`, `seeds`, and
+    `values`: for each quantity its values over the seeds (None where undefined).
     """
     heads = {_pair(record): record for record in records if record["stage"] == "finetune"}
     groups: dict[str, dict] = {}
@@ -71,18 +71,18 @@ def constant_prediction_loss(record: Mapping) -> float | None:
 
 
 def is_pseudo(group: Mapping) -> bool:
-    """Whether its losses are those against clusters, not labels."""
+    """Tell whether its losses are those against clusters, not labels."""
     return PSEUDO_VARIANT in (group["variant"] or "")
 
 
 def _pair(record: Mapping) -> tuple:
-    """What a stage-3 run shares with the stage-2 run of its pair."""
+    """Return what a stage-3 run shares with the stage-2 run of its pair."""
     names = ("source", "target", "model", "seed")
     return (*(record[name] for name in names), record["config"]["procedure"])
 
 
 def _settings(record: Mapping) -> dict[str, str]:
-    """All that a run's numbers depend on but its seed, and its weights: a LeNet's go with the seed."""
+    """Return all that a run's numbers depend on but its seed and weights: a LeNet's go with the seed."""
     origins = {role: about["origin"] for role, about in record["data"].items()}
     flat = _flatten({**record["config"], "data": origins})
     return {name: value for name, value in flat.items() if name != "network.weights"}
@@ -99,8 +99,8 @@ def _flatten(settings: Mapping, prefix: str = "") -> dict[str, str]:
 
 
 def _name_groups(groups: Sequence[dict]) -> None:
-    """`label`: the pair, what is not the same in all groups, and where that does not tell them apart the
-    settings that do.
+    """Add the `label` of each: the pair, what is not the same in all groups, and where that does not
+    tell them apart the settings that do.
     """
     several = len({group["model"] for group in groups}) > 1
     alike: dict[tuple, list[dict]] = {}
@@ -122,7 +122,7 @@ def _name_groups(groups: Sequence[dict]) -> None:
 
 
 def _mean(group: Mapping, name: str, seeds: Sequence[int] | None = None) -> float | None:
-    """Over the group's seeds, or over these; None if it is undefined for one of them or not there."""
+    """Average over the group's seeds, or over these; None if one has no such value."""
     of_seed = dict(zip(group["seeds"], group["values"][name], strict=True))
     values = [of_seed.get(seed) for seed in seeds or group["seeds"]]
     return None if None in values else statistics.fmean(values)
@@ -134,7 +134,7 @@ def _spread(group: Mapping, name: str) -> float:
 
 
 def _missing(group: Mapping, name: str) -> str:
-    """Why there is no mean."""
+    """Say why there is no mean."""
     values = group["values"][name]
     count = sum(value is None for value in values)
     if name == "fine_tuned_loss":
@@ -146,14 +146,14 @@ def _missing(group: Mapping, name: str) -> str:
 
 # ---------------------------------------------------------------------------------------- the relation
 def relation_groups(groups: Sequence[Mapping]) -> list[Mapping]:
-    """One for each pair and model of which the relation is known: it has no setting."""
+    """Return one for each pair and model of which the relation is known: it has no setting."""
     known = [group for group in groups if _mean(group, "label_map_accuracy") is not None]
     return list({(*_place(group), group["variant"]): group for group in reversed(known)}.values())[::-1]
 
 
 def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): for each pair the accuracies by mixed classes, labels alone and fine-tuning, the
-    source's contribution and its p (means over seeds).
+    """Return (head, rows): for each pair the accuracies by mixed classes, labels alone and fine-tuning,
+    the source's contribution and its p (means over seeds).
     """
     columns = {
         "majority class": "majority_share",
@@ -173,7 +173,7 @@ def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]
 
 
 def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
-    """For each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
+    """Draw for each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
     figure, axes = plt.subplots(figsize=(8, 1.3 + 0.62 * len(groups)), layout="constrained")
     rows = [{name: _mean(group, name) or 0.0 for name in group["values"]} for group in groups]
     texts = []
@@ -190,8 +190,8 @@ def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
 
 # ----------------------------------------------------------------------------------------- the figures
 def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
-    """One row a group: the certificate by its terms, the losses of h and of a fine-tuned head, then the
-    published bound by its terms and the loss that it is about. Many groups take several figures.
+    """Draw one row a group: the certificate by its terms, the losses of h and of a fine-tuned head, then
+    the published bound by its terms and the loss that it is about. Many groups take several figures.
     """
     paths = []
     for number, start in enumerate(range(0, len(groups), GROUPS_A_FIGURE), start=1):
@@ -254,7 +254,7 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
 
 
 def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: float) -> None:
-    """The standard deviation over seeds, or why there is no bar."""
+    """Add the standard deviation over seeds, or why there is no bar."""
     if _mean(group, name) is None:
         axes.text(end, place, f" {_missing(group, name)}", va="center", fontsize=6, color="#555555")
     elif _spread(group, name):
@@ -262,8 +262,8 @@ def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: fl
 
 
 def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
-    """Every run's bounds, each against the loss that it bounds: a colour a setting, a marker a pair and
-    model. A certified bound lies on the right of the diagonal.
+    """Draw every run's bounds, each against the loss that it bounds: a colour a setting, a marker a pair
+    and model. A certified bound lies on the right of the diagonal.
     """
     figure, panels = plt.subplots(
         1, len(BOUNDS), figsize=(9, 5), sharey=True, layout="constrained", squeeze=False
@@ -306,9 +306,9 @@ def _title(place: tuple[str, str, str]) -> str:
 
 
 def agreement_of_bounds(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): Pearson's and Kendall's correlation of each bound with the loss that it bounds, over
-    all runs, without the setting in which nothing is learned, and for each pair and model. Intervals
-    draw groups, whose seeds are no independent runs.
+    """Return (head, rows): Pearson's and Kendall's correlation of each bound with the loss that it
+    bounds, over all runs, without the setting in which nothing is learned, and for each pair and model.
+    Intervals draw groups, whose seeds are no independent runs.
     """
     learned = [group for group in groups if group["setting"] != "FixedAll"]
     subsets = {"all": list(groups)}
@@ -339,7 +339,7 @@ def _defined_pairs(group: Mapping, bound: str, loss: str) -> list[tuple[float, f
 
 
 def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
-    """The groups whose pair and model was run in several settings, without variants."""
+    """Return the groups whose pair and model was run in several settings, without variants."""
     plain = [group for group in groups if group["variant"] is None]
     return [
         group
@@ -349,7 +349,7 @@ def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
 
 
 def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
-    """For each pair and model the settings side by side: accuracy, loss and bounds."""
+    """Draw for each pair and model the settings side by side: accuracy, loss and bounds."""
     names = {
         "target_accuracy": "accuracy of h",
         "target_loss": "loss of h (nats)",
@@ -384,9 +384,9 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
 
 # ------------------------------------------------------------------------------ targets without labels
 def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): for each group with pseudo-labels the agreement of clusters and labels, and each
-    term with clusters, with labels (the mean of the same runs but for that, if all are there) and the
-    difference.
+    """Return (head, rows): for each group with pseudo-labels the agreement of clusters and labels, and
+    each term with clusters, with labels (the mean of the same runs but for that, if all are there) and
+    the difference.
     """
     labelled = {_without_pseudo(group): group for group in groups if not is_pseudo(group)}
     rows = []
@@ -405,7 +405,7 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
 
 
 def _without_pseudo(group: Mapping) -> str:
-    """What a group shares with the one that uses the target's labels."""
+    """Return what a group shares with the one that uses the target's labels."""
     variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
     aside = ("pseudo_sizes", "bootstrap")
     settings = {name: value for name, value in group["settings"].items() if name not in aside}
