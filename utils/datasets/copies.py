@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -24,10 +24,6 @@ class Copies:
     across: int
     contradicting: int
     examples: dict[str, tuple[str, str]]
-
-    @property
-    def record(self) -> dict:
-        return asdict(self)
 
 
 def find_copies(

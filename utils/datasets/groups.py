@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.datasets.images import ImageFiles, Split, is_labelled
+from utils.datasets.tree import describe_names
 from utils.errors import InputError
 from utils.sampling import held_out_share
 
@@ -132,11 +133,12 @@ def numbered_groups(
 def _warn_of_shared_groups(data: str, train: Tensor, test: Tensor, names: Sequence[Hashable]) -> None:
     shared = sorted({*train.tolist()} & {*test.tolist()})
     if shared:
+        named = describe_names((str(names[k]) for k in shared), MOST_NAMED)
         inside = int(torch.isin(test, torch.tensor(shared)).sum())
         warnings.warn(
             f"{data}: {len(shared)} of {len(test.unique())} groups of the test split are in the "
-            f"training split, too ({_some(names[k] for k in shared)}): {inside} of {len(test)} test "
-            "samples are not new, and the measured accuracy is not that on new groups",
+            f"training split, too ({named}): {inside} of {len(test)} test samples are not new, "
+            "and the measured accuracy is not that on new groups",
             stacklevel=2,
         )
 
@@ -145,9 +147,10 @@ def _warn_of_single_groups(
     data: str, labels: Tensor, groups: Tensor, class_names: Sequence[str]
 ) -> None:
     if single := classes_of_one_group(labels, groups):
+        named = describe_names((class_names[k] for k in single), MOST_NAMED)
         warnings.warn(
-            f"{data}: all training samples of {_some(class_names[k] for k in single)} are of one group, "
-            "which cannot be held out: what is foretold says nothing of these classes",
+            f"{data}: all training samples of {named} are of one group, which cannot be held out: "
+            "what is foretold says nothing of these classes",
             stacklevel=2,
         )
 
@@ -166,9 +169,10 @@ def draw_test_split(
     if whole.groups is not None and is_labelled(whole.labels):
         single = classes_of_one_group(whole.labels, whole.groups)
         if single:
+            named = describe_names((class_names[k] for k in single), MOST_NAMED)
             raise InputError(
-                f"{folder}: all images of {_some(class_names[k] for k in single)} are of one group: a "
-                "class needs two, to train and to test; or give the folder splits, train/ and test/"
+                f"{folder}: all images of {named} are of one group: a class needs two, to train and "
+                "to test; or give the folder splits, train/ and test/"
             )
     try:
         parts = held_out_share(whole.labels, whole.groups, share, generator)
@@ -179,8 +183,3 @@ def draw_test_split(
         ) from error
     train, test = (whole.select(part) for part in parts)
     return train, test
-
-
-def _some(names: Iterable[Hashable]) -> str:
-    names = list(map(str, names))
-    return ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")

@@ -8,7 +8,7 @@ uint8 tensors, others files; scaling and decoding them is the backbone's preproc
 import difflib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -123,20 +123,9 @@ def load_dataset(
     train, test = grouped_splits(grouping, name, (train, test), class_names)
     if len(class_names) < 2:
         raise InputError(f"{name} has one class: there is nothing to tell apart")
-    for split_name, split in (("training", train), ("test", test)):
-        if not is_labelled(split.labels):
-            continue
-        if split.labels.min() < 0:
-            raise InputError(
-                f"{name} ({origin}): the {split_name} labels hold {int(split.labels.min())}"
-            )
-        counts = torch.bincount(split.labels, minlength=len(class_names))
-        if counts.min() == 0 or len(counts) > len(class_names):
-            absent = (counts == 0).nonzero().flatten().tolist()
-            raise InputError(
-                f"{name} ({origin}): the {split_name} labels do not cover 0..{len(class_names) - 1}: "
-                f"none of {absent[:5]}, largest label {int(split.labels.max())}"
-            )
+    for which, split in (("training", train), ("test", test)):
+        if is_labelled(split.labels):
+            _require_classes(f"{name} ({origin}): the {which} labels", split.labels, len(class_names))
     train, test = read_alike((train, test), index_dir, max_pixels)
     provenance = {
         "origin": origin,
@@ -157,9 +146,28 @@ def load_dataset(
     copies = copies_of(train, test)
     warn_of_copies(name, copies, len(train), len(test))
     return Dataset(
-        dataset_slug(name), train, test, len(class_names), class_names, provenance, found,
-        copies.record,
-    )  # fmt: skip
+        name=dataset_slug(name),
+        train=train,
+        test=test,
+        num_classes=len(class_names),
+        class_names=class_names,
+        provenance=provenance,
+        found=found,
+        copies=asdict(copies),
+    )
+
+
+def _require_classes(what: str, labels: torch.Tensor, num_classes: int) -> None:
+    """Raises InputError unless the labels are 0..K−1 and each class has samples."""
+    if labels.min() < 0:
+        raise InputError(f"{what} hold {int(labels.min())}")
+    counts = torch.bincount(labels, minlength=num_classes)
+    if counts.min() == 0 or len(counts) > num_classes:
+        absent = (counts == 0).nonzero().flatten().tolist()
+        raise InputError(
+            f"{what} do not cover 0..{num_classes - 1}: none of {absent[:5]}, largest label "
+            f"{int(labels.max())}"
+        )
 
 
 def require_folder(name: str, unlabelled_classes: int | None = None) -> None:

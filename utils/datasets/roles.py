@@ -14,9 +14,9 @@ WORDS = {
 }
 # What a name may have around its word: seg_train, train_images, Test-Set, TestDaten, imgs.val, 训练集.
 FILLERS = (
-    "dataset", "datasets", "data", "set", "sets", "split", "images", "image", "imgs", "img", "pictures",
-    "photos", "samples", "folder", "seg", "daten", "bilder", "satz", "集", "数据",
-)  # fmt: skip
+    "dataset datasets data set sets split images image imgs img pictures photos samples folder seg "
+    "daten bilder satz 集 数据"
+)
 
 
 def same_name(name: str) -> str:
@@ -31,7 +31,7 @@ def _letters(name: str) -> str:
 
 
 _ROLE_OF = {_letters(word): role for role, words in WORDS.items() for word in words.split()}
-_FILLERS = sorted(map(_letters, FILLERS), key=len, reverse=True)
+_FILLERS = sorted(map(_letters, FILLERS.split()), key=len, reverse=True)
 
 
 def role_of(name: str) -> str | None:

@@ -39,18 +39,35 @@ from utils.storage.files import (
 RECORDED = {"train": ("test_accuracy", "test_loss"), "finetune": ("test_accuracy", "test_loss")}
 PARTS = {
     "relation": (
-        "fine_tuned_accuracy", "fine_tuned_loss", "label_map_accuracy", "label_map_loss",
-        "source_contribution", "source_contribution_p", "constant_prediction_loss",
+        "fine_tuned_accuracy",
+        "fine_tuned_loss",
+        "label_map_accuracy",
+        "label_map_loss",
+        "source_contribution",
+        "source_contribution_p",
+        "constant_prediction_loss",
     ),
     "certificate": (
-        "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "bound_certified",
-        "certified_source_loss", "certified_transport", "constant_prediction_loss",
+        "fine_tuned_accuracy",
+        "fine_tuned_loss",
+        "target_accuracy",
+        "target_loss",
+        "bound_certified",
+        "certified_source_loss",
+        "certified_transport",
+        "constant_prediction_loss",
     ),
     "published": (
-        "target_accuracy", "target_loss", "constant_prediction_loss", "weighted_source_loss",
-        "label_mismatch", "distribution_mismatch", "bound_published", "bound_certified",
+        "target_accuracy",
+        "target_loss",
+        "constant_prediction_loss",
+        "weighted_source_loss",
+        "label_mismatch",
+        "distribution_mismatch",
+        "bound_published",
+        "bound_certified",
     ),
-}  # fmt: skip
+}
 
 
 # ------------------------------------------------------------------------- run folders and results
