@@ -30,8 +30,8 @@ def doubts_of_accuracy(
     class_names: Sequence[str],
     predicted: tuple[float, tuple[float, float]] | None,
 ) -> list[str]:
-    """What a person should know of the answers `said` (n,) on a test split with the labels `truth`, a
-    line each. `predicted`: the accuracy that was foretold, and its interval for as many images; None
+    """Say what a person should know of the answers `said` (n,) on a test split with the labels `truth`,
+    a line each. `predicted`: the accuracy that was foretold, and its interval for as many images; None
     where none was.
     """
     confusion = confusions(said, truth, len(class_names))
@@ -61,13 +61,13 @@ def _line(measured: float, place: str, why: str) -> str:
 
 
 def confusions(said: Tensor, truth: Tensor, classes: int) -> np.ndarray:
-    """How many images of each class (row) are called what (column)."""
+    """Count how many images of each class (row) are called what (column)."""
     both = torch.bincount(truth * classes + said, minlength=classes**2)
     return both.view(classes, classes).cpu().numpy()
 
 
 def _order(confusion: np.ndarray, class_names: Sequence[str], least: float) -> str | None:
-    """That the labels are in another order, if a renaming of the classes makes `least` right."""
+    """Say that the labels are in another order, if a renaming of the classes makes `least` right."""
     rows, columns = linear_sum_assignment(confusion, maximize=True)
     right = confusion[rows, columns].sum() / confusion.sum()
     moved = [(confusion[t, s], t, s) for t, s in zip(rows, columns, strict=True) if t != s]
@@ -83,7 +83,7 @@ def _order(confusion: np.ndarray, class_names: Sequence[str], least: float) -> s
 
 
 def doubts_of_probe(predicted: tuple[float, tuple[float, float]] | None, majority: float) -> list[str]:
-    """That a probe is not known to be better than always saying the most frequent class."""
+    """Say that a probe is not known to be better than always saying the most frequent class."""
     if predicted is None or predicted[1][0] > majority:
         return []
     accuracy, (low, high) = predicted
@@ -95,6 +95,6 @@ def doubts_of_probe(predicted: tuple[float, tuple[float, float]] | None, majorit
 
 
 def warn_of_doubts(record: Mapping) -> None:
-    """Those of a result."""
+    """Warn of those of a result."""
     for text in record.get("doubts", ()):  # earlier versions had none
         warnings.warn(text, stacklevel=2)

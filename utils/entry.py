@@ -70,7 +70,7 @@ def _is_lack_of_memory(error: Exception) -> bool:
 
 
 def warning_line(message: object, category: type[Warning]) -> str:
-    """As it is shown."""
+    """Spell a warning as it is shown."""
     kind = "remark" if issubclass(category, Remark) else "warning"
     return f"{kind}: {' '.join(str(message).split())}"
 
@@ -79,7 +79,7 @@ _told: set[str] = set()
 
 
 def tell_once(line: str) -> None:
-    """On stderr, unless this run has said it."""
+    """Print a line on stderr, unless this run has said it."""
     if line not in _told:
         _told.add(line)
         print(line, file=sys.stderr)
@@ -91,7 +91,7 @@ def _print_warning(message, category, filename, lineno, file=None, line=None) ->
 
 @contextlib.contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Only the main thread may say what a signal does."""
+    """Let SIGTERM raise; only the main thread may say what a signal does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -108,13 +108,27 @@ def _sigterm_raises() -> Iterator[None]:
 
 # ------------------------------------------------------------------------------------------ terminals
 PLAIN = {
-    "→": "->", "—": "-", "–": "-", "−": "-", "×": "x", "…": "...", "·": "*", "±": "+-", "≤": "<=",
-    "≥": ">=", "τ": "tau", "ε": "eps", "λ": "lambda", "Λ": "Lambda", "Σ": "sum", "π": "pi",
-}  # fmt: skip
+    "→": "->",
+    "—": "-",
+    "–": "-",
+    "−": "-",
+    "×": "x",
+    "…": "...",
+    "·": "*",
+    "±": "+-",
+    "≤": "<=",
+    "≥": ">=",
+    "τ": "tau",
+    "ε": "eps",
+    "λ": "lambda",
+    "Λ": "Lambda",
+    "Σ": "sum",
+    "π": "pi",
+}
 
 
 def _plain_letters(error: UnicodeError) -> tuple[str, int]:
-    """The nearest letters that ASCII has."""
+    """Find the nearest letters that ASCII has."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = ""
@@ -150,7 +164,7 @@ class _Output:
 
 @contextlib.contextmanager
 def _output_that_may_fail() -> Iterator[None]:
-    """What could not be written is said at the end, when the results are kept."""
+    """Say at the end, when the results are kept, what could not be written."""
     output = _Output(sys.stdout)
     with contextlib.redirect_stdout(output):
         yield
@@ -166,7 +180,7 @@ codecs.register_error("plain letters", _plain_letters)
 
 
 def _use_plain_letters_where_needed() -> None:
-    """A terminal or pipe that is not UTF-8 shows what it can."""
+    """Let a terminal or pipe that is not UTF-8 show what it can."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="plain letters")

@@ -86,7 +86,9 @@ class HeldOut:
 
     @staticmethod
     def of(y: Tensor, fold: Tensor, judged: Tensor, groups: Tensor | None = None) -> "HeldOut":
-        """Of all images' labels, folds and groups (n,), and the indices of the held-out ones (m,)."""
+        """Count them from all images' labels, folds and groups (n,), and the indices of the held-out
+        ones (m,).
+        """
         units = torch.stack([y, fold])  # what is counted: images, or each group once in each class
         if groups is not None:
             units = torch.stack([y, fold, groups]).unique(dim=1)
@@ -100,12 +102,12 @@ class HeldOut:
         return HeldOut(labels, counts[labels], fitted_to, groups)
 
     def part(self, share: float) -> "HeldOut":
-        """With this share of the images of each class, rounded up in each fit."""
+        """Keep this share of the images of each class, rounded up in each fit."""
         fitted = np.ceil(share * self.fitted_to)
         return replace(self, images=np.maximum(share * self.images, fitted), fitted_to=fitted)
 
     def design_effect(self, right: np.ndarray) -> float:
-        """By how much fewer independent images would say as much of the share right (m,)."""
+        """Tell by how much fewer independent images would say as much of the share right (m,)."""
         return 1.0 if self.groups is None else design_effect(torch.from_numpy(right), self.groups)
 
     @property
@@ -114,8 +116,9 @@ class HeldOut:
         return self._is_few(np.full(len(self.labels), 1 / len(self.labels)))
 
     def foretell(self, right: np.ndarray, new_images: float | None, few: bool | None = None) -> Foretold:
-        """From which of the held-out images were right, for the share right of `new_images` new ones
-        (None: of all that could be drawn). `few`: whether it is extrapolated (default: as `is_few`).
+        """Foretell, from which of the held-out images were right, the share right of `new_images` new
+        ones (None: of all that could be drawn). `few`: whether it is extrapolated (default: as
+        `is_few`).
         """
         weights, effect = np.full(len(right), 1 / len(right)), self.design_effect(right)
         count = len(right) / effect
@@ -125,8 +128,8 @@ class HeldOut:
         return self._extrapolate(float(right.mean()), count, weights, new_images)
 
     def foretell_balanced(self, right: np.ndarray, new_images: float | None) -> Foretold:
-        """The same for the mean over classes of the share right; new images are taken to have the
-        classes in the same shares.
+        """Foretell the same for the mean over classes of the share right; new images are taken to have
+        the classes in the same shares.
         """
         share, count = share_of_classes(right, self.labels)
         if count == len(right):
@@ -179,16 +182,16 @@ class HeldOut:
 
 
 def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.ndarray:
-    """The accuracy whose odds (1) above chance are `factor` times as large; what is not above chance
-    stays.
+    """Return the accuracy whose odds (1) above chance are `factor` times as large; what is not above
+    chance stays.
     """
     above, wrong = factor * np.maximum(accuracy - chance, 0), 1 - accuracy
     return np.where(accuracy > chance, (above + chance * wrong) / (above + wrong), accuracy)
 
 
 def held_out_order(fitted: LinearHead | ValidatedRidge, fold: Tensor) -> Tensor:
-    """Where in `fitted.held_out` the images stand, in their order, that the head which judges them has
-    not seen: a class's only image, or group, is in no `fold` (n,) and was seen.
+    """Tell where in `fitted.held_out` the images stand, in their order, that the head which judges them
+    has not seen: a class's only image, or group, is in no `fold` (n,) and was seen.
     """
     order = fitted.held_out.argsort()
     return order[fold[fitted.held_out[order]] >= 0]
@@ -197,7 +200,7 @@ def held_out_order(fitted: LinearHead | ValidatedRidge, fold: Tensor) -> Tensor:
 def judge_held_out(
     fitted: LinearHead | ValidatedRidge, labels: Tensor, groups: Tensor | None = None
 ) -> tuple[np.ndarray, HeldOut]:
-    """(whether each image that was held out is right (m,), what these images are), of a head of
+    """Return (whether each image that was held out is right (m,), what these images are), of a head of
     validated strength.
     """
     fold = stratified_folds(labels, groups)
@@ -210,8 +213,8 @@ def judge_held_out(
 def foretell_accuracy(
     fitted: LinearHead | ValidatedRidge, train: Features, test: Features
 ) -> Foretold | None:
-    """Of a head of validated strength that is fitted to `train`, on as many new images as `test` has;
-    None where no class has two images, or groups.
+    """Foretell the accuracy of a head of validated strength that is fitted to `train`, on as many new
+    images as `test` has; None where no class has two images, or groups.
     """
     right, judged = judge_held_out(fitted, train.y, train.groups)
     if not len(right):

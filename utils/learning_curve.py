@@ -76,8 +76,8 @@ class LearningCurve:
         new_images: float | None = None,
         judged: HeldOut | None = None,
     ) -> "LearningCurve":
-        """From which of the held-out images each part's probe got right, (parts, m); the last is all.
-        `judged`: what these images are, without which nothing says that they are few or in groups.
+        """Make it from which of the held-out images each part's probe got right, (parts, m); the last is
+        all. `judged`: what these images are, without which nothing says that they are few or in groups.
         """
         count, unsaid, effect, unit = hits.shape[1], None, 1.0, "images"
         if judged and judged.groups is not None:
@@ -114,8 +114,8 @@ class LearningCurve:
         )
 
     def extrapolate(self, factor: float) -> tuple[float, tuple[float, float]] | None:
-        """(accuracy, its interval) of a probe that is fitted to `factor` times as many images, by (2);
-        None where there were too few images to say.
+        """Return (accuracy, its interval) of a probe that is fitted to `factor` times as many images, by
+        (2); None where there were too few images to say.
         """
         if self.unsaid is not None:
             return None
@@ -128,8 +128,8 @@ class LearningCurve:
         return accuracy, (ends[0], ends[1])
 
     def gain(self, factor: float) -> float | None:
-        """By how much `factor` times as many images raise the accuracy of a probe that is fitted to all;
-        None as above. It has no interval: one by (2) held too rarely (docs/method.md).
+        """Tell by how much `factor` times as many images raise the accuracy of a probe that is fitted to
+        all; None as above. It has no interval: one by (2) held too rarely (docs/method.md).
         """
         if self.unsaid is not None:
             return None
@@ -152,7 +152,7 @@ class LearningCurve:
         }
 
     def _errors_at_all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ê, v and w of (2) at each point of the grid."""
+        """Compute Ê, v and w of (2) at each point of the grid."""
         errors = 1 - np.array(self.accuracies) if self.note is None else self.errors
         sizes = np.array(self.fitted_to) / self.fitted_to[-1]
         s, b = _grid()
@@ -166,7 +166,7 @@ class LearningCurve:
         return mean, variance, weight / weight.sum()
 
     def _share_left(self, factor: float) -> np.ndarray:
-        """G of (2): the share of E that is left with so many images, at each point of the grid."""
+        """Compute G of (2): the share of E that is left with so many images, at each grid point."""
         s, b = _grid()
         return s + (1 - s) * (factor * self.sizes[-1] / self.fitted_to[-1]) ** -b
 
@@ -185,7 +185,8 @@ def learning_curve(
     new_images: int | None = None,
     new_groups: Tensor | None = None,
 ) -> LearningCurve:
-    """Accuracies of the linear probe with parts of the training images, for what more would bring.
+    """Measure accuracies of the linear probe with parts of the training images, for what more would
+    bring.
 
     Args:
         features: standardised, x (n, d) float32 with labels y (n,), of every class at least one.
@@ -239,7 +240,7 @@ def learning_curve(
 
 
 def _fewest(features: Features, num_classes: int) -> int:
-    """Of a class, how many images, or groups of them, there are at least."""
+    """Count the images, or groups of them, of the smallest class."""
     y = features.y
     if features.groups is not None:
         number = features.groups.unique(return_inverse=True)[1]
@@ -255,9 +256,9 @@ def nested_parts(
     seed: int,
     groups: Tensor | None = None,
 ) -> list[Tensor]:
-    """Indices of the first share of each class's allowed (n,) images, in an order that the seed draws:
-    rounded up, so that every class that has images keeps one. With `groups` (n,) the first share of the
-    class's groups, whole.
+    """Return indices of the first share of each class's allowed (n,) images, in an order that the seed
+    draws: rounded up, so that every class that has images keeps one. With `groups` (n,) the first share
+    of the class's groups, whole.
     """
     if groups is not None:
         return _nested_groups(y, allowed, shares, num_classes, seed, groups)
@@ -280,7 +281,7 @@ def _nested_groups(
     seed: int,
     groups: Tensor,
 ) -> list[Tensor]:
-    """Groups come in one order for all classes: of what a part holds of a group it tends to hold all."""
+    """Do the same with groups, in one order for all classes, so that a part tends to hold them whole."""
     number = groups.unique(return_inverse=True)[1]
     generator = torch.Generator().manual_seed(seed)
     place = torch.randperm(int(number.max()) + 1, generator=generator).to(y.device)[number]
@@ -295,8 +296,9 @@ def _nested_groups(
 
 
 def _covariance(hits: np.ndarray) -> np.ndarray:
-    """Of the accuracies, from which held-out images each part's probe got right (parts, m), κ included.
-    Four images more, spread over all outcomes: probes that are always right would have no variance.
+    """Estimate that of the accuracies, from which held-out images each part's probe got right (parts,
+    m), κ included. Four images more, spread over all outcomes: probes that are always right would have
+    no variance.
     """
     outcomes = np.array(list(product((0.0, 1.0), repeat=len(hits)))).T
     both = np.column_stack([hits, outcomes])

@@ -60,7 +60,7 @@ class NearCopies:
 
 
 def near_copies(train: Features, test: Features | None = None) -> NearCopies | None:
-    """Whether images have near copies among the training images of their class.
+    """Tell whether images have near copies among the training images of their class.
 
     Args:
         train: standardised x (n, d) with labels. Those of one of its `groups`, if there are any, are no
@@ -98,12 +98,12 @@ def near_copies(train: Features, test: Features | None = None) -> NearCopies | N
 
 
 def largest_share(train: Features) -> float:
-    """Of training images with so small a p, over all K: what is compared with ALARM."""
+    """Return the largest share, over all K, of training images with so small a p: ALARM is for it."""
     return max(_share(of_train) for of_train, _ in _rare(train, None).values())
 
 
 def _rare(train: Features, test: Features | None) -> dict[int, tuple[Tensor, Tensor]]:
-    """For each K of SCALES of which (training, test) images that were looked at p is small."""
+    """Tell for each K of SCALES of which (training, test) images that were looked at p is small."""
     rare: dict[int, tuple[list[Tensor], list[Tensor]]] = {K: ([], []) for K in SCALES}
     for label in train.y.unique():
         of_class = train.select(train.y == label)
@@ -128,7 +128,7 @@ def _share(rare: Tensor) -> float:
 
 
 def _alarm(rare: Tensor) -> float:
-    """The share, or 0 where it is no more than what chance and ordinary data have."""
+    """Return the share, or 0 where it is no more than what chance and ordinary data have."""
     return _share(rare) if _share(rare) >= ALARM and int(rare.sum()) >= FEWEST else 0.0
 
 
@@ -141,7 +141,7 @@ class _Scale:
 
     @staticmethod
     def of(log_distances: Tensor, K: int) -> "_Scale | None":
-        """None where there are too few images, or all are equal."""
+        """Estimate them; None where there are too few images, or all are equal."""
         if log_distances.shape[1] < 2 * K:
             return None
         rise = log_distances[:, 2 * K - 1] - log_distances[:, K - 1]
@@ -151,7 +151,7 @@ class _Scale:
         return _Scale(K, sum(1 / j for j in range(K, 2 * K)) / rise.median().item())
 
     def rarity(self, log_distances: Tensor) -> Tensor:
-        """The p of (1) from log d_1, log d_2, … (m, …): (m,)."""
+        """Compute the p of (1) from log d_1, log d_2, … (m, …): (m,)."""
         K = self.neighbours
         ratio = log_distances[:, 0] - log_distances[:, K - 1]
         ratio[log_distances[:, 0] == -torch.inf] = -torch.inf  # also where all K are equal
@@ -160,14 +160,14 @@ class _Scale:
         return -torch.expm1((K - 1) * torch.log1p(-nearest))
 
     def log_radius(self, log_distances: Tensor) -> Tensor:
-        """Of (2)."""
+        """Compute the logarithm of (2)."""
         K = self.neighbours
         return log_distances[:, K - 1] + math.log(LINKED / (K - 1)) / self.dimension
 
 
 def _log_distances(images: Features, among: Features, places: Tensor | None = None) -> Tensor:
-    """To their nearest neighbours among others, nearest first: 2 SCALES[-1], if there are as many.
-    `places`: where the images themselves stand among these.
+    """Return log distances to their nearest neighbours among others, nearest first: 2 SCALES[-1], if
+    there are as many. `places`: where the images themselves stand among these.
     """
     count = min(2 * SCALES[-1], len(among) - (places is not None))
     found = []
@@ -178,7 +178,7 @@ def _log_distances(images: Features, among: Features, places: Tensor | None = No
 
 
 def _squares(images: Features, among: Features, places: Tensor | None) -> Tensor:
-    """Squared distances; infinite to itself and inside a group, zero where rounding decides."""
+    """Return squared distances; infinite to itself and inside a group, zero where rounding decides."""
     x, others = images.x.double(), among.x.double()
     own = x.square().sum(1)[:, None]
     squares = own + others.square().sum(1) - 2 * x @ others.T
@@ -192,7 +192,7 @@ def _squares(images: Features, among: Features, places: Tensor | None) -> Tensor
 
 # --------------------------------------------------------------------------------- which belong together
 def _linked(train: Features, K: int) -> Tensor:
-    """The group of each image: what links by (2), from both sides, and groups that are known hold
+    """Return the group of each image: what links by (2), from both sides, and groups that are known hold
     together.
     """
     pairs = [torch.empty(2, 0, dtype=torch.int64)]
@@ -217,7 +217,7 @@ def _linked(train: Features, K: int) -> Tensor:
 
 
 def _usual_size(groups: Tensor | None) -> int | None:
-    """The median over the images that are in a group with others."""
+    """Return the median over the images that are in a group with others."""
     if groups is None:
         return None
     sizes = torch.bincount(groups)[groups]
@@ -226,9 +226,9 @@ def _usual_size(groups: Tensor | None) -> int | None:
 
 # ---------------------------------------------------------------------------------------- what it means
 def report_near_copies(train: Features, num_classes: int, test: Features | None = None) -> dict | None:
-    """What a result holds of near copies, None where none are found: of how many images, the size of
-    their groups, and what a probe is foretold to reach where these are held out whole: too much, where
-    not all copies were found.
+    """Return what a result holds of near copies, None where none are found: of how many images, the size
+    of their groups, and what a probe is foretold to reach where these are held out whole: too much,
+    where not all copies were found.
     """
     found = near_copies(train, test)
     if found is None:
@@ -241,7 +241,7 @@ def report_near_copies(train: Features, num_classes: int, test: Features | None 
 
 
 def _foretold(train: Features, num_classes: int) -> dict | None:
-    """Accuracy and interval of a probe on images of other groups; None where no class has two."""
+    """Foretell accuracy and interval of a probe on other groups; None where no class has two."""
     head = fit_linear_head(train, num_classes, None, "ridge", progress="near copies held out")
     right, judged = judge_held_out(head, train.y, train.groups)
     if not len(right):

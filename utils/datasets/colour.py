@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from utils.datasets.content import Content, Request, keep_classes, torchvision_class
+from utils.datasets.content import Content, Request, keep_classes, torchvision_class, torchvision_parts
 from utils.datasets.folders import class_folders, split_of_folder
 from utils.datasets.images import ImageFiles, Split
 from utils.errors import InputError
@@ -14,22 +14,20 @@ from utils.errors import InputError
 
 # ------------------------------------------------------------------------------------ colour images
 def cifar_reader(name: str, first_classes: int | None = None) -> Callable[[Request], Content]:
-    """Torchvision's CIFAR-10 or -100; of the latter, `first_classes` if given."""
+    """Read torchvision's CIFAR-10 or -100; of the latter, `first_classes` if given."""
 
     def read(request: Request) -> Content:
-        splits = []
-        for train in (True, False):
-            raw = torchvision_class(name)(request.data_dir, train=train, download=request.download)
-            images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
-            splits.append(Split(images, torch.tensor(raw.targets)))
-        content = Content(*splits, tuple(raw.classes))
+        parts = torchvision_parts(name, request)
+        images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in parts]
+        splits = (Split(x, torch.tensor(part.targets)) for x, part in zip(images, parts, strict=True))
+        content = Content(*splits, tuple(parts[0].classes))
         return keep_classes(content, torch.arange(first_classes)) if first_classes else content
 
     return read
 
 
 def files_reader(name: str, train: Sequence[str], test: str, **options) -> Callable[[Request], Content]:
-    """One of torchvision's data sets of image files; the parts named by `train` together.
+    """Read one of torchvision's data sets of image files; the parts named by `train` together.
 
     Torchvision keeps names and labels in attributes of its own: asking it for a label by its public
     interface would decode the image.
@@ -75,7 +73,7 @@ def read_imagenet(request: Request) -> Content:
 
 
 def read_imagenet_small(request: Request) -> Content:
-    """As many random classes as the target has: 10,000 of their training images, all their
+    """Read as many random classes as the target has: 10,000 of their training images, all their
     validation images. Only these classes' folders are listed.
     """
     folder, names = _imagenet_classes(request)

@@ -62,13 +62,13 @@ class DatasetEntry:
 
 # What a damaged file or archive makes its readers raise.
 DAMAGED = (
-    ValueError, LookupError, EOFError, pickle.UnpicklingError, zlib.error, tarfile.TarError,
-    zipfile.BadZipFile,
-)  # fmt: skip
+    *(ValueError, LookupError, EOFError),
+    *(pickle.UnpicklingError, zlib.error, tarfile.TarError, zipfile.BadZipFile),
+)
 
 
 def read_full(entry: DatasetEntry, request: Request) -> Content:
-    """From the files that are there, or after a download. One process at a time where another could be
+    """Read the files that are there, or after a download. One process at a time where another could be
     downloading: until that has ended, files are half there.
     """
     data_dir = request.data_dir
@@ -104,7 +104,7 @@ def _read_present(entry: DatasetEntry, request: Request) -> Content:
 
 
 def _download(entry: DatasetEntry, request: Request) -> Content:
-    """Progress and checksum are torchvision's; what a failed download began is removed."""
+    """Have torchvision download it, with progress and checksum; remove what a failed one began."""
     data_dir = request.data_dir
     before = _visible(data_dir)
     timeout = socket.getdefaulttimeout()
@@ -129,7 +129,7 @@ def _download(entry: DatasetEntry, request: Request) -> Content:
 
 
 def _visible(folder: Path) -> set[Path]:
-    """What is in it beside hidden files, such as its lock."""
+    """List what is in it beside hidden files, such as its lock."""
     return {path for path in folder.glob("*") if path.name[0] != "."}
 
 
@@ -145,8 +145,17 @@ def torchvision_class(name: str) -> type:
     return getattr(torchvision.datasets, name)
 
 
+def torchvision_parts(name: str, request: Request, **options) -> list:
+    """Open the training and the test part of one of torchvision's data sets."""
+    reader = torchvision_class(name)
+    return [
+        reader(request.data_dir, train=train, download=request.download, **options)
+        for train in (True, False)
+    ]
+
+
 def keep_classes(content: Content, chosen: Tensor) -> Content:
-    """The samples of the chosen classes, which are renumbered in the order given."""
+    """Return the samples of the chosen classes, which are renumbered in the order given."""
     renumbered = torch.full((len(content.class_names),), -1)
     renumbered[chosen] = torch.arange(len(chosen))
 

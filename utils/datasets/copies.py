@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -25,17 +25,13 @@ class Copies:
     contradicting: int
     examples: dict[str, tuple[str, str]]
 
-    @property
-    def record(self) -> dict:
-        return asdict(self)
-
 
 def find_copies(
     keys: tuple[Sequence[Hashable], Sequence[Hashable]],
     labels: tuple[Tensor, Tensor],
     names: tuple[Sequence[str], Sequence[str]],
 ) -> Copies:
-    """From what tells the content of each training and test sample, equal for equal content."""
+    """Count copies, from keys of each training and test sample that are equal for equal content."""
     counts = {"training": 0, "across": 0, "contradicting": 0}
     examples: dict[str, tuple[str, str]] = {}
     first: dict[Hashable, tuple[str, int]] = {}
@@ -59,7 +55,7 @@ def find_copies(
 
 
 def copies_of(train: Split, test: Split) -> Copies:
-    """Those among the images of a data set."""
+    """Find those among the images of a data set."""
     splits = train, test
     return find_copies(
         tuple(_contents(split.images) for split in splits),
@@ -69,7 +65,7 @@ def copies_of(train: Split, test: Split) -> Copies:
 
 
 def _names(*of_splits: Tensor | ImageFiles) -> tuple[Sequence[str], ...]:
-    """Of files with the folders in which the splits differ."""
+    """Name each image; files with the folders in which the splits differ."""
     if not all(isinstance(images, ImageFiles) for images in of_splits):
         kinds = ("training image", "test image")
         return tuple(
@@ -85,7 +81,7 @@ def _names(*of_splits: Tensor | ImageFiles) -> tuple[Sequence[str], ...]:
 
 
 def _contents(images: Tensor | ImageFiles) -> Sequence[Hashable]:
-    """What tells the content of each: digests of files and of the values of arrays."""
+    """Tell the content of each by digests of files and of the values of arrays."""
     if isinstance(images, ImageFiles):
         return images.digests
     rows = images.flatten(1).contiguous().numpy()

@@ -42,7 +42,7 @@ def folder_path(name: str) -> Path:
 
 
 def path_of(name: str, prefix: str) -> Path:
-    """The path in `prefix:PATH`, ~ replaced. Raises InputError for no path and for ~name of nobody."""
+    """Return the path in `prefix:PATH`, ~ replaced. Raises InputError for none, or ~name of nobody."""
     text = name.removeprefix(prefix)
     if not text:
         raise InputError(f"{name} names no path: give {prefix}PATH")
@@ -72,12 +72,12 @@ def _classes_of(folder: Folder) -> Classes:
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the classes in `folder`, sorted; hidden and system folders are none."""
+    """List the names of the classes in `folder`, sorted; hidden and system folders are none."""
     return tuple(_classes_of(open_folder(folder)))
 
 
 def split_of_folder(folder: Path, class_names: Sequence[str]) -> Split:
-    """All images below folder/CLASS/, ordered by class and name. Refuses a class without images."""
+    """Read all images below folder/CLASS/, ordered by class and name. Refuses a class without images."""
     return _split_of_classes(open_folder(folder), class_names, Notes())
 
 
@@ -95,19 +95,19 @@ def _split_of_classes(folder: Folder, class_names: Sequence[str], notes: Notes) 
 
 
 def _split_without_labels(folder: Folder, notes: Notes) -> Split:
-    """All images below folder, whatever folders they lie in."""
+    """Read all images below folder, whatever folders they lie in."""
     names = _images_of(folder, [folder], "add some", notes)
     return Split(ImageFiles(folder.path, tuple(names)), torch.full((len(names),), NO_LABEL))
 
 
 def _images_of(root: Folder, folders: Sequence[Folder], what_to_do: str, notes: Notes) -> list[str]:
-    """Names relative to `root`, sorted; InputError if there are none."""
+    """List their names relative to `root`, sorted. Raises InputError if there are none."""
     names, left_out = [], Counter()
     for folder in folders:
         prefix = "" if folder is root else f"{folder.name}/"
-        found = images_below(folder)
-        names += [prefix + name for name in found.names]
-        left_out.update(found.left_out)
+        below, aside = images_below(folder)
+        names += [prefix + name for name in below]
+        left_out.update(aside)
     if not names:
         others = f" (left out: {describe_left_out(left_out)})" if left_out else ""
         raise InputError(f"{folders[0].path} holds no images{others}: {what_to_do}")
@@ -123,7 +123,7 @@ def read_image_folder(
     labels: Path | None = None,
     grouping: Grouping | None = None,
 ) -> tuple[Content, str]:
-    """The images, and in one line what the folder was taken for.
+    """Read a folder; return its images, and in one line what it was taken for.
 
     Class folders in folders of splits, as train/CLASS/* and test/CLASS/* (or val); class folders, of
     which a fifth of each class, drawn from the seed, becomes the test split; or images with a list of
@@ -147,7 +147,7 @@ def read_image_folder(
 
 
 def _meant(top: Folder) -> list[Folder]:
-    """As `unpacked`, but not into a training folder: without a test folder beside it, it is refused."""
+    """Go down as `unpacked` does, but not into a training folder, which alone is refused."""
     levels = unpacked(top)
     ends = (k for k, level in enumerate(levels) if k and role_of(level.name) == TRAINING)
     return levels[: next(ends, None)]
@@ -163,7 +163,7 @@ def _content_without_labels(root: Folder, draw: Draw, num_classes: int, notes: N
 
 
 def _content_with_labels(levels: Sequence[Folder], draw: Draw, notes: Notes) -> Content:
-    """A list of labels comes first where the folders say nothing, or something else."""
+    """Take a list of labels first where the folders say nothing, or something else."""
     root = levels[-1]
     splits = splits_of(root, labelled=True)
     parts = (splits.train, splits.test) if splits else (root,)

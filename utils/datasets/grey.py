@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.datasets.content import DAMAGED, Content, Request, keep_classes, torchvision_class
+from utils.datasets.content import DAMAGED, Content, Request, keep_classes, torchvision_parts
 from utils.datasets.idx import read_idx_splits
 from utils.datasets.images import Split
 from utils.errors import InputError
@@ -18,26 +18,16 @@ EMBEDDED_DIR = REPOSITORY / "data" / "embedded"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
-def torchvision_reader(name: str, class_names: tuple[str, ...], **options) -> Callable:
-    """Reads both splits of one of torchvision's MNIST-like classes."""
-
-    def read(request: Request) -> Content:
-        splits = []
-        for train in (True, False):
-            raw = torchvision_class(name)(
-                request.data_dir, train=train, download=request.download, **options
-            )
-            splits.append(Split(raw.data.unsqueeze(1), raw.targets.long()))
-        return Content(*splits, class_names)
-
-    return read
+def _torchvision_splits(name: str, request: Request, **options) -> list[Split]:
+    """Read both splits of one of torchvision's MNIST-like classes."""
+    parts = torchvision_parts(name, request, **options)
+    return [Split(part.data.unsqueeze(1), part.targets.long()) for part in parts]
 
 
 def idx_reader(name: str, class_names: tuple[str, ...]) -> Callable:
-    """The four files of an MNIST-like data set as they lie there, whichever mirror they come from:
+    """Read the four files of an MNIST-like data set as they lie there, whichever mirror they come from:
     torchvision's checksums know one version of each. Else torchvision's own way, which can download.
     """
-    by_torchvision = torchvision_reader(name, class_names)
 
     def read(request: Request) -> Content:
         folder = request.data_dir / name / "raw"
@@ -48,18 +38,18 @@ def idx_reader(name: str, class_names: tuple[str, ...]) -> Callable:
             if not request.download:  # which may mend it
                 raise RuntimeError(str(error)) from error
             with contextlib.suppress(OSError, RuntimeError, *DAMAGED):
-                by_torchvision(request)
+                _torchvision_splits(name, request)
             splits = read_idx_splits(folder)  # torchvision looks at names alone
             if splits is None:
                 raise
             return Content(*splits, class_names)
-        return by_torchvision(request)
+        return Content(*_torchvision_splits(name, request), class_names)
 
     return read
 
 
 def read_fashion_mnist(request: Request) -> Content:
-    """The files in data_dir, else those of Debian's dataset-fashion-mnist, else a download."""
+    """Read the files in data_dir, else those of Debian's dataset-fashion-mnist, else a download."""
     read = idx_reader("FashionMNIST", CLOTHES)
     with contextlib.suppress(RuntimeError):  # what torchvision raises for absent files
         return read(replace(request, download=False))
@@ -72,12 +62,12 @@ EMNIST_CLASSES = 10
 
 
 def read_emnist(request: Request) -> Content:
-    """The letters split, its labels 1..26 as 0..25 (orientation as torchvision delivers it): 10 of the
-    26 letters, drawn from the seed and renumbered 0..9.
+    """Read 10 of the 26 letters, drawn from the seed and renumbered 0..9, of the letters split, whose
+    labels are 1..26 (orientation as torchvision delivers it).
     """
-    train, test, _ = torchvision_reader("EMNIST", LETTERS, split="letters")(request)
     chosen = torch.randperm(len(LETTERS), generator=request.generator)[:EMNIST_CLASSES].sort().values
-    splits = [replace(split, labels=split.labels - 1) for split in (train, test)]
+    parts = _torchvision_splits("EMNIST", request, split="letters")
+    splits = [replace(split, labels=split.labels - 1) for split in parts]
     return keep_classes(Content(*splits, LETTERS), chosen)
 
 
@@ -102,16 +92,8 @@ def embedded_reader(file: str, class_names: tuple[str, ...]) -> Callable[[], Con
 # -------------------------------------------------------------------------------------- the registry
 DIGITS = tuple("0123456789")
 CLOTHES = (
-    "T-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "boot",
+    *("T-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "boot"),
 )
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")

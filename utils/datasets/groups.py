@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from utils.datasets.images import ImageFiles, Split, is_labelled
+from utils.datasets.tree import describe_names
 from utils.errors import InputError
 from utils.sampling import held_out_share
 
@@ -34,7 +35,7 @@ class Grouping:
         return self.text.startswith(LEVEL_PREFIX)
 
     def group(self, name: str, in_class_folder: bool = True) -> str | None:
-        """What the group of one image is called; None where the text does not match."""
+        """Name the group of one image; None where the text does not match."""
         if self.names_folders:
             folders = PurePath(name).parts[1 if in_class_folder else 0 : -1]
             level = _level(self.text)
@@ -46,7 +47,7 @@ class Grouping:
 
 
 def checked_grouping(text: str) -> str:
-    """The text, if it is a grouping. Raises InputError for one that cannot be read."""
+    """Return the text, if it is a grouping. Raises InputError for one that cannot be read."""
     if text.startswith(LEVEL_PREFIX):
         _level(text)
         return text
@@ -67,7 +68,7 @@ def _level(text: str) -> int:
 def grouped_splits(
     grouping: Grouping | None, data: str, splits: Sequence[Split], class_names: Sequence[str]
 ) -> tuple[Split, ...]:
-    """The splits of one data set with the groups of their images, numbered through all splits. Raises
+    """Give the splits of one data set the groups of their images, numbered through all splits. Raises
     InputError where images have no names or no group.
     """
     if grouping is None:
@@ -85,7 +86,7 @@ def grouped_splits(
 
 
 def _names_of_groups(grouping: Grouping, data: str, split: Split) -> list[str] | None:
-    """Of each image; None where there are none of which that is allowed."""
+    """Name the group of each image; None where there are none of which that is allowed."""
     files, in_folders = split.images.names, split.images.in_class_folders
     names = [grouping.group(PurePath(name).as_posix(), in_folders) for name in files]
     left_out = [name for name, group in zip(files, names, strict=True) if group is None]
@@ -107,9 +108,9 @@ def numbered_groups(
     labels: Sequence[Tensor],
     class_names: Sequence[str],
 ) -> list[Tensor | None]:
-    """Numbers in the place of the groups' names, of each split (None: it has none). `how`: who says what
-    the groups are. Raises InputError for a single group. Warns, and gives none, where each sample is a
-    group of its own; warns of groups on both sides of a data set, and of classes of one group.
+    """Put numbers in the place of the groups' names, for each split (None: it has none). `how`: who says
+    what the groups are. Raises InputError for a single group. Warns, and gives none, where each sample
+    is a group of its own; warns of groups on both sides of a data set, and of classes of one group.
     """
     given = [part for part in names if part is not None]
     known = {name: k for k, name in enumerate(sorted({name for part in given for name in part}))}
@@ -132,11 +133,12 @@ def numbered_groups(
 def _warn_of_shared_groups(data: str, train: Tensor, test: Tensor, names: Sequence[Hashable]) -> None:
     shared = sorted({*train.tolist()} & {*test.tolist()})
     if shared:
+        named = describe_names((str(names[k]) for k in shared), MOST_NAMED)
         inside = int(torch.isin(test, torch.tensor(shared)).sum())
         warnings.warn(
             f"{data}: {len(shared)} of {len(test.unique())} groups of the test split are in the "
-            f"training split, too ({_some(names[k] for k in shared)}): {inside} of {len(test)} test "
-            "samples are not new, and the measured accuracy is not that on new groups",
+            f"training split, too ({named}): {inside} of {len(test)} test samples are not new, "
+            "and the measured accuracy is not that on new groups",
             stacklevel=2,
         )
 
@@ -145,9 +147,10 @@ def _warn_of_single_groups(
     data: str, labels: Tensor, groups: Tensor, class_names: Sequence[str]
 ) -> None:
     if single := classes_of_one_group(labels, groups):
+        named = describe_names((class_names[k] for k in single), MOST_NAMED)
         warnings.warn(
-            f"{data}: all training samples of {_some(class_names[k] for k in single)} are of one group, "
-            "which cannot be held out: what is foretold says nothing of these classes",
+            f"{data}: all training samples of {named} are of one group, which cannot be held out: "
+            "what is foretold says nothing of these classes",
             stacklevel=2,
         )
 
@@ -160,15 +163,16 @@ def classes_of_one_group(labels: Tensor, groups: Tensor) -> list[int]:
 def draw_test_split(
     whole: Split, share: float, generator: torch.Generator, folder: object, class_names: Sequence[str]
 ) -> tuple[Split, Split]:
-    """(training, test split) of a folder that has none: this share of each class, whole groups if there
-    are any. Raises InputError where groups leave a class without images on one side.
+    """Draw (training, test split) of a folder that has none: this share of each class, whole groups if
+    there are any. Raises InputError where groups leave a class without images on one side.
     """
     if whole.groups is not None and is_labelled(whole.labels):
         single = classes_of_one_group(whole.labels, whole.groups)
         if single:
+            named = describe_names((class_names[k] for k in single), MOST_NAMED)
             raise InputError(
-                f"{folder}: all images of {_some(class_names[k] for k in single)} are of one group: a "
-                "class needs two, to train and to test; or give the folder splits, train/ and test/"
+                f"{folder}: all images of {named} are of one group: a class needs two, to train and "
+                "to test; or give the folder splits, train/ and test/"
             )
     try:
         parts = held_out_share(whole.labels, whole.groups, share, generator)
@@ -179,8 +183,3 @@ def draw_test_split(
         ) from error
     train, test = (whole.select(part) for part in parts)
     return train, test
-
-
-def _some(names: Iterable[Hashable]) -> str:
-    names = list(map(str, names))
-    return ", ".join(names[:MOST_NAMED]) + (", …" if len(names) > MOST_NAMED else "")

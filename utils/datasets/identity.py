@@ -39,9 +39,9 @@ class FileFacts(NamedTuple):
 def identify_files(
     root: Path, names: Sequence[str], index_dir: Path | None = None, max_pixels: int | None = None
 ) -> tuple[FileFacts, ...]:
-    """Who the files root/name are. What is known of them is looked up in a file in `index_dir` and added
-    to it where that can be written; None: they are all read. A file that cannot be read gets an identity
-    that says so.
+    """Tell who the files root/name are. What is known of them is looked up in a file in `index_dir` and
+    added to it where that can be written; None: they are all read. A file that cannot be read gets an
+    identity that says so.
     """
     index = _Index.read(root, index_dir)
     top = f"{root}{os.sep}"  # strings: paths as objects would cost more than all else
@@ -72,7 +72,7 @@ class _Learned(NamedTuple):
 
 
 def _learn(paths: Sequence[str]) -> list[_Learned]:
-    """Small files of ordinary pictures one after the other, the rest by threads."""
+    """Read small files of ordinary pictures one after the other, the rest by threads."""
     learned = list(map(_read_small, paths))
     left = [place for place, one in enumerate(learned) if one is None]
     pool = ThreadPoolExecutor(THREADS)
@@ -87,7 +87,7 @@ def _learn(paths: Sequence[str]) -> list[_Learned]:
 
 
 def _read_small(path: str) -> _Learned | None:
-    """None for a file that is large, or whose pixels must be looked at."""
+    """Read a file at once; None for one that is large, or whose pixels must be looked at."""
     before = time.time_ns()
     try:
         descriptor = os.open(path, OPEN)
@@ -141,8 +141,8 @@ def _stamp(status: os.stat_result) -> str:
 
 
 def _has_settled(status: os.stat_result, now: int) -> bool:
-    """Whether a change after `now` would show in the file's times. Of the time of the last change of
-    content, which anyone can set, only one near `now` makes it doubtful.
+    """Tell whether a change after `now` would show in the file's times. Of the time of the last change
+    of content, which anyone can set, only one near `now` makes it doubtful.
     """
     return status.st_ctime_ns < now - RACY and abs(status.st_mtime_ns - now) > RACY
 
@@ -159,7 +159,7 @@ class _Index:
 
     @staticmethod
     def read(root: Path, folder: Path | None) -> "_Index":
-        """An empty one where there is none, or one that is damaged or of another version."""
+        """Read a folder's index; an empty one where there is none that is whole and of this version."""
         if folder is None:
             return _Index(None)
         where = os.path.realpath(root)
@@ -192,8 +192,8 @@ class _Index:
             self.changed = True
 
     def write(self, top: str, asked: Set[str]) -> None:
-        """With the names that were `asked` for and those of others that are still there. A folder that
-        cannot be written to keeps nothing.
+        """Write the index, with the names that were `asked` for and those of others that are still
+        there. A folder that cannot be written to keeps nothing.
         """
         if self.path is None or not self.changed:
             return

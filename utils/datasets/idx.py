@@ -16,15 +16,15 @@ UNSIGNED_BYTES = 8  # the last byte of the file signature: the type of the value
 
 
 def read_idx_splits(folder: Path, prefixes: tuple[str, str] = ("train", "t10k")) -> list[Split] | None:
-    """Training and test split; None unless all four files are there."""
+    """Read training and test split; None unless all four files are there."""
     if any(_find(folder, f"{prefix}-{part}") is None for prefix in prefixes for part in FILE_NAMES):
         return None
     return [read_idx_split(folder, prefix) for prefix in prefixes]
 
 
 def read_idx_split(folder: Path, prefix: str) -> Split:
-    """{prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, with .gz or without. Raises InputError
-    that names a file which is damaged or of another shape.
+    """Read {prefix}-images-idx3-ubyte and {prefix}-labels-idx1-ubyte, with .gz or without. Raises
+    InputError that names a file which is damaged or of another shape.
     """
     paths = [_find(folder, f"{prefix}-{part}") or folder / f"{prefix}-{part}" for part in FILE_NAMES]
     images, labels = (read_idx(path) for path in paths)
@@ -40,8 +40,8 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of bytes. Its header: two zeros, the type, the number of axes, each axis's length as four
-    bytes, the highest first.
+    """Read an array of bytes. Its header: two zeros, the type, the number of axes, each axis's length as
+    four bytes, the highest first.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

@@ -59,8 +59,8 @@ class ImageFiles:
 def read_alike(
     splits: Sequence["Split"], index_dir: Path | None = None, max_pixels: int | None = None
 ) -> list["Split"]:
-    """Splits of files as one data set: scales and backgrounds are chosen for all of them together. Of
-    arrays they are returned as they are.
+    """Read splits of files as one data set: scales and backgrounds are chosen for all of them together.
+    Of arrays they are returned as they are.
     """
     if not all(isinstance(split.images, ImageFiles) for split in splits):
         return list(splits)
@@ -80,7 +80,7 @@ def read_alike(
 def _identify_together(
     parts: Sequence[ImageFiles], index_dir: Path | None, max_pixels: int | None
 ) -> list[tuple[FileFacts, ...]]:
-    """The facts of each part; those of one folder are looked up in its index at once."""
+    """Return the facts of each part; those of one folder are looked up in its index at once."""
     names: dict[Path, list[str]] = {}
     for part in parts:
         names.setdefault(part.root, []).extend(part.names)
@@ -111,12 +111,12 @@ class Split:
 
 
 def select_groups(groups: Tensor | None, index: Tensor) -> Tensor | None:
-    """Of the samples `index` (or of a mask), where there are groups."""
+    """Return those of the samples `index` (or of a mask), where there are groups."""
     return None if groups is None else groups[index]
 
 
 def rgb_image(images: Tensor | ImageFiles, index: int) -> Image.Image:
-    """One image in RGB; whatever PIL raises for a file that it cannot decode."""
+    """Read one image in RGB. Raises whatever PIL does for a file that it cannot decode."""
     if isinstance(images, ImageFiles):
         with pixel_limit(images.max_pixels):
             return rgb(str(images.root / images.names[index]), images.reading)
@@ -143,7 +143,7 @@ def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
 
 
 def require_utf8(name: str) -> None:
-    """A name that goes into results, tables and figures must be one that they can show."""
+    """Raises InputError for a name that results, tables and figures could not show."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -155,11 +155,11 @@ def is_labelled(labels: Tensor) -> bool:
 
 
 def cluster_names(num_classes: int) -> tuple[str, ...]:
-    """What the classes of a target without labels are called."""
+    """Name the classes of a target without labels."""
     return tuple(f"cluster {k}" for k in range(num_classes))
 
 
 def describe_split(split: Split) -> list:
-    """What identifies a split in a result, for `digest`."""
+    """Return what identifies a split in a result, for `digest`."""
     images = split.images
     return [list(images.digests) if isinstance(images, ImageFiles) else images, split.labels]

@@ -8,27 +8,15 @@ from pathlib import Path
 
 import torch
 
+from utils.datasets.classes import alike, sorted_classes
 from utils.datasets.content import Content
 from utils.datasets.images import ImageFiles, Split
 from utils.datasets.notes import Notes
-from utils.datasets.roles import TEST, TRAINING, VALIDATION, same_name
+from utils.datasets.roles import TEST, TRAINING, VALIDATION, role_of, same_name
+from utils.datasets.sheets import SHEETS
 from utils.datasets.splits import Draw, Splits, split_by_seed
-from utils.datasets.tables import (
-    AGREES,
-    DIFFERS,
-    REPLACES,
-    SHEETS,
-    Labelled,
-    LabelTable,
-    alike,
-    may_hold_tables,
-    role_of_table,
-    sorted_classes,
-    table_about,
-    tables_in,
-    test_role,
-    with_roles,
-)
+from utils.datasets.table_search import role_of_table, table_about, tables_in
+from utils.datasets.tables import AGREES, DIFFERS, REPLACES, Labelled, LabelTable
 from utils.datasets.tree import Folder, describe_names
 from utils.errors import InputError
 
@@ -45,7 +33,7 @@ class Part:
 
 
 def part_named(named: Path, top: Folder) -> Part:
-    """FILE, or FILE:COLUMN with the column of the labels; where it is not, in the folder itself."""
+    """Find FILE, or FILE:COLUMN with the column of the labels; where it is not, in the folder itself."""
     file, _, column = str(named).rpartition(":")
     for text, of_labels in ((str(named), None), (file, column)):
         for path in (Path(text), top.path / text):
@@ -62,7 +50,7 @@ def _part(table: LabelTable, top: Folder, role: str | None = None) -> Part:
 def content_of_found_tables(
     levels: Sequence[Folder], splits: Splits | None, draw: Draw, notes: Notes
 ) -> Content | None:
-    """By the one list that lies there, or one for each split; None where there is none."""
+    """Read a folder by the one list that lies there, or one for each split; None where there is none."""
     if splits:
         of_splits = (splits.train, TRAINING), (splits.test, TEST)
         found = [(_lists_of_split(folder, levels[-1]), role) for folder, role in of_splits]
@@ -70,24 +58,24 @@ def content_of_found_tables(
             parts = [_part(lists[0], levels[-1], role) for lists, role in found]
             splits.note(notes)
             return content_of_tables(levels[-1], parts, draw, notes)
-    for level in filter(may_hold_tables, levels):
+    for level in levels:
         if parts := _parts_of(tables_in(level).lists, level):
             return content_of_tables(level, parts, draw, notes)
     return None
 
 
 def _lists_of_split(split: Folder, root: Folder) -> list[LabelTable]:
-    """Those beside the images, or in a folder around them: train/metadata.csv and train/images/."""
+    """Find those beside the images, or in a folder around them: train/metadata.csv and train/images/."""
     folder, lists = split, []
     while not lists and folder and folder is not root:
-        lists, folder = tables_in(folder).lists if may_hold_tables(folder) else [], folder.parent
+        lists, folder = tables_in(folder).lists, folder.parent
     return lists
 
 
 def tables_not_used(folders: Iterable[Folder]) -> str:
-    """What an error says of the tables that lie there, if there are any."""
+    """Say for an error why the tables that lie there, if any, are not used."""
     unused: dict[str, str] = {}
-    for folder in filter(may_hold_tables, folders):
+    for folder in folders:
         unused |= tables_in(folder).unused
     return "".join(f"; {name} is not used: {why}" for name, why in list(unused.items())[:3])
 
@@ -108,7 +96,8 @@ def _parts_of(tables: Sequence[LabelTable], level: Folder) -> list[Part]:
 def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Notes) -> Content:
     images = _labelled_images(parts)
     roles = {image.role for image in images}
-    tested = test_role(roles)
+    others = roles - {TRAINING, None}  # validation stands in where there is no test
+    tested = min(others, key=lambda role: role == VALIDATION) if others else None
     used = [image for image in images if image.role in (TRAINING, tested)]
     if roles != {None} and not (tested and TRAINING in roles):
         alone = describe_names(sorted(filter(None, roles)))
@@ -150,19 +139,32 @@ def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Not
 
 
 def _labelled_images(parts: Sequence[Part]) -> list[Labelled]:
-    """Those of all lists, with the split of each. Raises InputError for an image in two lists."""
-    found: dict[str, tuple[Labelled, Path]] = {}
+    """Return those of all lists, with the split of each. Raises InputError for an image in two lists."""
+    images, listed = [], {}
     for part in parts:
         for image in part.table.labelled():
-            name, role = part.prefix + image.name, part.role or image.role
-            if name in found:
+            name = part.prefix + image.name
+            if name in listed:
                 raise InputError(
-                    f"{part.table.path}, row {image.row}: {name} stands in {found[name][1]}, too: an "
+                    f"{part.table.path}, row {image.row}: {name} stands in {listed[name]}, too: an "
                     "image is of one split"
                 )
-            found[name] = Labelled(name, image.label, role, image.row), part.table.path
-    images = [image for image, _ in found.values()]
-    return list(with_roles(images)) if len(parts) == 1 else images
+            listed[name] = part.table.path
+            images.append(image._replace(name=name, role=part.role or image.role))
+    return _with_roles_of_folders(images) if len(parts) == 1 else images
+
+
+def _with_roles_of_folders(images: list[Labelled]) -> list[Labelled]:
+    """Let the folders say what is for what, as photos/train/1.jpg does, where the table does not: if
+    every image lies in one of a split, and some are to train and some are not.
+    """
+    if any(image.role for image in images):
+        return images
+    folders = (image.name.split("/")[:-1] for image in images)
+    roles = [next(filter(None, map(role_of, parts)), None) for parts in folders]
+    if None in roles or TRAINING not in roles or len(set(roles)) == 1:
+        return images
+    return [image._replace(role=role) for image, role in zip(images, roles, strict=True)]
 
 
 def _note_tables(
@@ -192,11 +194,11 @@ def _note_tables(
 def lists_beside(
     levels: Iterable[Folder], split_folders: Sequence[Folder], has_splits: bool, notes: Notes
 ) -> bool:
-    """Whether a list of labels is meant and the class folders in `split_folders` are none. Raises
+    """Tell whether a list of labels is meant and the class folders in `split_folders` are none. Raises
     InputError for one that labels the same classes otherwise, and notes others.
     """
     aside = []
-    for level in filter(may_hold_tables, levels):
+    for level in levels:
         tables = tables_in(level)
         aside += [
             f"{name} ({tables.unused[name]})"
@@ -226,7 +228,7 @@ def lists_beside(
 
 
 def _folders_of(table: LabelTable, split_folders: Sequence[Folder]) -> dict[str, str]:
-    """The class folder of each image that the table is about and that lies in one."""
+    """Return the class folder of each image that the table is about and that lies in one."""
     above = f"{table.index.folder.path}{os.sep}"
     starts = [f"{folder.path}{os.sep}" for folder in split_folders]
     found = {}

@@ -10,9 +10,7 @@ from utils.datasets.tree import Folder, describe_left_out, describe_names
 
 @dataclass
 class Notes:
-    """What a reader of a folder has to say of it: where it looked, what it took for the splits, and what
-    it did not use.
-    """
+    """What a reader of a folder says of it: where it looked, the splits, what it did not use."""
 
     left_out: Counter[str] = field(default_factory=Counter)
     aside: list[str] = field(default_factory=list)
@@ -20,13 +18,13 @@ class Notes:
     splits: str = ""
 
     def loose(self, folder: Folder) -> None:
-        """What lies beside the folders that are read."""
+        """Note what lies beside the folders that are read."""
         self.left_out.update(folder.left_out)
         if folder.images:
             self.left_out["beside the folders"] += len(folder.images)
 
     def line(self, folder: Path, content: Content, labelled: bool) -> str:
-        """`photos: 3 classes, 48 + 24 images (train/ + test/); left out: 9 .heic`."""
+        """Say it as `photos: 3 classes, 48 + 24 images (train/ + test/); left out: 9 .heic`."""
         what = f"{len(content.class_names)} classes" if labelled else "no labels"
         sizes = f"{len(content.train)} + {len(content.test)} images"
         parts = [

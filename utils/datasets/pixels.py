@@ -93,8 +93,8 @@ def _images(count: int) -> str:
 
 
 def choose_rules(pictures: Iterable[Pixels | None]) -> PixelRules:
-    """One scale for each kind of deep values and one background, from what the pictures of a data set
-    hold (None: nothing that bears on it).
+    """Choose one scale for each kind of deep values and one background, from what the pictures of a data
+    set hold (None: nothing that bears on it).
 
     Whole numbers are taken to have as many bits as the largest needs, of DEPTHS; floats to be of 0..1,
     which they may exceed a little, or of 0..255 if the largest comes near it; other values, as negative
@@ -129,7 +129,7 @@ def _choose_scale(kind: str, low: float, high: float) -> Scale:
 # ------------------------------------------------------------------------------------- a single file
 @contextlib.contextmanager
 def pixel_limit(most: int | None) -> Iterator[None]:
-    """Within the block Pillow suspects an attack from `most` pixels on; None: from its own limit on."""
+    """Let Pillow suspect an attack in the block from `most` pixels on; None: from its own limit on."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = most or before
     try:
@@ -139,7 +139,7 @@ def pixel_limit(most: int | None) -> Iterator[None]:
 
 
 def rgb(source: str | bytes, rules: PixelRules) -> Image.Image:
-    """A file, by its path or content, as 8-bit RGB: of several frames the first, the right way up.
+    """Read a file, by its path or content, as 8-bit RGB: of several frames the first, the right way up.
     Raises whatever PIL does for one that it cannot decode.
     """
     with _open(source) as image:
@@ -149,8 +149,8 @@ def rgb(source: str | bytes, rules: PixelRules) -> Image.Image:
 
 
 def look_at(source: str | bytes) -> Pixels | None:
-    """What bears on how the file's data set is read; None: nothing. Decodes it only if need be. Raises
-    whatever PIL does for a file that it cannot read.
+    """Tell what bears on how the file's data set is read; None: nothing. Decodes it only if need be.
+    Raises whatever PIL does for a file that it cannot read.
     """
     with _open(source) as image:
         if not (_is_deep(image) or _has_alpha(image)):
@@ -165,7 +165,7 @@ def look_at(source: str | bytes) -> Pixels | None:
 
 
 def is_plain(head: bytes) -> bool:
-    """Whether a file's first bytes already say that nothing of it bears on how its data set is read."""
+    """Tell whether its first bytes say that nothing of a file bears on how its data set is read."""
     if head[:3] == b"\xff\xd8\xff":  # JPEG
         return True
     if head[:8] == b"\x89PNG\r\n\x1a\n":
@@ -216,7 +216,7 @@ OTHER_BYTE = {
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the file stores its pixels, known until they are decoded."""
+    """Tell how the file stores its pixels, known until they are decoded."""
     tiles = getattr(image, "tile", None)
     if not tiles or tiles[0][0] not in ("zip", "raw", "libtiff"):
         return ""
@@ -230,7 +230,7 @@ def _is_deep_colour(raw_mode: str) -> bool:
 
 
 def _deep_ppm(image: Image.Image) -> int | None:
-    """The largest value that a binary PPM in colour admits, if it needs 16 bits."""
+    """Return the largest value that a binary PPM in colour admits, if it needs 16 bits."""
     tile = image.tile[0] if image.format == "PPM" and image.mode == "RGB" and image.tile else None
     return tile[3][1] if tile and tile[0] == "ppm" and tile[3][1] > 255 else None
 
@@ -270,7 +270,7 @@ SAMPLE_FORMAT = 339  # TIFF's: 1 for unsigned whole numbers, which PIL reads as 
 
 
 def _decoded_as(source: str | bytes, raw_mode: str) -> Image.Image:
-    """The file's pixels as if it stored them in another way."""
+    """Decode the file's pixels as if it stored them in another way."""
     with _open(source) as image:
         image.tile = [_stored_as(raw_mode, tile) for tile in image.tile]
         image.load()
@@ -278,13 +278,13 @@ def _decoded_as(source: str | bytes, raw_mode: str) -> Image.Image:
 
 
 def _stored_as(raw_mode: str, tile: tuple) -> tuple:
-    """A part of a file, as PIL describes it: (decoder, place, offset, how its pixels are stored)."""
+    """Change a part of a file, as PIL describes it: (decoder, place, offset, how pixels are stored)."""
     how = raw_mode if isinstance(tile[3], str) else (raw_mode, *tile[3][1:])
     return tile._replace(args=how) if hasattr(tile, "_replace") else (*tile[:3], how)
 
 
 def _ppm_values(image: Image.Image, source: str | bytes, largest: int) -> np.ndarray:
-    """Scaled to 16 bits, as PIL does it for greys."""
+    """Read the values, scaled to 16 bits, as PIL does it for greys."""
     offset, (width, height) = image.tile[0][2], image.size
     if isinstance(source, str):
         with open(source, "rb") as file:
@@ -296,7 +296,7 @@ def _ppm_values(image: Image.Image, source: str | bytes, largest: int) -> np.nda
 def _eight_bits(
     image: Image.Image, source: str | bytes, rules: PixelRules, deep: _Deep | None = None
 ) -> Image.Image:
-    """An image of a mode of eight bits a channel, or fewer."""
+    """Turn it into an image of a mode of eight bits a channel, or fewer."""
     deep = deep or _deep_values(image, source)
     if deep is None:
         image.load()
@@ -326,8 +326,8 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _straight(image: Image.Image) -> Image.Image | None:
-    """In RGBA; None for a picture that is opaque, or has an alpha of 0 throughout, as 32-bit pictures
-    do whose fourth channel means nothing.
+    """Convert to RGBA with straight alpha; None for a picture that is opaque, or has an alpha of 0
+    throughout, as 32-bit pictures do whose fourth channel means nothing.
     """
     if not _has_alpha(image):
         return None
@@ -337,7 +337,7 @@ def _straight(image: Image.Image) -> Image.Image | None:
 
 
 def _light(image: Image.Image) -> float | None:
-    """The mean luminance of what is visible; None for a picture without transparent parts."""
+    """Return the mean luminance of what is visible; None for a picture without transparent parts."""
     straight = _straight(image)
     if straight is None:
         return None
@@ -373,7 +373,7 @@ ORIENTATION = 0x0112
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """Of a file that was decoded: PIL turns TIFF itself, and forgets the number."""
+    """Read it of a file that was decoded: PIL turns TIFF itself, and forgets the number."""
     try:
         return image.getexif().get(ORIENTATION)
     except Exception:  # of damaged EXIF data PIL raises half a dozen types; the picture may be whole

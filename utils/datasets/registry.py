@@ -8,7 +8,7 @@ uint8 tensors, others files; scaling and decoding them is the backbone's preproc
 import difflib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -123,20 +123,9 @@ def load_dataset(
     train, test = grouped_splits(grouping, name, (train, test), class_names)
     if len(class_names) < 2:
         raise InputError(f"{name} has one class: there is nothing to tell apart")
-    for split_name, split in (("training", train), ("test", test)):
-        if not is_labelled(split.labels):
-            continue
-        if split.labels.min() < 0:
-            raise InputError(
-                f"{name} ({origin}): the {split_name} labels hold {int(split.labels.min())}"
-            )
-        counts = torch.bincount(split.labels, minlength=len(class_names))
-        if counts.min() == 0 or len(counts) > len(class_names):
-            absent = (counts == 0).nonzero().flatten().tolist()
-            raise InputError(
-                f"{name} ({origin}): the {split_name} labels do not cover 0..{len(class_names) - 1}: "
-                f"none of {absent[:5]}, largest label {int(split.labels.max())}"
-            )
+    for which, split in (("training", train), ("test", test)):
+        if is_labelled(split.labels):
+            _require_classes(f"{name} ({origin}): the {which} labels", split.labels, len(class_names))
     train, test = read_alike((train, test), index_dir, max_pixels)
     provenance = {
         "origin": origin,
@@ -157,9 +146,28 @@ def load_dataset(
     copies = copies_of(train, test)
     warn_of_copies(name, copies, len(train), len(test))
     return Dataset(
-        dataset_slug(name), train, test, len(class_names), class_names, provenance, found,
-        copies.record,
-    )  # fmt: skip
+        name=dataset_slug(name),
+        train=train,
+        test=test,
+        num_classes=len(class_names),
+        class_names=class_names,
+        provenance=provenance,
+        found=found,
+        copies=asdict(copies),
+    )
+
+
+def _require_classes(what: str, labels: torch.Tensor, num_classes: int) -> None:
+    """Raises InputError unless the labels are 0..K−1 and each class has samples."""
+    if labels.min() < 0:
+        raise InputError(f"{what} hold {int(labels.min())}")
+    counts = torch.bincount(labels, minlength=num_classes)
+    if counts.min() == 0 or len(counts) > num_classes:
+        absent = (counts == 0).nonzero().flatten().tolist()
+        raise InputError(
+            f"{what} do not cover 0..{num_classes - 1}: none of {absent[:5]}, largest label "
+            f"{int(labels.max())}"
+        )
 
 
 def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
@@ -171,14 +179,12 @@ def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
 
 
 def about_classes(names: Sequence[str]) -> str:
-    """A digest of the names that people gave: results show them. Those of registered data sets are
-    fixed.
-    """
+    """Digest the names that people gave: results show them. Those of registered data sets are fixed."""
     return digest(list(names))
 
 
 def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None) -> dict:
-    """What a result says of the groups of its data, which decide about folds."""
+    """Return what a result says of the groups of its data, which decide about folds."""
     counts = (None if part is None else len(part.unique()) for part in (train, test))
     about = dict(zip(("train", "test"), counts, strict=True))
     given = [part for part in (train, test) if part is not None]
@@ -186,8 +192,8 @@ def about_groups(how: str, train: torch.Tensor | None, test: torch.Tensor | None
 
 
 def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str | None = None) -> str:
-    """The registered spelling of `name`. Raises InputError with the choices for this role, and `also`
-    what else the caller takes; `grey_only`: among those that a LeNet can see.
+    """Return the registered spelling of `name`. Raises InputError with the choices for this role, and
+    `also` what else the caller takes; `grey_only`: among those that a LeNet can see.
     """
     if is_image_folder(name):
         return name
@@ -212,7 +218,7 @@ def check_dataset_name(name: str, role: str, grey_only: bool = False, also: str 
 
 
 def dataset_slug(name: str) -> str:
-    """As it stands in paths and results: `folder:some/BIRDS` → folder-BIRDS."""
+    """Spell a name as it stands in paths and results: `folder:some/BIRDS` → folder-BIRDS."""
     return f"folder-{folder_path(name).resolve().name}" if is_image_folder(name) else name
 
 

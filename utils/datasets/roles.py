@@ -14,28 +14,28 @@ WORDS = {
 }
 # What a name may have around its word: seg_train, train_images, Test-Set, TestDaten, imgs.val, 训练集.
 FILLERS = (
-    "dataset", "datasets", "data", "set", "sets", "split", "images", "image", "imgs", "img", "pictures",
-    "photos", "samples", "folder", "seg", "daten", "bilder", "satz", "集", "数据",
-)  # fmt: skip
+    "dataset datasets data set sets split images image imgs img pictures photos samples folder seg "
+    "daten bilder satz 集 数据"
+)
 
 
 def same_name(name: str) -> str:
-    """A name in the form that two file systems, or two programs, give it alike (Unicode's NFC)."""
+    """Put a name into the form that two file systems, or two programs, give it alike (Unicode's NFC)."""
     return unicodedata.normalize("NFC", name)
 
 
 def _letters(name: str) -> str:
-    """Without marks, case, digits and separators."""
+    """Reduce it to letters, without marks, case, digits and separators."""
     decomposed = unicodedata.normalize("NFKD", name).casefold()
     return "".join(letter for letter in decomposed if letter.isalpha())
 
 
 _ROLE_OF = {_letters(word): role for role, words in WORDS.items() for word in words.split()}
-_FILLERS = sorted(map(_letters, FILLERS), key=len, reverse=True)
+_FILLERS = sorted(map(_letters, FILLERS.split()), key=len, reverse=True)
 
 
 def role_of(name: str) -> str | None:
-    """The split that a folder, or a cell of a table, of this name is: one of `ROLES`, or None."""
+    """Tell the split that a folder, or a cell of a table, of this name is: one of `ROLES`, or None."""
     text = _letters(name)
     while text and text not in _ROLE_OF:
         shorter = next(_without_a_filler(text), None)

@@ -35,8 +35,8 @@ class Splits:
 
 
 def splits_of(root: Folder, labelled: bool) -> Splits | None:
-    """None where the folders in `root` are no splits. Raises InputError where it cannot be told what is
-    to train and what to test on.
+    """Tell which folders in `root` are its splits; None where they are none. Raises InputError where it
+    cannot be told what is to train and what to test on.
     """
     of_role: dict[str, list[Folder]] = {}
     for name, folder in root.folders.items():
@@ -44,24 +44,16 @@ def splits_of(root: Folder, labelled: bool) -> Splits | None:
             of_role.setdefault(role, []).append(folder)
     if TRAINING not in of_role:
         return None
-    for fits, flat in ((_hold_classes, False), (_hold_images, True)):
-        if not flat and not labelled:
-            continue
-        if flat and labelled and any(_holds_classes(folder) for folder in of_role[TRAINING]):
-            break
-        if (
-            flat
-            and labelled
-            and any(holds_images(folder) for name, folder in root.folders.items() if not role_of(name))
-        ):
+    if labelled and (found := _pair_of(root, of_role, _hold_classes, flat=False)):
+        return found
+    if not (labelled and any(map(_holds_classes, of_role[TRAINING]))):
+        others = (folder for name, folder in root.folders.items() if not role_of(name))
+        if labelled and any(map(holds_images, others)):
             return None  # a class may be called train where another is called car
-        for role in (TEST, VALIDATION):
-            if chosen := _pair(root, of_role, role, fits):
-                others = [name for name in root.folders if root.folders[name] not in chosen]
-                train, test = (unpacked(folder)[-1] for folder in chosen)
-                return Splits(root, train, test, tuple(f"{name}/" for name in others), flat)
-    if labelled and not any(_holds_classes(folder) for folder in of_role[TRAINING]):
-        return None
+        if found := _pair_of(root, of_role, _hold_images, flat=True):
+            return found
+        if labelled:
+            return None
     train = of_role[TRAINING][0]
     raise InputError(
         f"{root.path} has {train.name}/ but neither test/ nor val/"
@@ -70,21 +62,26 @@ def splits_of(root: Folder, labelled: bool) -> Splits | None:
     )
 
 
-def _pair(
+def _pair_of(
     root: Folder,
     of_role: Mapping[str, Sequence[Folder]],
-    role: str,
     fits: Callable[[Folder, Folder], bool],
-) -> tuple[Folder, Folder] | None:
-    """The folder to train on and the one of `role`."""
-    pairs = [(a, b) for a in of_role[TRAINING] for b in of_role.get(role, ()) if fits(a, b)]
-    if len(pairs) > 1:
-        double = sorted({folder.name for folder in (*of_role[TRAINING], *of_role[role])})
-        raise InputError(
-            f"{root.path}: of {', '.join(f'{name}/' for name in double)} several are the same split: "
-            "rename or remove one"
-        )
-    return pairs[0] if pairs else None
+    flat: bool,
+) -> Splits | None:
+    """Find the folder to train on and the one to test on, or, where there is none, to validate on."""
+    for role in (TEST, VALIDATION):
+        pairs = [(a, b) for a in of_role[TRAINING] for b in of_role.get(role, ()) if fits(a, b)]
+        if len(pairs) > 1:
+            double = sorted({folder.name for folder in (*of_role[TRAINING], *of_role[role])})
+            raise InputError(
+                f"{root.path}: of {', '.join(f'{name}/' for name in double)} several are the same "
+                "split: rename or remove one"
+            )
+        if pairs:
+            others = (f"{name}/" for name, folder in root.folders.items() if folder not in pairs[0])
+            train, test = (unpacked(folder)[-1] for folder in pairs[0])
+            return Splits(root, train, test, tuple(others), flat)
+    return None
 
 
 def _holds_classes(folder: Folder) -> bool:
@@ -93,7 +90,7 @@ def _holds_classes(folder: Folder) -> bool:
 
 
 def _hold_classes(train: Folder, test: Folder) -> bool:
-    """Images beside class folders do not matter where both have a class in common."""
+    """Tell whether both hold class folders, beside images only where they have a class in common."""
     if _holds_classes(train) and _holds_classes(test):
         return True
     return bool(_names_in(train) & _names_in(test))
@@ -153,7 +150,7 @@ class Draw:
 def split_by_seed(
     whole: Split, names: tuple[str, ...], places: Sequence[object], draw: Draw, notes: Notes
 ) -> Content:
-    """`places`: what each class is called in an error."""
+    """Draw a test split. `places`: what each class is called in an error."""
     for label in whole.labels.unique():
         if (whole.labels == label).sum() < 2:
             raise InputError(f"{places[label]} holds one image: a class needs two, to train and to test")

@@ -8,7 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from PIL import Image
@@ -16,30 +16,31 @@ from PIL import Image
 from utils.errors import InputError
 
 # Of the endings that Pillow reads those of pictures; `.pdf`, `.h5` and the like are none.
-ENDINGS = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".gif", ".bmp", ".dib", ".ppm",
-    ".pgm", ".pbm", ".pnm", ".pfm", ".tif", ".tiff", ".webp", ".jp2", ".j2k", ".j2c", ".jpf", ".jpx",
-    ".tga", ".pcx", ".qoi", ".avif",
-}  # fmt: skip
-ALSO_JPEG = {".jif"}  # which Pillow tells by its first bytes, though not by its ending
+OF_PICTURES = (
+    ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .gif .bmp .dib .ppm .pgm .pbm .pnm .pfm .tif .tiff "
+    ".webp .jp2 .j2k .j2c .jpf .jpx .tga .pcx .qoi .avif"
+)
+ENDINGS = frozenset(OF_PICTURES.split())
+ALSO_JPEG = ".jif"  # which Pillow tells by its first bytes, though not by its ending
 # Endings that say that a file is no image to look at: its first bytes are not read. Raw files of cameras
 # begin as TIFFs do, and copies that editors and downloads leave begin as the image does.
-NO_IMAGES = {
-    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".yaml", ".yml", ".md", ".html",
-    ".htm", ".log", ".py", ".ipynb", ".sh", ".mat", ".npy", ".npz", ".pkl", ".pt", ".pth", ".h5",
-    ".hdf5", ".db", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".pdf", ".doc",
-    ".docx", ".xls", ".xlsx", ".heic", ".heif", ".svg", ".psd", ".mp4", ".mov", ".avi", ".mkv", ".wav",
-    ".mp3", ".nef", ".cr2", ".cr3", ".crw", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw",
-    ".raw", ".bak", ".orig", ".old", ".tmp", ".part", ".crdownload", ".swp",
-}  # fmt: skip
+OF_OTHERS = (
+    ".txt .csv .tsv .json .jsonl .ndjson .xml .yaml .yml .md .html .htm .log .py .ipynb .sh .mat .npy "
+    ".npz .pkl .pt .pth .h5 .hdf5 .db .zip .tar .gz .tgz .bz2 .xz .7z .rar .pdf .doc .docx .xls .xlsx "
+    ".heic .heif .svg .psd .mp4 .mov .avi .mkv .wav .mp3 .nef .cr2 .cr3 .crw .arw .dng .orf .rw2 .raf "
+    ".pef .srw .raw .bak .orig .old .tmp .part .crdownload .swp"
+)
+NO_IMAGES = frozenset(OF_OTHERS.split())
+# What else is told by its first bytes, as Pillow calls it.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "JPEG2000", "AVIF", "PPM")
 # Of file managers, storage boxes, archives and notebooks, in lower case; names with a dot in front are
 # hidden anyway.
 SYSTEM = {
-    "__macosx", "$recycle.bin", "system volume information", "@eadir", "#recycle", "#snapshot",
-    "@recycle", "@recently-snapshot", "@__thumb", "lost+found", "lost.dir", "found.000", "__pycache__",
-    "temporary items", "network trash folder", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
-}  # fmt: skip
-FIRST_BYTES = 32
+    *("__macosx", "$recycle.bin", "system volume information", "@eadir", "#recycle", "#snapshot"),
+    *("@recycle", "@recently-snapshot", "@__thumb", "lost+found", "lost.dir", "found.000"),
+    *("temporary items", "network trash folder", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
+    "__pycache__",
+}
 LONGEST_ENDING = 12
 
 
@@ -67,7 +68,7 @@ class Folder:
         return self.path.name
 
     def below(self, top: "Folder") -> str:
-        """Its path below `top`, with a slash behind."""
+        """Return its path below `top`, with a slash behind."""
         return f"{self.path.relative_to(top.path)}/"
 
     @cached_property
@@ -155,7 +156,7 @@ def _ending(name: str) -> str:
 
 
 def _kind(entry: os.DirEntry) -> str:
-    """`folder`, `file`, `broken` (a link to nothing) or `special`, links followed."""
+    """Tell what it is: `folder`, `file`, `broken` (a link to nothing) or `special`, links followed."""
     try:
         if entry.is_dir():
             return "folder"
@@ -166,57 +167,35 @@ def _kind(entry: os.DirEntry) -> str:
         return "broken"
 
 
-def _readable_endings() -> set[str]:
-    """Those of `ENDINGS` that this Pillow has a reader for."""
-    if not _READABLE:
-        _READABLE.update(ENDINGS & {*Image.registered_extensions(), *ALSO_JPEG})
-    return _READABLE
-
-
-_READABLE: set[str] = set()
+@cache
+def _readable_endings() -> frozenset[str]:
+    """Return those of `ENDINGS` that this Pillow has a reader for."""
+    return ENDINGS & {*Image.registered_extensions(), ALSO_JPEG}
 
 
 def _begins_as_image(entry: os.DirEntry) -> bool:
-    """Whether a file whose ending says nothing has the first bytes of an image."""
+    """Tell whether a file whose ending says nothing begins as an image does; it is not decoded."""
+    known = [name for name in FORMATS if name in Image.OPEN]
     try:
-        with open(entry, "rb") as file:
-            start = file.read(FIRST_BYTES)
-    except OSError:
+        with Image.open(entry.path, formats=known):
+            return True
+    except Image.DecompressionBombError:  # whoever decodes it names it
+        return True
+    except Exception:  # Pillow's readers raise half a dozen types for what is none
         return False
-    if start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
-        return True
-    if start.startswith((b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  \r\n\x87\n")):
-        return True
-    if start[:4] == b"RIFF":
-        return start[8:12] == b"WEBP"
-    if start[:2] == b"BM":  # then a size, four zeros, and, at 14, the length of one of its headers
-        return start[6:10] == bytes(4) and start[14:18] in (bytes([n, 0, 0, 0]) for n in BMP_HEADERS)
-    if start[:1] == b"P" and start[1:2] in b"123456" and start[2:3].isspace():
-        return start[3:4].isdigit() or start[3:4] == b"#"
-    return start[4:12] in (b"ftypavif", b"ftypavis") and ".avif" in _readable_endings()
-
-
-BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 # --------------------------------------------------------------------------------------- all below it
-@dataclass(frozen=True)
-class Found:
-    """Names of images relative to the folder that was read, sorted, and what was left out."""
-
-    names: tuple[str, ...]
-    left_out: Counter[str]
-
-
-def images_below(folder: Folder) -> Found:
-    """All images in `folder` and in the folders below. A folder that several links lead to is read once,
-    and where it lies itself if that is among them.
+def images_below(folder: Folder) -> tuple[list[str], Counter[str]]:
+    """Return the names of all images in `folder` and in the folders below, relative to it and sorted,
+    and what was left out. A folder that several links lead to is read once, and where it lies itself if
+    that is among them.
     """
     names, left_out = [], Counter()
     for prefix, below in _walk(folder, left_out):
         names += [prefix + name for name in below.images]
         left_out.update(below.left_out)
-    return Found(tuple(sorted(names)), left_out)
+    return sorted(names), left_out
 
 
 def holds_images(folder: Folder) -> bool:
@@ -224,7 +203,7 @@ def holds_images(folder: Folder) -> bool:
 
 
 def _walk(top: Folder, left_out: Counter[str]) -> Iterator[tuple[str, Folder]]:
-    """(path below `top` with a slash behind, folder) of `top` and of all folders below."""
+    """Yield (path below `top` with a slash behind, folder) of `top` and of all folders below."""
     seen, waiting, linked = set(), deque([("", top)]), deque()
     while waiting or linked:
         prefix, folder = (waiting or linked).popleft()
@@ -238,8 +217,8 @@ def _walk(top: Folder, left_out: Counter[str]) -> Iterator[tuple[str, Folder]]:
 
 
 def unpacked(folder: Folder) -> list[Folder]:
-    """The folders from `folder` down to the one that is meant: archives unpack to a folder that holds
-    nothing but another, which holds the classes.
+    """Return the folders from `folder` down to the one that is meant: archives unpack to a folder that
+    holds nothing but another, which holds the classes.
     """
     levels = [folder]
     while len(levels[-1].folders) == 1 and not levels[-1].images:
@@ -252,13 +231,14 @@ def unpacked(folder: Folder) -> list[Folder]:
 
 MOST_KINDS = 6  # that a line names
 PLURAL = {
-    "link back": "links back", "pipe or device": "pipes or devices",
+    "link back": "links back",
+    "pipe or device": "pipes or devices",
     "image without a row": "images without a row",
-}  # fmt: skip
+}
 
 
 def describe_left_out(left_out: Counter[str]) -> str:
-    """As it stands in a line: `9 .heic, 2 .txt`."""
+    """Say it as it stands in a line: `9 .heic, 2 .txt`."""
     parts = []
     for kind, count in sorted(left_out.items(), key=lambda item: (-item[1], item[0])):
         if kind.startswith("broken link "):

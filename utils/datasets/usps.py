@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from utils.datasets.content import DAMAGED, Content, Request, torchvision_class
+from utils.datasets.content import DAMAGED, Content, Request, torchvision_parts
 from utils.datasets.grey import DIGITS
 from utils.datasets.images import Split
 from utils.errors import InputError
@@ -17,8 +18,8 @@ USPS_TRAINING_IMAGES = 1800
 
 
 def read_usps(request: Request) -> Content:
-    """usps_28x28.pkl (gzip) when it lies in data_dir, else torchvision's USPS resized to 28×28. As a
-    source 1,800 random training images, as in the released code.
+    """Read usps_28x28.pkl (gzip) when it lies in data_dir, else torchvision's USPS resized to 28×28. A
+    source has 1,800 random training images, as in the released code.
     """
     pickled = request.data_dir / "usps_28x28.pkl"
     train, test = _read_usps_pickle(pickled) if pickled.exists() else _read_torchvisions_usps(request)
@@ -28,16 +29,13 @@ def read_usps(request: Request) -> Content:
     return Content(train, test, DIGITS)
 
 
-def _read_torchvisions_usps(request: Request) -> tuple[Split, Split]:
+def _read_torchvisions_usps(request: Request) -> list[Split]:
     splits = []
-    for train in (True, False):
-        raw = torchvision_class("USPS")(request.data_dir, train=train, download=request.download)
-        images = torch.from_numpy(raw.data).float().unsqueeze(1)
-        images = torch.nn.functional.interpolate(
-            images, size=(28, 28), mode="bilinear", align_corners=False
-        )
-        splits.append(Split(images.round().clamp(0, 255).byte(), torch.tensor(raw.targets)))
-    return splits[0], splits[1]
+    for part in torchvision_parts("USPS", request):
+        images = torch.from_numpy(part.data).float().unsqueeze(1)
+        images = functional.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+        splits.append(Split(images.round().clamp(0, 255).byte(), torch.tensor(part.targets)))
+    return splits
 
 
 class _PlainType:
@@ -94,8 +92,8 @@ class ArrayUnpickler(pickle.Unpickler):
         return self.ADMITTED[module, name]
 
 
-def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
-    """[[train images, labels], [test images, labels]], images (n, 1, 28, 28) in [0, 1] or 0..255."""
+def _read_usps_pickle(path: Path) -> list[Split]:
+    """Read [[train images, labels], [test …]], images (n, 1, 28, 28) in [0, 1] or 0..255."""
     require_regular(path)
     try:
         with gzip.open(path) as file:
@@ -110,7 +108,7 @@ def _read_usps_pickle(path: Path) -> tuple[Split, Split]:
             splits.append(Split(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))))
     except (OSError, TypeError, AttributeError, ArithmeticError, MemoryError, *DAMAGED) as error:
         raise InputError(f"{path} is not the USPS pickle: {error}") from error
-    return splits[0], splits[1]
+    return splits
 
 
 def _check_digits(images: np.ndarray, labels: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from utils.backbones import backbone_slug
 from utils.errors import InputError
 from utils.features import task_slug
 from utils.options import NUMBER
-from utils.storage import require_regular
+from utils.storage import read_text
 
 TARGET_COLUMNS = ("target", "dataset", "data set")
 # What columns are called, too: in any case, letters and digits alone.
@@ -211,11 +211,7 @@ def _number(text: str, decimal_comma: bool) -> float | None:
 
 def _read_lines(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[list[str]], str]:
     """(names, rows, delimiter): that by which the first line names the columns `wanted`."""
-    require_regular(path)
-    content = path.read_bytes()
-    # Spreadsheets put a mark in front, and write UTF-16 with tabs.
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    text = re.sub(r'\A"?sep=.?"?\r?\n', "", content.decode(encoding))  # Excel's first line, if any
+    text = re.sub(r'\A"?sep=.?"?\r?\n', "", read_text(path))  # Excel's first line, if any
     for delimiter in DELIMITERS:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         rows = [[cell.strip() for cell in cells] for cells in lines]

@@ -37,15 +37,15 @@ CLASSES_DRAWN = 15
 
 
 def draw_relation(record: Mapping, folder: Path) -> None:
-    """relation.png: on the left the way from random directions to linear fine-tuning; on the right each
-    target class by the control, by labels alone and by fine-tuning, and what the source calls it.
+    """Draw relation.png: on the left the way from random directions to linear fine-tuning; on the right
+    each target class by the control, by labels alone and by fine-tuning, and what the source calls it.
     """
     found = record["relation"]
     classes = sorted(found["classes"], key=lambda one: one["fine_tuned_accuracy"])[:CLASSES_DRAWN]
+    size = (10.2, 1.9 + 0.36 * max(7, len(classes)))
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(10.2, 1.9 + 0.36 * max(7, len(classes))), layout="constrained",
-        width_ratios=(1.0, 1.9),
-    )  # fmt: skip
+        1, 2, figsize=size, layout="constrained", width_ratios=(1.0, 1.9)
+    )
     _draw_way(left, found)
     _draw_class_accuracies(right, record, classes)
     said = "\n".join(textwrap.wrap(verdict(record), TITLE_LETTERS))
@@ -58,7 +58,7 @@ LETTER = 0.017  # width of one beside a bar, where the bar of 100 % has the widt
 
 
 def _draw_way(axes: plt.Axes, found: Mapping) -> None:
-    """The losses along the way, each with the step that leads to the next."""
+    """Draw the losses along the way, each with the step that leads to the next."""
     stations = [("random\ndirections", found["random_directions"], COLOURS["certified"])]
     if found["mixed_classes"]:
         stations.append(("classes\nmixed", found["mixed_classes"], COLOURS["fine_tuned"]))
@@ -73,10 +73,7 @@ def _draw_way(axes: plt.Axes, found: Mapping) -> None:
         axes.annotate(
             f"{one['loss']:.2f}", (place, height), (0, 3), textcoords="offset points", ha="center"
         )
-    constant = found["constant_prediction_loss"]
-    axes.axhline(
-        constant, color="black", linestyle=":", linewidth=1, label=f"guessing evenly {constant:.2f}"
-    )
+    constant = _draw_constant(axes, found, "guessing evenly")
     axes.set_xticks(range(len(stations)), [name for name, *_ in stations], fontsize=8.5)
     axes.set_ylabel("loss on the target's test images (nats)")
     axes.set_ylim(0, 1.25 * max(constant, *(one["loss"] for _, one, _ in stations)))
@@ -84,41 +81,58 @@ def _draw_way(axes: plt.Axes, found: Mapping) -> None:
 
 
 def _draw_class_accuracies(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
-    control = (
-        "random directions" if record["relation"]["control"] != "mixed classes" else "classes mixed"
-    )
+    mixed = record["relation"]["control"] == "mixed classes"
+    texts = [
+        ", ".join(f"{textwrap.shorten(name, 24, placeholder='…')} {often:.0%}" for name, often in called)
+        for called in (one["called"] for one in classes)
+    ]
+    names = [one["target_class"] for one in classes]
+    draw_accuracies(axes, classes, names, texts, "classes mixed" if mixed else "random directions")
+    axes.set_xlim(0, 1.1 + LETTER * max(map(len, texts)))
+    axes.set_xlabel(f"told right, by class of {record['target']}; right: what the source calls it")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8.5)
+
+
+def draw_accuracies(
+    axes: plt.Axes,
+    rows: Sequence[Mapping],
+    names: Sequence[str],
+    texts: Sequence[str],
+    control: str = "classes mixed",
+) -> None:
+    """Draw each row's accuracies by the control, labels alone and fine-tuning, and a text beside."""
     bars = (
         ("control_accuracy", f"{control} (the control)", COLOURS["fine_tuned"]),
         ("label_map_accuracy", "labels alone", COLOURS["source"]),
         ("fine_tuned_accuracy", "linear fine-tuning", COLOURS["actual"]),
     )
     for k, (name, label, colour) in enumerate(bars):
-        places = [row + 0.26 * (k - 1) for row in range(len(classes))]
-        axes.barh(places, [one[name] for one in classes], 0.24, color=colour, label=label)
-    texts = [
-        ", ".join(f"{textwrap.shorten(name, 24, placeholder='…')} {often:.0%}" for name, often in called)
-        for called in (one["called"] for one in classes)
-    ]
+        places = [row + 0.26 * (k - 1) for row in range(len(rows))]
+        axes.barh(places, [one[name] for one in rows], 0.24, color=colour, label=label)
     for row, text in enumerate(texts):
         axes.text(1.02, row, text, va="center", fontsize=8)
-    axes.set_yticks(range(len(classes)), [one["target_class"] for one in classes], fontsize=9)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.1 + LETTER * max(map(len, texts)))
+    axes.set_yticks(range(len(rows)), names, fontsize=8.5)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-    axes.set_xlabel(f"told right, by class of {record['target']}; right: what the source calls it")
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8.5)
+
+
+def _draw_constant(axes: plt.Axes, found: Mapping, name: str) -> float:
+    """Draw a dotted line at ln K, the loss of calling every class equally likely, and return it."""
+    loss = found["constant_prediction_loss"]
+    axes.axhline(loss, color="black", linestyle=":", linewidth=1, label=f"{name} {loss:.2f}")
+    return loss
 
 
 def draw_certificate(record: Mapping, folder: Path) -> None:
-    """certificate.png: on the left the losses, the certificate and ln K; on the right each target class,
-    its share of the certificate and what it is taken for.
+    """Draw certificate.png: on the left the losses, the certificate and ln K; on the right each target
+    class, its share of the certificate and what it is taken for.
     """
     found = record["certificate"]
     classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
+    size = (9.6, 1.6 + 0.32 * max(7, len(classes)))
     figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9.6, 1.6 + 0.32 * max(7, len(classes))), layout="constrained",
-        width_ratios=(1.0, 1.75),
-    )  # fmt: skip
+        1, 2, figsize=size, layout="constrained", width_ratios=(1.0, 1.75)
+    )
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
     figure.suptitle(
@@ -134,17 +148,12 @@ def _draw_losses(axes: plt.Axes, found: Mapping) -> None:
     axes.bar(0, found["fine_tuned_loss"], 0.6, color=COLOURS["fine_tuned"])
     axes.bar(1, found["target_loss"], 0.6, color=COLOURS["actual"])
     axes.bar(2, source, 0.6, color=COLOURS["source"], label="loss on the source's points")
-    axes.bar(
-        2, transport, 0.6, bottom=source, color=COLOURS["distribution"],
-        label="added by the way to the target's",
-    )  # fmt: skip
+    added = {"color": COLOURS["distribution"], "label": "added by the way to the target's"}
+    axes.bar(2, transport, 0.6, bottom=source, **added)
     heights = (found["fine_tuned_loss"], found["target_loss"], found["bound_certified"])
     for place, height in enumerate(heights):
         axes.annotate(f"{height:.2f}", (place, height), (0, 3), textcoords="offset points", ha="center")
-    constant = found["constant_prediction_loss"]
-    axes.axhline(
-        constant, color="black", linestyle=":", linewidth=1, label=f"guessing evenly {constant:.2f}"
-    )
+    constant = _draw_constant(axes, found, "guessing evenly")
     names = ("linear\nfine-tuning", "moved source\nclassifier", "cannot exceed\n(certificate)")
     axes.set_xticks(range(3), names, fontsize=8.5)
     axes.set_ylabel("loss on the target's test images (nats)")
@@ -177,7 +186,7 @@ def draw_published(
     class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
-    """bound.png, label_map.png, curves.png (where something was learned) and features.png."""
+    """Draw bound.png, label_map.png, curves.png (where something was learned) and features.png."""
     draw_published_bound(record, fine_tuned, folder)
     draw_label_map(record, transform.B, class_names, folder)
     if transform.history:
@@ -186,7 +195,7 @@ def draw_published(
 
 
 def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
-    """The published bound as stacked terms beside the published form's certificate and actual losses."""
+    """Draw the published bound as stacked terms beside its form's certificate and actual losses."""
     found = record["published"]
     third = found["distribution_mismatch"]
     figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
@@ -199,8 +208,10 @@ def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Pa
     for name, height, colour in terms:
         axes.bar(0, height, bottom=bottom, width=0.6, color=colour, label=f"{name} {height:.2f}")
         bottom += height
-    bars = [("certificate of\nthis transform", found["bound_certified"], COLOURS["certified"])]
-    bars.append(("target loss of\nthis transform", found["target_loss"], COLOURS["actual"]))
+    bars = [
+        ("certificate of\nthis transform", found["bound_certified"], COLOURS["certified"]),
+        ("target loss of\nthis transform", found["target_loss"], COLOURS["actual"]),
+    ]
     if fine_tuned:
         bars.append(("target loss,\nfine-tuned", fine_tuned["test_loss"], COLOURS["fine_tuned"]))
     tops = [(0, bottom, third is not None)]
@@ -213,10 +224,7 @@ def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Pa
         axes.annotate(
             text, (position, height), (0, 4), textcoords="offset points", ha="center", bbox=paper
         )
-    constant = found["constant_prediction_loss"]
-    axes.axhline(
-        constant, color="black", linestyle=":", linewidth=1, label=f"constant prediction {constant:.2f}"
-    )
+    constant = _draw_constant(axes, found, "constant prediction")
     axes.set_xticks(range(len(tops)), ["published\nbound", *(name for name, _, _ in bars)])
     axes.set_ylabel("loss (nats)")
     axes.set_ylim(0, 1.12 * max(constant, *(height for _, height, _ in tops)))
@@ -228,7 +236,7 @@ def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Pa
 def draw_label_map(
     record: Mapping, B: Tensor, class_names: tuple[Sequence[str], Sequence[str]], folder: Path
 ) -> None:
-    """B as a heat map: column s says how source class s is spread over the target classes."""
+    """Draw B as a heat map: column s says how source class s is spread over the target classes."""
     sources, targets = class_names
     values = B.detach().cpu().numpy()
     many = max(len(sources), len(targets)) > 20
@@ -254,7 +262,7 @@ def draw_label_map(
 
 
 def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) -> None:
-    """Each term of the objective, unweighted, at every iteration: one panel a term."""
+    """Draw each term of the objective, unweighted, at every iteration: one panel a term."""
     figure, grid = plt.subplots(2, 3, figsize=(10, 5.4), sharex=True, layout="constrained")
     for axes, (name, values) in zip(grid.flat, history.items(), strict=True):
         values = values.numpy()
@@ -277,7 +285,7 @@ def draw_features(
     class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
-    """Source, transformed source and target on the two main axes of the target's features.
+    """Draw source, transformed source and target on the two main axes of the target's features.
 
     A source class has the colour of the target class that it is mapped to.
     """
@@ -316,7 +324,7 @@ def _class_legend(
     mapped: Tensor,
     class_names: tuple[Sequence[str], Sequence[str]],
 ) -> None:
-    """One entry a target class: its name and the source classes that are mapped to it."""
+    """Draw one entry a target class: its name and the source classes that are mapped to it."""
     sources, targets = class_names
     handles = []
     for k, name in enumerate(targets):
@@ -330,8 +338,7 @@ def _some_of_each_class(split: Features) -> Features:
     num_classes = int(split.y.max()) + 1
     each = max(1, POINTS // num_classes)
     index = [(split.y == k).nonzero().flatten()[:each] for k in range(num_classes)]
-    chosen = torch.cat(index)
-    return split.select(chosen)
+    return split.select(torch.cat(index))
 
 
 def _title(record: Mapping) -> str:
@@ -340,7 +347,7 @@ def _title(record: Mapping) -> str:
 
 
 def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
-    """In the format of its suffix; a PDF holds no date: the same run draws the same file."""
+    """Write it in the format of its suffix; a PDF holds no date: the same run draws the same file."""
     about = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150, format=path.suffix[1:], **about)
@@ -349,6 +356,6 @@ def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
 
 
 def save_both(figure: plt.Figure, path: Path) -> None:
-    """As PDF and as PNG."""
+    """Write it as PDF and as PNG."""
     save_figure(figure, path.with_suffix(".pdf"), close=False)
     save_figure(figure, path.with_suffix(".png"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from utils.features import PSEUDO_VARIANT
-from utils.report.figures import COLOURS, MARKERS, save_both
+from utils.report.figures import COLOURS, MARKERS, draw_accuracies, save_both
 from utils.report.summary import (
     PUBLISHED_NAMES,
     QUANTITIES,
@@ -35,8 +35,8 @@ ANALYSED = {False: "target_loss", True: "published_target_loss"}
 
 # ------------------------------------------------------------------------------------------ the groups
 def group_runs(records: Sequence[Mapping]) -> list[dict]:
-    """Stage-3 runs that differ by their seed alone: what names them, `label`, `seeds`, and `values`: for
-    each quantity its values over the seeds (None where undefined).
+    """Gather stage-3 runs that differ by their seed alone: what names them, `label`, `seeds`, and
+    `values`: for each quantity its values over the seeds (None where undefined).
     """
     heads = {_pair(record): record for record in records if record["stage"] == "finetune"}
     groups: dict[str, dict] = {}
@@ -71,18 +71,18 @@ def constant_prediction_loss(record: Mapping) -> float | None:
 
 
 def is_pseudo(group: Mapping) -> bool:
-    """Whether its losses are those against clusters, not labels."""
+    """Tell whether its losses are those against clusters, not labels."""
     return PSEUDO_VARIANT in (group["variant"] or "")
 
 
 def _pair(record: Mapping) -> tuple:
-    """What a stage-3 run shares with the stage-2 run of its pair."""
+    """Return what a stage-3 run shares with the stage-2 run of its pair."""
     names = ("source", "target", "model", "seed")
     return (*(record[name] for name in names), record["config"]["procedure"])
 
 
 def _settings(record: Mapping) -> dict[str, str]:
-    """All that a run's numbers depend on but its seed, and its weights: a LeNet's go with the seed."""
+    """Return all that a run's numbers depend on but its seed and weights: a LeNet's go with the seed."""
     origins = {role: about["origin"] for role, about in record["data"].items()}
     flat = _flatten({**record["config"], "data": origins})
     return {name: value for name, value in flat.items() if name != "network.weights"}
@@ -99,8 +99,8 @@ def _flatten(settings: Mapping, prefix: str = "") -> dict[str, str]:
 
 
 def _name_groups(groups: Sequence[dict]) -> None:
-    """`label`: the pair, what is not the same in all groups, and where that does not tell them apart the
-    settings that do.
+    """Add the `label` of each: the pair, what is not the same in all groups, and where that does not
+    tell them apart the settings that do.
     """
     several = len({group["model"] for group in groups}) > 1
     alike: dict[tuple, list[dict]] = {}
@@ -111,18 +111,18 @@ def _name_groups(groups: Sequence[dict]) -> None:
     for members in alike.values():
         names = dict.fromkeys(name for group in members for name in group["settings"])
         for group in members:
-            settings = group["settings"]
             differing = [
-                f"{name.rpartition('.')[2]} {settings.get(name, '—').strip(chr(34))}" for name in names
+                f"{name.rpartition('.')[2]} {group['settings'].get(name, UNDEFINED).strip(chr(34))}"
+                for name in names
                 if len({other["settings"].get(name) for other in members}) > 1
-            ]  # fmt: skip
+            ]
             count = len(group["seeds"])
             about = [*differing[:3], f"{count} seeds" if count > 1 else f"seed {group['seeds'][0]}"]
             group["label"] += f"\n{', '.join(about)}"
 
 
 def _mean(group: Mapping, name: str, seeds: Sequence[int] | None = None) -> float | None:
-    """Over the group's seeds, or over these; None if it is undefined for one of them or not there."""
+    """Average over the group's seeds, or over these; None if one has no such value."""
     of_seed = dict(zip(group["seeds"], group["values"][name], strict=True))
     values = [of_seed.get(seed) for seed in seeds or group["seeds"]]
     return None if None in values else statistics.fmean(values)
@@ -134,7 +134,7 @@ def _spread(group: Mapping, name: str) -> float:
 
 
 def _missing(group: Mapping, name: str) -> str:
-    """Why there is no mean."""
+    """Say why there is no mean."""
     values = group["values"][name]
     count = sum(value is None for value in values)
     if name == "fine_tuned_loss":
@@ -146,54 +146,43 @@ def _missing(group: Mapping, name: str) -> str:
 
 # ---------------------------------------------------------------------------------------- the relation
 def relation_groups(groups: Sequence[Mapping]) -> list[Mapping]:
-    """One for each pair and model of which the relation is known: it has no setting."""
+    """Return one for each pair and model of which the relation is known: it has no setting."""
     known = [group for group in groups if _mean(group, "label_map_accuracy") is not None]
     return list({(*_place(group), group["variant"]): group for group in reversed(known)}.values())[::-1]
 
 
 def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): for each pair the accuracies by mixed classes, labels alone and fine-tuning, the
-    source's contribution and its p (means over seeds).
+    """Return (head, rows): for each pair the accuracies by mixed classes, labels alone and fine-tuning,
+    the source's contribution and its p (means over seeds).
     """
-    names = (
-        "majority_share", "control_accuracy", "label_map_accuracy", "fine_tuned_accuracy",
-        "balanced_accuracy", "source_contribution", "source_contribution_p",
-    )  # fmt: skip
+    columns = {
+        "majority class": "majority_share",
+        "classes mixed": "control_accuracy",
+        "labels alone": "label_map_accuracy",
+        "fine-tuned": "fine_tuned_accuracy",
+        "balanced": "balanced_accuracy",
+        "source contribution": "source_contribution",
+        "p": "source_contribution_p",
+    }
     rows = []
     for group in groups:
-        values = [_mean(group, name) for name in names]
+        values = [_mean(group, name) for name in columns.values()]
         cells = (UNDEFINED if value is None else f"{value:.2f}" for value in values)
-        rows.append([group["source"], group["target"], group["model"], str(len(group["seeds"])), *cells])
-    head = [
-        "source", "target", "model", "seeds", "majority class", "classes mixed", "labels alone",
-        "fine-tuned", "balanced", "source contribution", "p",
-    ]  # fmt: skip
-    return head, rows
+        rows.append([*_place(group), str(len(group["seeds"])), *cells])
+    return ["source", "target", "model", "seeds", *columns], rows
 
 
 def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
-    """For each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
+    """Draw for each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
     figure, axes = plt.subplots(figsize=(8, 1.3 + 0.62 * len(groups)), layout="constrained")
-    bars = (
-        ("control_accuracy", "classes mixed (the control)", "fine_tuned"),
-        ("label_map_accuracy", "labels alone", "source"),
-        ("fine_tuned_accuracy", "linear fine-tuning", "actual"),
-    )
-    for row, group in enumerate(groups):
-        for k, (name, label, colour) in enumerate(bars):
-            value = _mean(group, name)
-            axes.barh(
-                row + 0.26 * (k - 1), value or 0.0, 0.24, color=COLOURS[colour],
-                label=None if row else label,
-            )  # fmt: skip
+    rows = [{name: _mean(group, name) or 0.0 for name in group["values"]} for group in groups]
+    texts = []
+    for group in groups:
         share, p = _mean(group, "source_contribution"), _mean(group, "source_contribution_p")
-        text = UNDEFINED if share is None else f"contribution {share:.2f}, p {p:.2f}"
-        axes.text(1.02, row, text, va="center", fontsize=8)
-    titles = [f"{group['source']} → {group['target']}\n{group['model']}" for group in groups]
-    axes.set_yticks(range(len(groups)), titles, fontsize=8)
-    axes.set_ylim(len(groups) - 0.5, -0.5)
+        texts.append(UNDEFINED if share is None else f"contribution {share:.2f}, p {p:.2f}")
+    titles = [f"{source} → {target}\n{model}" for source, target, model in map(_place, groups)]
+    draw_accuracies(axes, rows, titles, texts)
     axes.set_xlim(0, 1.45)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
     axes.set_xlabel("test images of the target told right")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
     save_both(figure, folder / "relations")
@@ -201,8 +190,8 @@ def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
 
 # ----------------------------------------------------------------------------------------- the figures
 def draw_terms(groups: Sequence[Mapping], folder: Path) -> list[Path]:
-    """One row a group: the certificate by its terms, the losses of h and of a fine-tuned head, then the
-    published bound by its terms and the loss that it is about. Many groups take several figures.
+    """Draw one row a group: the certificate by its terms, the losses of h and of a fine-tuned head, then
+    the published bound by its terms and the loss that it is about. Many groups take several figures.
     """
     paths = []
     for number, start in enumerate(range(0, len(groups), GROUPS_A_FIGURE), start=1):
@@ -240,12 +229,11 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
             left, place = 0.0, row - 0.42 + (k + 0.5) * height
             for part, colour in parts:
                 width = _mean(group, part) or 0.0
-                title = None if row else QUANTITIES[part]
                 colour = COLOURS.get(colour, colour)
-                axes.barh(
-                    place, width, height, left, color=colour, label=title,
-                    edgecolor="black" if colour == "#ffffff" else None, linewidth=0.7,
-                )  # fmt: skip
+                edge = "black" if colour == "#ffffff" else None
+                label = None if row else QUANTITIES[part]
+                looks = {"color": colour, "edgecolor": edge, "linewidth": 0.7, "label": label}
+                axes.barh(place, width, height, left, **looks)
                 left += width
             if limit and left > limit:  # where nothing is learned, losses would dwarf all others
                 text = f"{left:.1f} → "
@@ -266,7 +254,7 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
 
 
 def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: float) -> None:
-    """The standard deviation over seeds, or why there is no bar."""
+    """Add the standard deviation over seeds, or why there is no bar."""
     if _mean(group, name) is None:
         axes.text(end, place, f" {_missing(group, name)}", va="center", fontsize=6, color="#555555")
     elif _spread(group, name):
@@ -274,8 +262,8 @@ def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: fl
 
 
 def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
-    """Every run's bounds, each against the loss that it bounds: a colour a setting, a marker a pair and
-    model. A certified bound lies on the right of the diagonal.
+    """Draw every run's bounds, each against the loss that it bounds: a colour a setting, a marker a pair
+    and model. A certified bound lies on the right of the diagonal.
     """
     figure, panels = plt.subplots(
         1, len(BOUNDS), figsize=(9, 5), sharey=True, layout="constrained", squeeze=False
@@ -283,7 +271,7 @@ def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
     places = list(dict.fromkeys(_place(group) for group in groups))
     for axes, (bound, loss) in zip(panels[0], BOUNDS.items(), strict=True):
         for group in groups:
-            points = _defined_pairs([group], bound, loss)
+            points = _defined_pairs(group, bound, loss)
             marker = MARKERS[places.index(_place(group)) % len(MARKERS)]
             colour = SETTING_COLOURS.get(group["setting"], "black")
             for x, y in points:
@@ -317,12 +305,10 @@ def _title(place: tuple[str, str, str]) -> str:
     return f"{source} → {target}, {model}"
 
 
-def agreement_of_bounds(
-    groups: Sequence[Mapping],
-) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): Pearson's and Kendall's correlation of each bound with the loss that it bounds, over
-    all runs, without the setting in which nothing is learned, and for each pair and model. Intervals
-    draw groups, whose seeds are no independent runs.
+def agreement_of_bounds(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
+    """Return (head, rows): Pearson's and Kendall's correlation of each bound with the loss that it
+    bounds, over all runs, without the setting in which nothing is learned, and for each pair and model.
+    Intervals draw groups, whose seeds are no independent runs.
     """
     learned = [group for group in groups if group["setting"] != "FixedAll"]
     subsets = {"all": list(groups)}
@@ -335,7 +321,7 @@ def agreement_of_bounds(
         pairs = [
             (*point, number)
             for number, group in enumerate(members)
-            for point in _defined_pairs([group], bound, loss)
+            for point in _defined_pairs(group, bound, loss)
         ]
         cells = [UNDEFINED, UNDEFINED]
         if len(pairs) > 2:
@@ -347,17 +333,13 @@ def agreement_of_bounds(
     return ["runs", "bound against its loss", "Pearson", "Kendall", "number"], rows
 
 
-def _defined_pairs(groups: Sequence[Mapping], bound: str, loss: str) -> list[tuple[float, float]]:
-    return [
-        pair
-        for group in groups
-        for pair in zip(group["values"][bound], group["values"][loss], strict=True)
-        if None not in pair
-    ]
+def _defined_pairs(group: Mapping, bound: str, loss: str) -> list[tuple[float, float]]:
+    pairs = zip(group["values"][bound], group["values"][loss], strict=True)
+    return [pair for pair in pairs if None not in pair]
 
 
 def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
-    """The groups whose pair and model was run in several settings, without variants."""
+    """Return the groups whose pair and model was run in several settings, without variants."""
     plain = [group for group in groups if group["variant"] is None]
     return [
         group
@@ -367,7 +349,7 @@ def comparable_settings(groups: Sequence[Mapping]) -> list[Mapping]:
 
 
 def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
-    """For each pair and model the settings side by side: accuracy, loss and bounds."""
+    """Draw for each pair and model the settings side by side: accuracy, loss and bounds."""
     names = {
         "target_accuracy": "accuracy of h",
         "target_loss": "loss of h (nats)",
@@ -389,7 +371,8 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlim(left=0)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(places)), [f"{s} → {t}\n{m}" for s, t, m in places], fontsize=8)
+    titles = [f"{source} → {target}\n{model}" for source, target, model in places]
+    panels[0].set_yticks(range(len(places)), titles, fontsize=8)
     panels[0].set_ylim(len(places) - 0.5, -0.5)
     handles = [
         plt.Rectangle((0, 0), 1, 1, color=SETTING_COLOURS.get(name), label=name)
@@ -401,9 +384,9 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
 
 # ------------------------------------------------------------------------------ targets without labels
 def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): for each group with pseudo-labels the agreement of clusters and labels, and each
-    term with clusters, with labels (the mean of the same runs but for that, if all are there) and the
-    difference.
+    """Return (head, rows): for each group with pseudo-labels the agreement of clusters and labels, and
+    each term with clusters, with labels (the mean of the same runs but for that, if all are there) and
+    the difference.
     """
     labelled = {_without_pseudo(group): group for group in groups if not is_pseudo(group)}
     rows = []
@@ -422,7 +405,7 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
 
 
 def _without_pseudo(group: Mapping) -> str:
-    """What a group shares with the one that uses the target's labels."""
+    """Return what a group shares with the one that uses the target's labels."""
     variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
     aside = ("pseudo_sizes", "bootstrap")
     settings = {name: value for name, value in group["settings"].items() if name not in aside}

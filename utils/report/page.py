@@ -53,7 +53,7 @@ Block = Paragraph | Figure | Table | Folded
 
 
 def render_page(title: str, introduction: str, sections: Sequence[tuple[str, Sequence[Block]]]) -> str:
-    """A document of (heading, blocks) sections; what is not markup of ours is escaped."""
+    """Render a document of (heading, blocks) sections; what is not markup of ours is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=lambda name: name != "page.css",

@@ -36,13 +36,11 @@ QUANTITIES = {
 PUBLISHED_NAMES = {
     "published_target_accuracy": "target_accuracy",
     "published_target_loss": "target_loss",
-    **{
-        name: name
-        for name in (
-            "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
-        )
-    },
-}  # fmt: skip
+    "weighted_source_loss": "weighted_source_loss",
+    "label_mismatch": "label_mismatch",
+    "distribution_mismatch": "distribution_mismatch",
+    "bound_published": "bound_published",
+}
 # Each with a quantity that is there wherever its part was computed.
 SUMMARY_COLUMNS = {
     "fine_tuned_accuracy": "fine_tuned_accuracy",
@@ -63,8 +61,8 @@ LATEX = str.maketrans(
 
 
 def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, float | None]:
-    """QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed; None where a
-    part was not computed.
+    """Return the QUANTITIES of a stage-3 record and the stage-2 record of its pair, model and seed; None
+    where a part was not computed.
     """
     relation, certificate, published = (
         record.get(part) or {} for part in ("relation", "certificate", "published")
@@ -81,7 +79,7 @@ def quantities_of(record: Mapping, fine_tuned: Mapping | None) -> dict[str, floa
 
 
 def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
-    """Whether a stage-2 record is of the network and the target's data of a stage-3 run with this
+    """Tell whether a stage-2 record is of the network and the target's data of a stage-3 run with this
     configuration and data.
     """
     same_network = head["config"]["network"] == config["network"]
@@ -89,9 +87,10 @@ def is_fine_tuning_of(head: Mapping, config: Mapping, data: Mapping) -> bool:
 
 
 def summarise(records: Sequence[tuple[Mapping, Mapping | None]], seeds: int | None = None) -> list[dict]:
-    """One row a cell without its seed, from (stage-3 record, stage-2 record) pairs: for each quantity
-    its mean and its standard deviation over the seeds (n − 1; None for one seed). A quantity that is
-    undefined for a seed is None. `seeds`: how many were asked for, of which some may have failed.
+    """Return one row a cell without its seed, from (stage-3 record, stage-2 record) pairs: for each
+    quantity its mean and its standard deviation over the seeds (n − 1; None for one seed). A quantity
+    that is undefined for a seed is None. `seeds`: how many were asked for, of which some may have
+    failed.
     """
     groups: dict[tuple, list[dict]] = {}
     for record, fine_tuned in records:
@@ -112,7 +111,7 @@ def summarise(records: Sequence[tuple[Mapping, Mapping | None]], seeds: int | No
 
 
 def write_summary(rows: Sequence[Mapping], failed: Mapping[str, str], folder: Path) -> None:
-    """summary.csv, .jsonl, .md and .tex, and failed.txt, a line a failed cell (absent if none)."""
+    """Write summary.csv, .jsonl, .md and .tex, and failed.txt, a line a failed cell (absent if none)."""
     lines = (json.dumps(row, allow_nan=False) + "\n" for row in rows)
     texts = {"csv": _csv(rows), "jsonl": "".join(lines), "md": markdown(rows), "tex": latex(rows)}
     if failed:
@@ -130,7 +129,7 @@ def markdown(rows: Sequence[Mapping]) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Its first `left` columns aligned to the left, the others to the right."""
+    """Lay out a table, its first `left` columns aligned to the left, the others to the right."""
     escaped = ([cell.replace("|", "\\|") for cell in line] for line in (head, *rows))
     lines = ["| " + " | ".join(line) + " |" for line in escaped]
     lines.insert(1, "|" + "---|" * left + "---:|" * (len(head) - left))
@@ -144,7 +143,7 @@ def csv_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def latex(rows: Sequence[Mapping]) -> str:
-    """A tabular with the rules of the package booktabs."""
+    """Lay out a tabular with the rules of the package booktabs."""
     head, *body = (" & ".join(text.translate(LATEX) for text in line) + r" \\" for line in _table(rows))
     columns = "l" * len(CELL) + "r" * (1 + len(_columns(rows)))
     start, end = rf"\begin{{tabular}}{{{columns}}}", r"\end{tabular}"
@@ -163,7 +162,7 @@ def _table(rows: Sequence[Mapping]) -> list[list[str]]:
 
 
 def _columns(rows: Sequence[Mapping]) -> list[str]:
-    """Those of parts that some run computed."""
+    """Choose those of parts that some run computed."""
     return [name for name, sign in SUMMARY_COLUMNS.items() if any(row[sign] is not None for row in rows)]
 
 
@@ -174,12 +173,9 @@ def _number(mean: float | None, spread: float | None) -> str:
 
 
 def _csv(rows: Sequence[Mapping]) -> str:
-    spread = [name for pair in QUANTITIES for name in (pair, f"{pair}_spread")]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*CELL, "seeds", "seeds_asked", *spread], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    of_quantities = (name for pair in QUANTITIES for name in (pair, f"{pair}_spread"))
+    columns = [*CELL, "seeds", "seeds_asked", *of_quantities]
+    return csv_table(columns, [[row[name] for name in columns] for row in rows])
 
 
 def fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
@@ -194,7 +190,7 @@ def fine_tuned_values(fine_tuned: Mapping | None) -> dict[str, float]:
 
 
 def format_value(value: float, limits: Sequence[float] | None) -> str:
-    """With its interval; NaN as undefined."""
+    """Format a value with its interval, NaN as undefined."""
     if math.isnan(value):
         return UNDEFINED
     return f"{value:.2f}" + (f" [{limits[0]:.2f}, {limits[1]:.2f}]" if limits else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from utils.features import HEAD
 from utils.linear_head import GAP
 from utils.relation import SIGNIFICANT
-from utils.report.summary import fine_tuned_values
+from utils.report.summary import UNDEFINED, fine_tuned_values
 from utils.storage import PARTS, without_paths
 from utils.task_transform import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 
@@ -94,7 +94,7 @@ PART_NAMES = ("with all", "with half", "with a quarter")
 
 
 def more_labels_text(found: Mapping) -> str:
-    """What a `LearningCurve.record` says, for a person."""
+    """Say what a `LearningCurve.record` holds."""
     if not found["sizes"]:
         return f"what they would bring is not said, since {found['unsaid']}"
     names = PART_NAMES[: len(found["sizes"])][::-1]
@@ -111,13 +111,13 @@ def more_labels_text(found: Mapping) -> str:
 
 
 def print_heading(record: Mapping, reused: bool = False) -> None:
-    """What a stage-3 run is of."""
+    """Print what a stage-3 run is of."""
     title = f"transfer {record['source']} → {record['target']}, {record['setting']}"
     _print_title(title, record, reused)
 
 
 def print_relation(record: Mapping, shown_classes: int, fine_tuned: Mapping | None = None) -> None:
-    """How well the target can be told apart, and what the source's classes have to do with it.
+    """Print how well the target can be told apart, and what the source's classes have to do with it.
     `fine_tuned`: stage 2's record, which knows what more labels would bring.
     """
     found = record["relation"]
@@ -164,7 +164,7 @@ def source_classes(record: Mapping) -> str:
 
 
 def verdict(record: Mapping) -> str:
-    """What the relation says, in one sentence."""
+    """Say in one sentence what the relation is."""
     found, classes = record["relation"], source_classes(record)
     if found["no_contribution"]:
         return f"{found['no_contribution']}."
@@ -186,7 +186,7 @@ def verdict(record: Mapping) -> str:
 
 
 def _print_classes_of_relation(record: Mapping, shown_classes: int) -> None:
-    """Those that linear fine-tuning tells least first."""
+    """Print them, those that linear fine-tuning tells least first."""
     classes = sorted(record["relation"]["classes"], key=lambda one: one["fine_tuned_accuracy"])
     called = "the network" if record["source"] == HEAD else record["source"]
     head = ("class", "labels alone", "control", "fine-tuned", f"{called} calls it", "mistaken for")
@@ -212,7 +212,7 @@ def _print_classes_of_relation(record: Mapping, shown_classes: int) -> None:
 
 
 def _print_columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> None:
-    """Cells in columns, those of `right` aligned to the right."""
+    """Print cells in columns, those of `right` aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (
@@ -223,7 +223,7 @@ def _print_columns(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -
 
 
 def print_certificate(record: Mapping, shown_classes: int) -> None:
-    """The certificate, and for `shown_classes` target classes (0: all) where it comes from."""
+    """Print the certificate, and for `shown_classes` target classes (0: all) where it comes from."""
     found = record["certificate"]
     if found is None:
         print(record["no_certificate"])
@@ -249,7 +249,7 @@ def print_certificate(record: Mapping, shown_classes: int) -> None:
 
 
 def print_published(record: Mapping, fine_tuned: Mapping | None) -> None:
-    """The published form's quantities; `fine_tuned`: stage 2's record."""
+    """Print the published form's quantities; `fine_tuned`: stage 2's record."""
     found = record["published"]
     print(f"published form, {_strength(record['config']['head'])}:")
     rows = dict(PUBLISHED_ROWS)
@@ -291,7 +291,7 @@ def _strength(head: Mapping) -> str:
 
 
 def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
-    """How far an estimate without labels is from the run with the target's own, where there is one."""
+    """Print how far an estimate without labels is from one with the target's own, if there is one."""
     agreement = record["pseudo_labels"]["agreement"]
     print("pseudo-labels: losses and accuracies of the target are against clusters, not labels")
     if agreement is None:
@@ -304,32 +304,26 @@ def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
     rows = []
     for part, names in (("certificate", CERTIFICATE_ROWS), ("published", PUBLISHED_ROWS)):
         if record[part] and labelled[part]:
-            rows += _differences(record[part], labelled[part], names, f"{part}: ")
+            rows += _differences(record[part], labelled[part], part, names)
     if not rows:
         print("with the target's labels: nothing was computed that could be compared")
         return
-    columns = ("pseudo", "labelled", "difference")
-    width = max(len(name) for name, _ in rows)
-    print(f"  {'':<{width}}  " + "  ".join(f"{column:>10}" for column in columns))
-    for name, values in rows:
-        cells = ("—" if value is None else f"{value:.4f}" for value in values)
-        print(f"  {name:<{width}}  " + "  ".join(f"{cell:>10}" for cell in cells))
+    _print_columns([("", "pseudo", "labelled", "difference"), *rows], right=range(1, 4))
 
 
-def _differences(
-    one: Mapping, other: Mapping, names: Iterable[str], prefix: str
-) -> list[tuple[str, tuple[float | None, ...]]]:
+def _differences(one: Mapping, other: Mapping, part: str, names: Iterable[str]) -> list[Sequence[str]]:
     rows = []
     for name in names:
         if name in one and name in other:
             a, b = one[name], other[name]
             gap = None if a is None or b is None else a - b
-            rows.append((prefix + name, (a, b, gap)))
+            cells = (UNDEFINED if value is None else f"{value:.4f}" for value in (a, b, gap))
+            rows.append((f"{part}: {name}", *cells))
     return rows
 
 
 def _comparable(record: Mapping) -> tuple[dict, Mapping, list | None]:
-    """What two estimates must share beside the labels: settings and data."""
+    """Return what two estimates must share beside the labels: settings and data."""
     aside = ("pseudo_sizes", "bootstrap")
     config = {name: value for name, value in record["config"].items() if name not in aside}
     return config, without_paths(record["data"]), record.get("source_classes")
@@ -343,11 +337,11 @@ def _print_title(title: str, record: Mapping, reused: bool) -> None:
 
 
 def _print_rows(found: Mapping, rows: Mapping[str, str]) -> None:
-    """A line a quantity: its name, its value, its interval where it has one, and what it is."""
+    """Print a line a quantity: its name, its value, its interval where it has one, and what it is."""
     intervals = found.get("intervals") or {}
     width = max(map(len, rows))
     values = {name: found.get(name) for name in rows}
-    numbers = {name: "—" if value is None else f"{value:.4f}" for name, value in values.items()}
+    numbers = {name: UNDEFINED if value is None else f"{value:.4f}" for name, value in values.items()}
     ends = {name: f"[{low:.3f}, {high:.3f}]" for name, (low, high) in intervals.items() if name in rows}
     left, right = max(map(len, numbers.values())), max(map(len, ends.values()), default=0)
     for name, text in rows.items():
@@ -356,12 +350,12 @@ def _print_rows(found: Mapping, rows: Mapping[str, str]) -> None:
 
 
 def _print_gap(gap: float | None) -> None:
-    """Of a head that was to be the best under its τ."""
+    """Say how far a head is from the best under its τ, where that is far."""
     if gap is not None and gap > GAP:
         print(f"the head's fit ended early: its loss may be {gap:.1g} nats above the least under its τ")
 
 
 def _short(path: Path) -> str:
-    """Relative to the working folder where that is shorter."""
+    """Return a path relative to the working folder where that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)

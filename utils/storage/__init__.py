@@ -21,6 +21,7 @@ from utils.storage.files import (
     is_writable,
     only_one,
     read_json,
+    read_text,
     replace_files,
     require_regular,
     require_writable,

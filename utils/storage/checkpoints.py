@@ -27,7 +27,7 @@ def save_checkpoint(path: Path, state: Mapping) -> None:
 
 
 def write_checkpoint(path: Path, state: Mapping) -> None:
-    """With a checksum of the content."""
+    """Write it with a checksum of the content."""
     buffer = io.BytesIO()  # PyTorch's own writer makes another error of a full disk
     torch.save({**state, CHECKSUM: digest(*_leaves(state))}, buffer)
     path.write_bytes(buffer.getbuffer())
@@ -60,7 +60,7 @@ def load_checkpoint(path: Path, trust: bool | None = None) -> dict:
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """What a checkpoint holds, one after the other, with the names and lengths of its containers."""
+    """Yield what a checkpoint holds, part by part, with the names and lengths of its containers."""
     if isinstance(value, Mapping):
         for name, part in value.items():
             yield repr(name)
@@ -91,13 +91,13 @@ class ResumePoint:
     _last_save: float = field(default_factory=time.monotonic)
 
     def load(self) -> dict | None:
-        """The saved state of this computation, or None where there is none that can be used."""
+        """Return the saved state of this computation, or None where there is none that can be used."""
         instead = "what it was to resume begins anew"
         saved = read_if_whole(self.path, load_checkpoint, instead) or {}
         return saved.get("state") if saved.get("fingerprint") == self.fingerprint else None
 
     def due(self) -> bool:
-        """Whether it is time to save again: asked first, since building a state costs copies."""
+        """Tell whether it is time to save again: asked first, since building a state costs copies."""
         return time.monotonic() - self._last_save >= self.seconds
 
     def save(self, state: Mapping) -> None:
@@ -113,8 +113,8 @@ def warn_of_damage(error: InputError, instead: str) -> None:
 
 
 def read_if_whole(path: Path, read: Callable[[Path], T], instead: str) -> T | None:
-    """What `read` makes of the file; None where it is absent or, with a warning that says what happens
-    `instead`, damaged.
+    """Return what `read` makes of the file; None where it is absent or, with a warning that says what
+    happens `instead`, damaged.
     """
     if not path.exists():
         return None
@@ -126,9 +126,7 @@ def read_if_whole(path: Path, read: Callable[[Path], T], instead: str) -> T | No
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping) -> None:
-    """Writes tensors as safetensors (no pickle) with what JSON can hold about them, and a checksum of
-    both.
-    """
+    """Write tensors as safetensors (no pickle) with JSON about them, and a checksum of both."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     plain = json.loads(json.dumps(about))
     sealed = {**plain, CHECKSUM: digest(plain, state_digest(contiguous))}
@@ -139,8 +137,8 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """(tensors, what was said about them) as `save_tensors` wrote them. Raises InputError that names a
-    file that is damaged or was changed.
+    """Return (tensors, what was said about them) as `save_tensors` wrote them. Raises InputError that
+    names a file that is damaged or was changed.
     """
     require_regular(path)
     try:
@@ -161,7 +159,7 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of any safetensors file. Raises InputError that names it when it is damaged."""
+    """Read the tensors of any safetensors file. Raises InputError that names it when it is damaged."""
     require_regular(path)
     try:
         return load_file(path)
@@ -173,8 +171,8 @@ def load_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def network_path(
     checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
 ) -> Path:
-    """Where stage 1 leaves a network trained on `source` data of this origin: full, embedded, or what
-    identifies the data of a folder.
+    """Tell where stage 1 leaves a network trained on `source` data of this origin: full, embedded, or
+    what identifies the data of a folder.
     """
     return checkpoints / "networks" / f"{model}_{source}_{origin}_{procedure}_seed{seed}.pt"
 
@@ -182,7 +180,7 @@ def network_path(
 def find_network(
     checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
 ) -> tuple[Path, str] | None:
-    """(path, origin of its training data) of a trained network; `auto` prefers full data."""
+    """Return (path, origin of its training data) of a trained network; `auto` prefers full data."""
     for candidate in ("full", "embedded") if origin == "auto" else (origin,):
         path = network_path(checkpoints, model, source, candidate, procedure, seed)
         if path.exists():
@@ -193,6 +191,6 @@ def find_network(
 def networks_like(
     checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
 ) -> list[Path]:
-    """Trained networks; * in source and origin stands for anything."""
+    """List trained networks; * in source and origin stands for anything."""
     pattern = network_path(checkpoints, model, source, origin, procedure, seed)
     return sorted(pattern.parent.glob(pattern.name))

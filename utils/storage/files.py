@@ -75,7 +75,7 @@ def replace_files(folder: Path) -> Iterator[Path]:
 
 
 def staged(path: Path) -> Path:
-    """Where the record of a result stands until `replace_files` has put its other files in place."""
+    """Tell where a result's record stands until `replace_files` has put its other files in place."""
     return path.with_name(path.name + STAGED)
 
 
@@ -89,7 +89,7 @@ _CLEARED: set[Path] = set()
 
 
 def _temporary_beside(path: Path) -> Path:
-    """Its name tells whose it is, so that it can be cleared when that process is gone."""
+    """Name a temporary file by its owner, so that it can be cleared when that process is gone."""
     owner = f"{_host()}-{os.getpid()}-{PROCESS}{uuid.uuid4().hex[:8]}"
     return path.with_name(f".{path.name}.{owner}.tmp")
 
@@ -110,7 +110,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _clear_once(folder: Path) -> None:
-    """Once in a process: a folder of many files is slow to list."""
+    """Clear leftovers once in a process: a folder of many files is slow to list."""
     if folder not in _CLEARED:
         clear_leftovers(folder)
         _CLEARED.add(folder)
@@ -146,7 +146,7 @@ def _to_disk(path: Path) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """A full disk does not say which file it is about."""
+    """Let an error name its file: a full disk does not say which one it is about."""
     try:
         yield
     except OSError as error:
@@ -155,7 +155,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """What UTF-8 cannot hold, as of a file name that is not UTF-8, as an escape."""
+    """Write text; what UTF-8 cannot hold, as of a file name that is not UTF-8, as an escape."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -184,6 +184,19 @@ def require_regular(path: Path) -> None:
         raise InputError(f"{path} is a {kind}, no file")
 
 
+def read_text(path: Path) -> str:
+    """Read text as editors and spreadsheets save it: UTF-8, with a mark in front or without, or UTF-16.
+    Raises InputError for what is no file, or no such text.
+    """
+    require_regular(path)
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: save it as UTF-8") from error
+
+
 def require_writable(folder: Path, flag: str) -> None:
     """Raises InputError unless files can be made in `folder` or in its nearest existing parent."""
     if not is_writable(folder):
@@ -192,7 +205,7 @@ def require_writable(folder: Path, flag: str) -> None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in `folder`, or in its nearest existing parent where it is absent."""
+    """Tell whether files can be made in `folder`, or in its nearest parent where it is absent."""
     existing = _nearest_existing(folder)
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
@@ -205,7 +218,7 @@ def _nearest_existing(folder: Path) -> Path:
 
 # -------------------------------------------------------------------------------------- checksums
 def digest(*parts) -> str:
-    """SHA-256 (first 16 hex digits) over tensors, arrays, bytes and JSON-like values, in order."""
+    """Compute SHA-256 (16 hex digits) over tensors, arrays, bytes and JSON-like values, in order."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, torch.Tensor):
@@ -225,18 +238,18 @@ def file_digest(path: Path) -> str:
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Digest of a state dict, names included, independent of the order of its entries."""
+    """Digest a state dict, names included, independent of the order of its entries."""
     return digest(*(part for name in sorted(state) for part in (name, state[name])))
 
 
 # -------------------------------------------------------------------------------------- sealed JSON
 def write_json(path: Path, content: Mapping) -> None:
-    """With a checksum of the content."""
+    """Write JSON with a checksum of the content."""
     write_text(path, json.dumps(sealed(content), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict:
-    """What `write_json` wrote. Raises InputError that names the file unless it is whole."""
+    """Read what `write_json` wrote. Raises InputError that names the file unless it is whole."""
     require_regular(path)
     try:
         return opened(path.read_bytes())
@@ -251,7 +264,7 @@ UNREADABLE_JSON = (ValueError, LookupError, TypeError, AttributeError, Recursion
 
 
 def sealed(content: Mapping) -> dict:
-    """With the digest of what a reader will find."""
+    """Add the digest of what a reader will find."""
     plain = json.loads(json.dumps(content, allow_nan=False))
     return {**plain, CHECKSUM: digest(plain)}
 

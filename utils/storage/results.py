@@ -39,18 +39,35 @@ from utils.storage.files import (
 RECORDED = {"train": ("test_accuracy", "test_loss"), "finetune": ("test_accuracy", "test_loss")}
 PARTS = {
     "relation": (
-        "fine_tuned_accuracy", "fine_tuned_loss", "label_map_accuracy", "label_map_loss",
-        "source_contribution", "source_contribution_p", "constant_prediction_loss",
+        "fine_tuned_accuracy",
+        "fine_tuned_loss",
+        "label_map_accuracy",
+        "label_map_loss",
+        "source_contribution",
+        "source_contribution_p",
+        "constant_prediction_loss",
     ),
     "certificate": (
-        "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "bound_certified",
-        "certified_source_loss", "certified_transport", "constant_prediction_loss",
+        "fine_tuned_accuracy",
+        "fine_tuned_loss",
+        "target_accuracy",
+        "target_loss",
+        "bound_certified",
+        "certified_source_loss",
+        "certified_transport",
+        "constant_prediction_loss",
     ),
     "published": (
-        "target_accuracy", "target_loss", "constant_prediction_loss", "weighted_source_loss",
-        "label_mismatch", "distribution_mismatch", "bound_published", "bound_certified",
+        "target_accuracy",
+        "target_loss",
+        "constant_prediction_loss",
+        "weighted_source_loss",
+        "label_mismatch",
+        "distribution_mismatch",
+        "bound_published",
+        "bound_certified",
     ),
-}  # fmt: skip
+}
 
 
 # ------------------------------------------------------------------------- run folders and results
@@ -70,8 +87,8 @@ class Run:
     variant: str | None = None
 
     def folder(self, results: Path) -> Path:
-        """results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_{variant}_seed{seed}, `_published` behind it
-        for that procedure. What a run does not have falls away.
+        """Return results/{stage}/{SRC}_to_{TRG}/{model}_{setting}_{variant}_seed{seed}, `_published`
+        behind it for that procedure. What a run does not have falls away.
         """
         pair = self.source if self.target is None else f"{self.source}_to_{self.target}"
         procedure = "published" if self.procedure == "published" else None
@@ -89,7 +106,7 @@ class Run:
 
 
 def run_of(record: Mapping) -> Run:
-    """The run that left a record. Raises LookupError for what is none."""
+    """Return the run that left a record. Raises LookupError for what is none."""
     names = (record[name] for name in ("stage", "source", "target", "model", "setting", "seed"))
     return Run(*names, record["config"]["procedure"], record.get("variant"))
 
@@ -112,8 +129,8 @@ def append_record(path: Path, record: Mapping) -> None:
 
 
 def read_records(path: Path) -> tuple[list[dict], list[str]]:
-    """(the records of a results.jsonl, what is wrong with the lines that are none). A run that was
-    repeated has several lines: the last counts. Raises InputError where there is no such file.
+    """Return (the records of a results.jsonl, what is wrong with the lines that are none). A run that
+    was repeated has several lines: the last counts. Raises InputError where there is no such file.
     """
     try:
         require_regular(path)
@@ -136,8 +153,8 @@ def read_records(path: Path) -> tuple[list[dict], list[str]]:
 
 
 def _identity(record: Mapping) -> Run:
-    """What a run is named by. Raises LookupError, TypeError or AttributeError for what is no record of
-    this version.
+    """Return what a run is named by. Raises LookupError, TypeError or AttributeError for what is no
+    record of this version.
     """
     for about in record["data"].values():
         about["origin"]
@@ -157,7 +174,7 @@ def _identity(record: Mapping) -> Run:
 
 
 def read_result(folder: Path) -> dict | None:
-    """The result.json of a run folder, or None where there is none that is whole."""
+    """Read the result.json of a run folder, or None where there is none that is whole."""
     return read_if_whole(folder / RESULT, _read_record, "it is left out")
 
 
@@ -172,8 +189,8 @@ def _read_record(path: Path) -> dict:
 
 
 def reusable_result(folder: Path, config: Mapping, data: Mapping, overwrite: bool) -> dict | None:
-    """The result of a run folder if it is one of these settings and data and its files are whole. A
-    damaged one is named in a warning. `overwrite`: it is not wanted.
+    """Return the result of a run folder if it is one of these settings and data and its files are whole.
+    A damaged one is named in a warning. `overwrite`: it is not wanted.
     """
     clear_leftovers(folder)
     if overwrite:
@@ -199,7 +216,7 @@ PATH = "path"  # in what a record says of its data: where they lay, which does n
 
 
 def without_paths(data: Mapping) -> dict:
-    """What identifies the data of a run, by role: the same images in another place are the same data."""
+    """Return what identifies a run's data, by role: the same images elsewhere are the same data."""
     return {
         role: {name: value for name, value in about.items() if name != PATH}
         for role, about in data.items()
@@ -207,14 +224,14 @@ def without_paths(data: Mapping) -> dict:
 
 
 def named_data(slug: str, about: Mapping) -> str:
-    """A data set's name as a person gives it: with its path, if it has one."""
+    """Spell a data set's name as a person gives it: with its path, if it has one."""
     prefix = slug.partition("-")[0]  # as folder-BIRDS and features-FILE have it
     return f"{prefix}:{about[PATH]}" if PATH in about else slug
 
 
 def finished_results(results: Path) -> tuple[dict[Path, dict], list[str]]:
-    """({run folder: its record} of all runs below `results` that have ended, what is wrong with what
-    else is there).
+    """Return ({run folder: its record} of all runs below `results` that have ended, what is wrong with
+    what else is there).
 
     What a run at work has written so far is not among them. Named are a result.json that is damaged or
     in another run's folder, a damaged line of results.jsonl, and runs of which there is a line alone:
@@ -256,9 +273,9 @@ MOST_NAMED = 3
 
 
 def write_result(folder: Path, results: Path, record: Mapping) -> None:
-    """result.json of a folder that `replace_files` gave, with the checksums of the tensor files there,
-    and before it the same content as one more line of results.jsonl: no result lacks its line. A warning
-    says whose result it replaces, if that was one of other data or settings.
+    """Write result.json of a folder that `replace_files` gave, with the checksums of the tensor files
+    there, and before it the same content as one more line of results.jsonl: no result lacks its line. A
+    warning says whose result it replaces, if that was one of other data or settings.
     """
     files = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
     record = {**record, "files": files}
@@ -298,7 +315,7 @@ DIFFERENCES = {
 
 
 def _other_data(before: Mapping, now: Mapping) -> str:
-    """In words; the same folders may hold other files by now, or be asked for other labels or groups."""
+    """Say what differs in words: the same folders may hold other files, or be asked for other groups."""
     changed, places = set(), [[about.get(PATH) for about in data.values()] for data in (before, now)]
     for role in before.keys() & now.keys():
         one, other = without_paths(before)[role], without_paths(now)[role]
@@ -314,8 +331,8 @@ def _other_data(before: Mapping, now: Mapping) -> str:
 
 
 def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[str]:
-    """Names of the entries in which a stored result differs from a configuration; [] if none. The path
-    of data is no difference.
+    """List the names of the entries in which a stored result differs from a configuration; [] if none.
+    The path of data is no difference.
     """
     wanted = json.loads(json.dumps({**config, "data": without_paths(data)}))
     stored = {**result.get("config", {}), "data": without_paths(result.get("data", {}))}
@@ -323,7 +340,7 @@ def changed_settings(result: Mapping, config: Mapping, data: Mapping) -> list[st
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """Versions and machine, for the record of a result. Threads bear on the last digits."""
+    """Describe versions and machine, for the record of a result. Threads bear on the last digits."""
     packages = ("torch", "torchvision", "numpy", "scipy", "POT", "timm", "open_clip_torch")
     installed = {found.name for found in metadata.distributions()}
     return {
