@@ -1,84 +1,150 @@
 """What a ranking compares: a network at a size of images, with a source or without."""
 
-import argparse
+import itertools
 import os
+import warnings
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from utils.backbones import ROBUST_PREFIX, check_backbone_name, is_grey_model, split_pixels
+from utils.backbones import (
+    LENET,
+    ROBUST_PREFIX,
+    NetworkSpec,
+    backbone_slug,
+    check_backbone_name,
+    expand_pattern,
+    is_grey_model,
+    split_pixels,
+)
 from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import (
     FEATURE_FILE_PREFIX,
+    HEAD,
     Features,
     Standardiser,
     Task,
+    TaskRequest,
+    check_task_name,
     expand_feature_files,
     feature_path,
     features_of_split,
     images_per_second,
     is_feature_file,
+    require_same_labels,
     task_slug,
 )
+from utils.procedures import settings_for
+from utils.ranking.decision import ACCURACY, BALANCED
 from utils.ranking.scores import Facts
+from utils.ranking.truth import Truth, read_truth
 from utils.sampling import draw_by_counts, index_by_class
+from utils.settings import ScaleSettings
 from utils.stage import (
+    PairRequest,
     SourceNetwork,
-    check_options,
-    decoding_workers,
+    check_pair,
     find_source,
     find_target,
     open_network,
     open_task,
-    task_request,
 )
 from utils.storage import digest
+
+LINEAR, FULL = FINE_TUNINGS = ("linear", "full")
 
 
 # ------------------------------------------------------------------------------------ what is compared
 @dataclass(frozen=True)
+class RankingSettings:
+    """How candidates are compared, the same for all of them.
+
+    The scores see `shots` training images of each class (None: all), at most about `samples` of them;
+    `resamples` draws of these, judged by `metric`, say how sure the choice is; `seed` is of every draw.
+    Accuracies to compare with are measured (`fine_tuning`: linear, or full for `epochs`; `overwrite`:
+    again) or stand in the table `truth`. A pattern stands for at most `most_models` models. `network`
+    says how candidates see images, and where their weights lie: name and weights are their own; `tasks`
+    where data come from, `labels` the target's list of labels, `procedure` whose settings are taken.
+    """
+
+    shots: int | None = None
+    samples: int = 10_000
+    resamples: int = 2000
+    metric: str = ACCURACY
+    seed: int = 0
+    fine_tuning: str | None = None
+    epochs: int = 3
+    overwrite: bool = False
+    truth: Path | None = None
+    most_models: int = 20
+    network: NetworkSpec = field(default_factory=lambda: NetworkSpec(LENET))
+    tasks: TaskRequest = field(default_factory=TaskRequest)
+    labels: Path | None = None
+    procedure: str = "improved"
+    device: str = "auto"
+
+    def choose(self, labels: torch.Tensor, class_names: tuple[str, ...]) -> torch.Tensor:
+        """Indices of the training images that scores see."""
+        return choose_points(labels, class_names, self.shots, self.samples, self.seed)
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A model, at `image_size` pixels (None: its own), and a source (None: none). `options`: the
-    ranking's as stage 3 would have them for this candidate, checked. `file_name`: of the target's
+    """A model and a source (None: none), with all that opening them takes. `file_name`: of the target's
     feature file, where each candidate has its own.
     """
 
-    model: str
-    image_size: int | None
-    source: str | None
-    options: argparse.Namespace = field(repr=False, compare=False)
+    asked: PairRequest
     file_name: str | None = None
 
     @staticmethod
     def of(
-        text: str, source: str | None, options: argparse.Namespace, file: tuple[str, str] | None = None
+        text: str,
+        source: str | None,
+        target: str,
+        settings: RankingSettings,
+        file_name: str | None = None,
     ) -> "Entry":
-        """Of NAME or NAME@PIXELS; `file`: (what the target's feature file is called, the target)."""
+        """Read NAME or NAME@PIXELS. Raises InputError for what cannot go together."""
+        common = settings.network
         model, image_size = split_pixels(text)
         model = check_backbone_name(model)
-        if not is_grey_model(model) and not is_feature_file(source or options.TRG):
-            image_size = image_size or options.IMAGE_SIZE
-        own = {
-            "MODEL": model,
-            "SRC": source,
-            "IMAGE_SIZE": image_size,
-            "EPS": options.EPS if model.startswith(ROBUST_PREFIX) else None,
-            "WEIGHTS": None,
-            "ROBUST": False,
-            "SOURCE_CLASSES": "all",
-            "TRG": file[1] if file else options.TRG,
-        }
-        of_entry = argparse.Namespace(**{**vars(options), **own})
-        return Entry(model, image_size, source, check_options(of_entry), file and file[0])
+        if not is_grey_model(model) and not is_feature_file(source or target):
+            image_size = image_size or common.image_size
+        eps = common.eps if model.startswith(ROBUST_PREFIX) else None
+        asked = PairRequest(
+            source,
+            target,
+            replace(
+                common, name=model, weights=None, eps=eps, image_size=image_size, seed=settings.seed
+            ),
+            replace(settings.tasks, seed=settings.seed),
+            settings.labels,
+            settings.procedure,
+        )
+        return Entry(check_pair(asked), file_name)
+
+    @property
+    def model(self) -> str:
+        return self.asked.network.name
+
+    @property
+    def image_size(self) -> int | None:
+        """The side of the square that the network sees; None: its own."""
+        return self.asked.network.image_size
+
+    @property
+    def source(self) -> str | None:
+        return self.asked.source
 
     @property
     def of_features(self) -> bool:
         """Whether the features were made elsewhere."""
-        return is_feature_file(self.source or self.options.TRG)
+        return is_feature_file(self.source or self.asked.target)
 
     @property
     def model_name(self) -> str:
@@ -97,13 +163,109 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Every model with every source, by the names that they have in tables, on a target; of several
+    feature files the `target` is the folder that holds them, `of_files`. `table`: known accuracies.
+    """
+
+    target: str
+    entries: dict[str, Entry]
+    of_files: bool
+    settings: RankingSettings
+    table: Truth | None = None
+
+    @staticmethod
+    def of(
+        targets: Sequence[str], models: Sequence[str], sources: Sequence[str], settings: RankingSettings
+    ) -> "Comparison":
+        """Check everything that can be checked before anything is computed. Raises InputError."""
+        if settings.truth and settings.fine_tuning:
+            raise InputError(
+                "--TRUTH gives the accuracies that --FINETUNE would measure: give one of them"
+            )
+        files = files_of_target(targets)
+        target = _one_target(targets, files, sources)
+        if not models and not sources and not is_feature_file(target):
+            raise InputError("give the candidates with --model, or --SRC, whose LeNet is one")
+        sources = list(dict.fromkeys(check_task_name(name, "source") for name in sources))
+        if HEAD in sources:
+            raise InputError(
+                f"--SRC {HEAD} is for transfer_source_to_target.py: scores of a source need its images "
+                "here"
+            )
+        target = check_task_name(target, "target")
+        names = [
+            name for text in models or [LENET] for name in expand_pattern(text, settings.most_models)
+        ]
+        if settings.fine_tuning == FULL and any(is_feature_file(name) for name in (*sources, target)):
+            raise InputError("--FINETUNE full needs images and networks: features files have neither")
+        entries = _list_entries(names, sources, files or {None: target}, settings)
+        found = Comparison(target, entries, bool(files), settings)
+        return replace(found, table=found.read_table()) if settings.truth else found
+
+    @property
+    def slug(self) -> str:
+        """The target's name in paths and results."""
+        return task_slug(self.target)
+
+    def read_table(self) -> Truth:
+        """Read the known accuracies. Raises InputError that names the candidates without one."""
+        if self.settings.metric == BALANCED:
+            text = f"{self.settings.truth} is compared as it is; the pick is made by balanced accuracy"
+            warnings.warn(text, stacklevel=2)
+        table = read_truth(self.settings.truth)
+        table.require(self.slug, [self.truth_key(name) for name in self.entries])
+        return table
+
+    def truth_key(self, name: str) -> tuple[str, str]:
+        """(model, source) as a table of accuracies has them."""
+        entry = self.entries[name]
+        same_size = entry.image_size == self.settings.network.image_size  # a table need not repeat it
+        model = entry.model if same_size and not entry.of_features else entry.model_name
+        return backbone_slug(model, entry.asked.network.eps), entry.source_slug
+
+
+def _one_target(targets: Sequence[str], files: dict[str, str], sources: Sequence[str]) -> str:
+    """The target, or the folder of its feature files, which must be of the same samples."""
+    if not targets:
+        raise InputError("give the target with --TRG")
+    if not files:
+        return targets[0]
+    if sources:
+        raise InputError(
+            "--SRC is seen by one network, and the files of --TRG are of several: rank them without "
+            "--SRC, or each alone with its network's source"
+        )
+    require_same_labels(list(files.values()))
+    return folder_of_files(files.values())
+
+
+def _list_entries(
+    models: Sequence[str],
+    sources: Sequence[str],
+    targets: dict[str | None, str],
+    settings: RankingSettings,
+) -> dict[str, Entry]:
+    """`targets`: by the names of feature files, or one without a name."""
+    entries: dict[str, Entry] = {}
+    for text, source in itertools.product(models, sources or [None]):
+        for file_name, target in targets.items():
+            entry = Entry.of(text, source, target, settings, file_name)
+            name = entry.model_name + (f" ({entry.source_slug})" if len(sources) > 1 else "")
+            if entries.setdefault(name, entry) != entry:
+                raise InputError(f"two candidates are called {name}: rename a file or give one --model")
+    return entries
+
+
+# ------------------------------------------------------------------------------------- what is opened
+@dataclass(frozen=True)
 class Candidate:
     """An entry's data: `points`, the target's training features that scores see, as the network gives
     them, and `scaled` by their own deviations; `test` scaled the same, where accuracies are measured;
     `source`, a task seen by the same network, if there is one. `network` tells one network from another,
     `view` one set of target features from another; `images` says which images `points` are of, and
     `new_images` how many the test split has, None where there is none, and `new_groups` how they belong
-    together, if they do.
+    together, if they do. `procedure`: the settings of the certificate and the relation.
     """
 
     name: str
@@ -118,43 +280,69 @@ class Candidate:
     new_images: int | None
     new_groups: torch.Tensor | None
     source: Task | None
-    deviation_floor: float
+    procedure: ScaleSettings
     facts: Facts
     provenance: dict[str, dict]
     class_names: tuple[str, ...]
 
 
-def open_candidate(name: str, entry: Entry, deviation_floor: float, with_test: bool) -> Candidate:
-    """Loads an entry's network and extracts what the cache does not hold."""
-    options = entry.options
-    device = choose_device(options.DEVICE)
-    network = open_network(options, device)
-    target = find_target(options, needs_test=with_test)
-    points, test, unreadable = _target_features(target, network, options, with_test)
+def open_candidate(name: str, entry: Entry, settings: RankingSettings) -> Candidate:
+    """Load an entry's network and extract what the cache does not hold: the test split where linear
+    fine-tuning is measured on it.
+    """
+    asked, device, linear = entry.asked, choose_device(settings.device), settings.fine_tuning == LINEAR
+    procedure = settings_for(settings.procedure, entry.model, entry.source, asked.target)
+    network = open_network(asked, device)
+    target = find_target(asked, needs_test=linear)
+    points, test, unreadable = _target_features(target, network, entry, settings)
+    scaler = Standardiser.fit(points.x, procedure.deviation_floor)
+    source = None
+    if entry.source:
+        source = open_task(find_source(asked, network, target), asked.tasks, network)
     about = {"points": len(points), **({"unreadable": unreadable} if unreadable else {})}
-    scaler = Standardiser.fit(points.x, deviation_floor)
-    source = entry.source and open_task(find_source(options, network, target), options, network)
-    backbone, speed = network.backbone, None
-    if backbone and isinstance(target, Dataset):
-        speed = images_per_second(backbone, target.train, decoding_workers(options))
-    size = backbone and sum(p.numel() for p in backbone.network.parameters())
     known_as = target.name if entry.file_name is None else f"features-{entry.file_name}"
     provenance = {known_as: {**target.provenance, **about}}
     provenance |= {source.name: source.provenance} if source else {}
-    if network.about:
-        of_network = view = digest(network.about)
-    elif entry.file_name:  # one a network, unless two hold the same
-        of_network = view = target.provenance["sha256"]
-    else:
-        of_network, view = entry.source_slug, target.name
+    of_network, view = _identities(entry, network, target)
     return Candidate(
-        name, entry, of_network, view,
-        points.to(device), scaler.scaled(points).to(device),
-        test and scaler.scaled(test).to(device), target.num_classes,
-        digest(points.y, [name.partition(" (")[0] for name in unreadable]), len(target.test) or None,
-        target.test.groups, source or None, deviation_floor,
-        Facts(size, points.x.shape[1], speed), provenance, target.class_names,
-    )  # fmt: skip
+        name=name,
+        entry=entry,
+        network=of_network,
+        view=view,
+        points=points.to(device),
+        scaled=scaler.scaled(points).to(device),
+        test=test and scaler.scaled(test).to(device),
+        num_classes=target.num_classes,
+        images=digest(points.y, [name.partition(" (")[0] for name in unreadable]),
+        new_images=len(target.test) or None,
+        new_groups=target.test.groups,
+        source=source,
+        procedure=procedure,
+        facts=_facts(network, target, points, asked.tasks.workers),
+        provenance=provenance,
+        class_names=target.class_names,
+    )
+
+
+def _identities(
+    entry: Entry, network: SourceNetwork, target: Dataset | Task
+) -> tuple[Hashable, Hashable]:
+    """What tells (the network, the target's features through it) from others."""
+    if network.about:
+        known = digest(network.about)
+        return known, known
+    if entry.file_name:  # one a network, unless two hold the same
+        known = target.provenance["sha256"]
+        return known, known
+    return entry.source_slug, target.name
+
+
+def _facts(network: SourceNetwork, target: Dataset | Task, points: Features, workers: int) -> Facts:
+    backbone, speed = network.backbone, None
+    if backbone and isinstance(target, Dataset):
+        speed = images_per_second(backbone, target.train, workers)
+    size = backbone and sum(p.numel() for p in backbone.network.parameters())
+    return Facts(size, points.x.shape[1], speed)
 
 
 def files_of_target(names: Sequence[str]) -> dict[str, str]:
@@ -196,33 +384,30 @@ def _told_apart(paths: Sequence[Path]) -> list[str]:
 
 
 def _target_features(
-    target: Dataset | Task, network: SourceNetwork, options: argparse.Namespace, with_test: bool
+    target: Dataset | Task, network: SourceNetwork, entry: Entry, settings: RankingSettings
 ) -> tuple[Features, Features | None, list[str]]:
     """(training points, test features where they are wanted, the images that could not be read)."""
+    with_test = settings.fine_tuning == LINEAR
     if isinstance(target, Task):
-        index = _chosen(target.train.y, target, options)
+        index = settings.choose(target.train.y, target.class_names)
         return target.train.select(index), target.test if with_test else None, []
-    splits = {"train": chosen_images(target, options)[0]}
+    splits = {"train": chosen_images(target, settings)[0]}
     splits |= {"test": target.test} if with_test else {}
     found, unreadable = {}, []
     for split_name, split in splits.items():
         found[split_name], skipped = features_of_split(
-            target, split_name, split, network.backbone, task_request(options)
+            target, split_name, split, network.backbone, entry.asked.tasks
         )
         unreadable += skipped
     return found["train"], found.get("test"), unreadable
 
 
-def chosen_images(data: Dataset, options: argparse.Namespace) -> tuple[Split, torch.Tensor | None]:
+def chosen_images(data: Dataset, settings: RankingSettings) -> tuple[Split, torch.Tensor | None]:
     """The training images that scores see, and their indices where these are not all."""
-    index = _chosen(data.train.labels, data, options)
+    index = settings.choose(data.train.labels, data.class_names)
     if len(index) == len(data.train):
         return data.train, None
     return data.train.select(index), index
-
-
-def _chosen(labels: torch.Tensor, data: Dataset | Task, options: argparse.Namespace) -> torch.Tensor:
-    return choose_points(labels, data.class_names, options.SHOTS, options.SAMPLES, options.SEED)
 
 
 def choose_points(

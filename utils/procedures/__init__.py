@@ -1,0 +1,3 @@
+"""Shim until the tables stand here."""
+
+from scales import settings_for
