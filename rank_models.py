@@ -17,8 +17,9 @@ Results: RESULTS_DIR/rank/TRG/.
 
 import argparse
 import os
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,8 +51,6 @@ from utils.ranking import (
     Comparison,
     Ranking,
     RankingSettings,
-    agreement_table,
-    candidate_table,
     draw_decision,
     draw_ranking,
     published_agreement,
@@ -66,7 +65,7 @@ from utils.report import csv_table, markdown_table
 from utils.stage import network_spec, require_places, task_request
 from utils.statistics import BY_ACCURACY, BY_BOTH
 from utils.storage import only_one, replace_files, require_writable, write_text
-from utils.sweep import FAILED, InProcess, Job, Outcome, distinct_warnings, run_jobs, training_jobs
+from utils.sweep import FAILED, InProcess, distinct_warnings, run_jobs, training_jobs
 
 
 def parse_options(argv: Sequence[str] | None):
@@ -112,6 +111,14 @@ def parse_options(argv: Sequence[str] | None):
         help="by which the pick is made: accuracy (default), or balanced: the mean over classes of the "
         "share right, every class alike",
     )  # fmt: skip
+    add_truth_flags(parser)
+    add_many_models_flags(parser)
+    add_place_flags(parser)
+    add_threads_flag(parser)
+    return parser.parse_args(argv)
+
+
+def add_truth_flags(parser: StageParser) -> None:
     truth = parser.add_argument_group("accuracies to compare with")
     add_flag(
         truth, "--TRUTH", type=Path, metavar="FILE",
@@ -121,19 +128,13 @@ def parse_options(argv: Sequence[str] | None):
         truth, "--FINETUNE", type=one_of(FINE_TUNINGS), metavar="HOW",
         help="measure them on the test split: linear (the probe) or full (all weights, --EPOCHS)",
     )  # fmt: skip
-    add_flag(
-        truth, "--EPOCHS", type=whole(), default=3, metavar="N",
-        help="of --FINETUNE full (default 3)",
-    )  # fmt: skip
+    epochs = "of --FINETUNE full (default 3)"
+    add_flag(truth, "--EPOCHS", type=whole(), default=3, metavar="N", help=epochs)
     add_flag(
         truth, "--SCORES", type=Path, metavar="FILE",
         help="compare scores that others computed with --TRUTH: CSV with model, target and a column for "
         "each score, larger better; nothing else is computed",
     )  # fmt: skip
-    add_many_models_flags(parser)
-    add_place_flags(parser)
-    add_threads_flag(parser)
-    return parser.parse_args(argv)
 
 
 @stage_entry("rank_models")
@@ -156,11 +157,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with only_one(folder, busy):
         ranking = rank_entries(comparison, failed=train_lenets(comparison, options))
         ranking = replace(ranking, command=options.command)
-        show_decision(ranking)
+        table = ranking.table("balanced" if ranking.measured_balanced else "accuracy")
+        print(f"{ranking.line}\n{ranking.more_line}\n\n{markdown_table(*table)}", end="")
         warn_of_near_copies(ranking.near_copies)
         warn_of_another(folder, ranking)
-        save(ranking, folder, truth_name(options))
-    show_the_rest(ranking, options.FINETUNE)
+        save(ranking, folder, options)
     print(f"result: {os.path.relpath(folder)}/ranking.json (beside it tables and figures)")
     for name, reason in ranking.failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -170,96 +171,69 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def comparison_of(options: argparse.Namespace) -> Comparison:
     """What the options ask for, checked."""
+    same = ("SHOTS", "SAMPLES", "RESAMPLES", "METRIC", "SEED", "EPOCHS", "OVERWRITE", "TRUTH")
+    same += ("MOST_MODELS", "LABELS", "PROCEDURE", "DEVICE")
     settings = RankingSettings(
-        shots=options.SHOTS,
-        samples=options.SAMPLES,
-        resamples=options.RESAMPLES,
-        metric=options.METRIC,
-        seed=options.SEED,
+        **{name.lower(): getattr(options, name) for name in same},
         fine_tuning=options.FINETUNE,
-        epochs=options.EPOCHS,
-        overwrite=options.OVERWRITE,
-        truth=options.TRUTH,
-        most_models=options.MOST_MODELS,
         network=network_spec(options, LENET),
         tasks=task_request(options),
-        labels=options.LABELS,
-        procedure=options.PROCEDURE,
-        device=options.DEVICE,
     )
     return Comparison.of(options.TRG, options.MODEL or (), options.SRC, settings)
 
 
 def train_lenets(comparison: Comparison, options: argparse.Namespace) -> dict[str, str]:
-    """Runs stage 1 where a LeNet is a candidate; why those failed whose network is missing."""
+    """Run stage 1 where a LeNet is a candidate, and say why those failed whose network is missing."""
     lenets = {
         name: entry.source
         for name, entry in comparison.entries.items()
         if entry.model == LENET and entry.source and not is_feature_file(entry.source)
     }
     jobs = training_jobs(options, list(dict.fromkeys(lenets.values())), train_source_model)
-    outcomes = run_jobs(jobs, InProcess(None), 0, _say)
+    outcomes = run_jobs(
+        jobs, InProcess(None), 0,
+        lambda job, outcome: print(f"{outcome.state} {job.name}", file=sys.stderr),
+    )  # fmt: skip
     for line in distinct_warnings(outcomes.values()):
         tell_once(line)
     failed = {job.source: outcomes[job].reason for job in jobs if outcomes[job].state == FAILED}
     return {name: failed[source] for name, source in lenets.items() if source in failed}
 
 
-def _say(job: Job, outcome: Outcome) -> None:
-    print(f"{outcome.state} {job.name}", file=sys.stderr)
-
-
 # ------------------------------------------------------------------------------------- report and save
-def truth_name(options: argparse.Namespace) -> str:
-    """What the order of candidates is compared with."""
+def save(ranking: Ranking, folder: Path, options: argparse.Namespace) -> None:
+    """Write the folder of a ranking, and print how well each score orders the candidates."""
+    truth = f"accuracy after {options.FINETUNE} fine-tuning"
     if options.TRUTH:
-        return f"the accuracies of {options.TRUTH.name}"
-    return f"accuracy after {options.FINETUNE} fine-tuning"
-
-
-def show_decision(ranking: Ranking) -> None:
-    """Prints the line to act on, what more labels would bring, and the table of candidates."""
-    column = "balanced" if ranking.measured_balanced else "accuracy"
-    table = candidate_table(
-        ranking.scores, ranking.accuracies, ranking.decision.odds, ranking.facts, ranking.majority_share,
-        column,
-    )  # fmt: skip
-    print(f"{ranking.line}\n{ranking.more_line}\n\n{markdown_table(*table)}", end="")
-
-
-def save(ranking: Ranking, folder: Path, truth: str) -> None:
-    """Writes the folder of a ranking and prints its tables of agreement with `truth`."""
+        truth = f"the accuracies of {options.TRUTH.name}"
     with replace_files(folder) as new:
         write_ranking(new, ranking)
         write_text(new / "scores.csv", csv_table(*score_table(ranking.scores, ranking.accuracies)))
         draw_decision(ranking, new / "decision")
-        for title, (names, found) in ranking.agreement.items():
-            shown = agreement_table({name: ranking.scores[name] for name in names}, found)
-            write_text(new / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*shown))
-            print(f"\norder against {truth}, {title}\n\n{markdown_table(*shown)}", end="")
+        for title in ranking.agreement:
+            table = ranking.agreement_table(title)
+            write_text(new / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*table))
+            print(f"\norder against {truth}, {title}\n\n{markdown_table(*table)}", end="")
         if ranking.agreement:
             draw_ranking(ranking, new / "ranking")
-
-
-def show_the_rest(ranking: Ranking, fine_tuning: str | None) -> None:
-    """Prints what fine-tuning took, and why there is no table of agreement."""
     if ranking.accuracies and not ranking.agreement:
         print("fewer than three candidates have no correlation: give more models or sources")
-    seconds = [one.fine_tuning_seconds for one in ranking.standings.values()]
-    if fine_tuning:
-        print(f"fine-tuning ({fine_tuning}): {sum(seconds) / len(seconds):.1f} s a model in the mean")
+    if options.FINETUNE:
+        mean = statistics.fmean(one.fine_tuning_seconds for one in ranking.standings.values())
+        print(f"fine-tuning ({options.FINETUNE}): {mean:.1f} s a model in the mean")
 
 
 # ------------------------------------------------------------------------- scores that others computed
 def compare_published(options: argparse.Namespace) -> None:
-    """The weighted Kendall correlations of a table of scores with a table of accuracies, in both of the
-    conventions that papers use.
+    """Print the weighted Kendall correlations of a table of scores with a table of accuracies, in both
+    of the conventions that papers use.
     """
     if not options.TRUTH:
         raise InputError("--SCORES are compared with accuracies: give --TRUTH")
     scores = read_scores(options.SCORES)
     accuracies = read_truth(options.TRUTH, for_order=True).by_target()
-    if not any(len(_common(table, accuracies, t)) > 2 for table in scores.values() for t in accuracies):
+    common = [table.get(t, {}).keys() & accuracies[t] for table in scores.values() for t in accuracies]
+    if not any(len(models) > 2 for models in common):
         raise InputError(
             f"{options.SCORES} and {options.TRUTH} have no three models of one target in common"
         )
@@ -270,10 +244,6 @@ def compare_published(options: argparse.Namespace) -> None:
         write_text(folder / f"{measure.replace(' ', '_')}.csv", csv_table(*table))
         print(f"{markdown_table(*table)}")
     print(f"result: {os.path.relpath(folder)}/")
-
-
-def _common(scores: Mapping, accuracies: Mapping, target: str) -> set[str]:
-    return scores.get(target, {}).keys() & accuracies[target].keys()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.options import StageParser, add_flag
 from utils.ranking import (
-    agreement_table,
-    candidate_table,
     draw_decision,
     draw_ranking,
     read_ranking,
@@ -164,30 +162,26 @@ def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Secti
 
 def section_of_ranking(path: Path, folder: Path) -> Section:
     ranking, name = read_ranking(path), path.parent.name
-    scores, accuracies = ranking.scores, ranking.accuracies
     draw_decision(ranking, folder / f"decision_{name}")
     images = f"{ranking.shots} training images of each class" if ranking.shots else (
         f"the target's training images, at most about {ranking.samples}"
     )  # fmt: skip
-    candidates = candidate_table(
-        scores, accuracies, ranking.decision.odds, ranking.facts, ranking.majority_share
-    )
     lines = [line for line in (ranking.line, ranking.more_line) if line]  # earlier versions had one
     blocks: list[Block] = [
         *(Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
         Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
-        Table(*candidates),
+        Table(*ranking.table()),
         Paragraph(f"Seed {ranking.seed}; scores see {images}. Accuracies: {ranking.truth or 'none'}."),
     ]
     if ranking.agreement:
         draw_ranking(ranking, folder / f"ranking_{name}")
         caption = "Each score, with its 95 % interval, against fine-tuned accuracy."
         blocks += [Figure(folder / f"ranking_{name}.png", caption), Paragraph(RANKING_NOTE)]
-    for title, (names, found) in ranking.agreement.items():
+    for title in ranking.agreement:
         blocks.append(Paragraph(f"Order against accuracy, {title}:"))
-        blocks.append(Table(*agreement_table({one: scores[one] for one in names}, found)))
+        blocks.append(Table(*ranking.agreement_table(title)))
     blocks.append(Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better."))
-    blocks.append(Table(*score_table(scores, accuracies)))
+    blocks.append(Table(*score_table(ranking.scores, ranking.accuracies)))
     data = [
         f"{name}: {source['origin']}, sha256 {source.get('sha256', UNDEFINED)}"
         for name, source in ranking.data.items()

@@ -47,11 +47,15 @@ from utils.ranking import (
     place_of,
     predict_accuracy,
     published_agreement,
+    rank,
+    read_ranking,
     read_scores,
     read_truth,
     score_candidate,
+    write_ranking,
 )
 from utils.statistics import BY_ACCURACY, BY_BOTH, jackknife_interval, order_agreement, regret
+from utils.storage import read_json, replace_files, write_json
 
 SHORT = ("--RESAMPLES", "200")
 
@@ -568,6 +572,40 @@ def test_a_source_is_chosen_by_p_and_then_by_the_label_map(p, loss, first, said)
     assert text.startswith(said)
     empty = [name for name, one in zip("abc", p, strict=True) if one > 0.05]
     assert f"the classes of {', '.join(sorted(empty, key=order.index))} say no more" in text
+
+
+def test_a_ranking_is_read_as_it_was_written(tmp_path, files):
+    """Everything but what stays in memory: undefined agreements, and accuracies of both kinds."""
+    settings = RankingSettings(metric="balanced", fine_tuning="linear", resamples=50)
+    three = [name for path, name in files.items() if path != "feats/best"]
+    found = rank(three, settings=settings)
+    undefined = {"LogME": {"Kendall": (math.nan, None)}}
+    found = replace(found, command="python3 …", agreement={"all candidates": (["a"], undefined)})
+    with replace_files(tmp_path / "ranked") as new:
+        write_ranking(new, found)
+    read = read_ranking(tmp_path / "ranked" / "ranking.json")
+    assert math.isnan(read.agreement["all candidates"][1]["LogME"]["Kendall"][0])
+    assert read.accuracies == found.accuracies and read.table() == found.table()
+    for name, standing in read.standings.items():
+        assert standing.balanced_accuracy == found.accuracies[name] and standing.accuracy > 0.2
+    once = json.loads((tmp_path / "ranked" / "ranking.json").read_text())
+    with replace_files(tmp_path / "again") as new:
+        write_ranking(new, read)
+    assert json.loads((tmp_path / "again" / "ranking.json").read_text()) == once
+
+
+def test_a_ranking_of_an_earlier_version_is_read(tmp_path, files):
+    found = rank([*files.values()], settings=RankingSettings(resamples=50))
+    with replace_files(tmp_path / "ranked") as new:
+        write_ranking(new, found)
+    path = tmp_path / "ranked" / "ranking.json"
+    record = read_json(path)
+    for name in ("metric", "majority_share", "more_labels", "near_copies"):
+        del record[name]
+    write_json(path, record)
+    read = read_ranking(path)
+    assert (read.metric, read.more_line, read.majority_share) == ("accuracy", None, None)
+    assert read.line == found.line and read.scores.keys() == found.scores.keys()
 
 
 def test_a_candidate_that_fails_is_left_out(tmp_path, sources, capsys):

@@ -1,15 +1,7 @@
 """Which model to take: candidates, their scores, and how sure the choice is."""
 
 from utils.ranking.advice import headline_of_sources, place_of
-from utils.ranking.candidates import (
-    FINE_TUNINGS,
-    Candidate,
-    Comparison,
-    Entry,
-    RankingSettings,
-    choose_points,
-    open_candidate,
-)
+from utils.ranking.candidates import Candidate, choose_points, open_candidate
 from utils.ranking.comparison import rank, rank_entries
 from utils.ranking.decision import (
     ACCURACY,
@@ -21,6 +13,7 @@ from utils.ranking.decision import (
     more_or_another,
     predict_accuracy,
 )
+from utils.ranking.entries import FINE_TUNINGS, Comparison, Entry, RankingSettings
 from utils.ranking.figures import draw_decision, draw_ranking
 from utils.ranking.fine_tuning import fine_tune, measure_full
 from utils.ranking.metrics import (
@@ -39,8 +32,6 @@ from utils.ranking.scores import (
     PREDICTED,
     Facts,
     Score,
-    agreement_table,
-    candidate_table,
     consensus,
     published_agreement,
     score_table,

@@ -13,16 +13,9 @@ from utils.learning_curve import learning_curve
 from utils.linear_head import ValidatedRidge
 from utils.near_copies import report_near_copies
 from utils.ranking.advice import doubts_line, headline, place_of
-from utils.ranking.candidates import (
-    FULL,
-    LINEAR,
-    Candidate,
-    Comparison,
-    Entry,
-    RankingSettings,
-    open_candidate,
-)
+from utils.ranking.candidates import Candidate, open_candidate
 from utils.ranking.decision import Prediction, decide, more_or_another
+from utils.ranking.entries import FULL, LINEAR, Comparison, Entry, RankingSettings
 from utils.ranking.fine_tuning import measure_full
 from utils.ranking.record import Agreements, Ranking, Standing
 from utils.ranking.scores import ELSEWHERE, Score, compare, consensus

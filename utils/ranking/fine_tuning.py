@@ -14,7 +14,8 @@ from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import prepared_frames
-from utils.ranking.candidates import Entry, RankingSettings, chosen_images
+from utils.ranking.candidates import chosen_images
+from utils.ranking.entries import Entry, RankingSettings
 from utils.stage import find_target, open_network
 from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
 

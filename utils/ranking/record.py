@@ -10,7 +10,7 @@ from pathlib import Path
 from utils.errors import InputError
 from utils.features import same_images
 from utils.ranking.decision import ACCURACY, BALANCED, Decision
-from utils.ranking.scores import Facts, Score
+from utils.ranking.scores import Facts, Score, agreement_table, candidate_table
 from utils.storage import named_data, read_json, staged, write_json
 
 FILE = "ranking.json"
@@ -89,6 +89,17 @@ class Ranking:
         """Whether these are balanced accuracies."""
         known = any(one.balanced_accuracy is not None for one in self.standings.values())
         return self.metric == BALANCED and known
+
+    def table(self, column: str = "accuracy") -> tuple[list[str], list[list[str]]]:
+        """(head, rows) for a person; `column`: what the accuracies are called."""
+        return candidate_table(
+            self.scores, self.accuracies, self.decision.odds, self.facts, self.majority_share, column
+        )
+
+    def agreement_table(self, title: str) -> tuple[list[str], list[list[str]]]:
+        """(head, rows): how well each score orders the candidates of one group."""
+        names, found = self.agreement[title]
+        return agreement_table({name: self.standings[name].scores for name in names}, found)
 
 
 # --------------------------------------------------------------------------------- writing and reading
