@@ -16,7 +16,6 @@ from PIL import Image
 from scipy import stats
 
 import rank_models
-from scales import settings_for
 from tests.conftest import places
 from utils.backbones import NetworkSpec
 from utils.certificate import CertificateSettings
@@ -24,6 +23,7 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.learning_curve import LearningCurve
 from utils.linear_head import fit_validated_ridge
+from utils.procedures import settings_for
 from utils.ranking import (
     PREDICTED,
     Candidate,

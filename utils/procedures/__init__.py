@@ -1,3 +1,3 @@
-"""Shim until the tables stand here."""
+"""Which procedure's settings a run has."""
 
-from scales import settings_for
+from utils.procedures.choice import settings_for
