@@ -32,6 +32,7 @@ from utils.stage import (
     find_target,
     open_network,
     open_task,
+    pair_request,
     require_same_features,
     timed,
 )
@@ -57,18 +58,19 @@ def run(options: argparse.Namespace) -> dict | None:
     """The record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
     options = check_options(options)
+    asked = pair_request(options)
     scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
     head_settings = override(scale.target_head, HEAD_FLAGS, options)
     device = choose_device(options.DEVICE, options.CPUS)
 
     # ----------------------------------------------------------------------- backbone, target features
     with distributed.process_group(device, options.CPUS):
-        network = open_network(options, device)
-        target_data = find_target(options)
-        require_same_features(options, network, target_data)
+        network = open_network(asked, device)
+        target_data = find_target(asked)
+        require_same_features(asked, network, target_data)
         if options.BATCH_SIZE:  # the published default may be larger than a small data set
             check_batch_size(head_settings.batch_size, target_data.num_classes, len(target_data.train))
-        target = open_task(target_data, options, network)
+        target = open_task(target_data, asked.tasks, network)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return None
 

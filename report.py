@@ -8,25 +8,19 @@ RESULTS_DIR/report/. What counts is the result.json in each run's folder. One th
 ranking, and a line of results.jsonl whose run has no such result are named and left out.
 """
 
-import math
 import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.options import StageParser, add_flag
 from utils.ranking import (
-    Facts,
-    Score,
-    agreement_table,
-    candidate_table,
     draw_decision,
     draw_ranking,
-    measured_by,
+    read_ranking,
     score_table,
 )
 from utils.report import (
@@ -50,7 +44,7 @@ from utils.report import (
     relation_table,
     render_page,
 )
-from utils.storage import REPOSITORY, finished_results, read_json, require_writable, write_text
+from utils.storage import REPOSITORY, finished_results, require_writable, write_text
 
 STAGES = ("train", "finetune", "transfer")
 NUMBERS_OF_RUNS = (
@@ -167,73 +161,38 @@ def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Secti
 
 
 def section_of_ranking(path: Path, folder: Path) -> Section:
-    ranking = read_json(path)
-    candidates = ranking["candidates"]
-    scores = {
-        name: {metric: Score(**score) for metric, score in entry["scores"].items()}
-        for name, entry in candidates.items()
-    }
-    truth = {
-        name: accuracy
-        for name, entry in candidates.items()
-        if (accuracy := measured_by(ranking.get("metric"), entry)) is not None
-    }
-    decision, name = ranking["decision"], path.parent.name
-    draw_decision(ranking["target"], ranking, folder / f"decision_{name}")
-    facts = {
-        candidate: Facts(*(entry[field.name] for field in fields(Facts)))
-        for candidate, entry in candidates.items()
-    }
-    images = f"{ranking['shots']} training images of each class" if ranking["shots"] else (
-        f"the target's training images, at most about {ranking['samples']}"
+    ranking, name = read_ranking(path), path.parent.name
+    draw_decision(ranking, folder / f"decision_{name}")
+    images = f"{ranking.shots} training images of each class" if ranking.shots else (
+        f"the target's training images, at most about {ranking.samples}"
     )  # fmt: skip
+    lines = [line for line in (ranking.line, ranking.more_line) if line]  # earlier versions had one
     blocks: list[Block] = [
-        Paragraph(decision["line"][0].upper() + decision["line"][1:] + "."),
-        *more_labels(ranking),
+        *(Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
         Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
-        Table(*candidate_table(scores, truth, decision["odds"], facts, ranking.get("majority_share"))),
-        Paragraph(
-            f"Seed {ranking['seed']}; scores see {images}. Accuracies: {ranking['truth'] or 'none'}."
-        ),
+        Table(*ranking.table()),
+        Paragraph(f"Seed {ranking.seed}; scores see {images}. Accuracies: {ranking.truth or 'none'}."),
     ]
-    if ranking["agreement"]:
-        draw_ranking(ranking["target"], scores, truth, folder / f"ranking_{name}")
+    if ranking.agreement:
+        draw_ranking(ranking, folder / f"ranking_{name}")
         caption = "Each score, with its 95 % interval, against fine-tuned accuracy."
         blocks += [Figure(folder / f"ranking_{name}.png", caption), Paragraph(RANKING_NOTE)]
-    for title, group in ranking["agreement"].items():
-        members = {name: scores[name] for name in group["candidates"]}
+    for title in ranking.agreement:
         blocks.append(Paragraph(f"Order against accuracy, {title}:"))
-        blocks.append(Table(*agreement_table(members, read_agreement(group["scores"]))))
+        blocks.append(Table(*ranking.agreement_table(title)))
     blocks.append(Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better."))
-    blocks.append(Table(*score_table(scores, truth)))
+    blocks.append(Table(*score_table(ranking.scores, ranking.accuracies)))
     data = [
         f"{name}: {source['origin']}, sha256 {source.get('sha256', UNDEFINED)}"
-        for name, source in ranking["data"].items()
+        for name, source in ranking.data.items()
     ]
-    lines = [ranking["command"], *data, environment_line(ranking["environment"])]
-    blocks.append(Folded("Command, data, versions", lines))
-    return f"Models ranked for {ranking['target']}", blocks
+    about = [ranking.command, *data, environment_line(ranking.environment)]
+    blocks.append(Folded("Command, data, versions", about))
+    return f"Models ranked for {ranking.target}", blocks
 
 
 def environment_line(environment: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items())
-
-
-def more_labels(ranking: Mapping) -> list[Block]:
-    """What they would bring; an earlier version's ranking does not say it."""
-    line = ranking.get("more_labels", {}).get("line")
-    return [Paragraph(line[0].upper() + line[1:] + ".")] if line else []
-
-
-def read_agreement(of_group: Mapping) -> dict[str, dict]:
-    """What `compare` gave, from ranking.json, which holds null for NaN."""
-    return {
-        metric: {
-            name: (math.nan if cell["value"] is None else cell["value"], cell["interval"])
-            for name, cell in of_candidate.items()
-        }
-        for metric, of_candidate in of_group.items()
-    }
 
 
 def table_of_runs(records: Sequence[Mapping]) -> list[Block]:

@@ -3,21 +3,10 @@
 python3 scales.py > docs/settings.md        # every setting with its value in each procedure
 """
 
-from large_scale import settings as large_scale
-from small_scale import settings as small_scale
-from utils.backbones import is_grey_model
 from utils.options import PROCEDURE_NAMES
+from utils.procedures import settings_for
 from utils.report import markdown_table
 from utils.settings import ScaleSettings, settings_tables
-
-
-def settings_for(
-    procedure: str, model: str, source: str | None = None, target: str | None = None
-) -> ScaleSettings:
-    """A procedure's settings for a model and a pair of tasks."""
-    if is_grey_model(model):
-        return small_scale.settings_for(procedure, source, target)
-    return large_scale.settings_for(procedure, model, target)
 
 
 def procedures(model: str | None) -> dict[str, ScaleSettings]:

@@ -26,7 +26,6 @@ from utils.features import decoded_split, left_out_line, require_every_class, wi
 from utils.options import TRAINING_FLAGS, add_decoding_flags, add_setting_flags, override, stage_parser
 from utils.report import print_training
 from utils.stage import (
-    decoding_workers,
     network_origin,
     require_places,
     task_request,
@@ -71,14 +70,14 @@ def run(options: argparse.Namespace) -> dict | None:
     training = override(settings_for(options.PROCEDURE, source).training, TRAINING_FLAGS, options)
     if options.EPOCHS is not None:  # as many as were asked for
         training = replace(training, max_steps=None)
-    device = choose_device(options.DEVICE, options.CPUS)
+    device, tasks = choose_device(options.DEVICE, options.CPUS), task_request(options)
     require_places(options)
 
     # ---------------------------------------------------------------------------------------- data
     grouping = Grouping(options.GROUPS, where_it_fits=True) if options.GROUPS else None
     dataset = load_dataset(
         source, options.DATA, options.DATA_DIR, "source", options.SEED, labels=options.LABELS,
-        index_dir=task_request(options).index_dir, max_pixels=options.MAX_PIXELS, grouping=grouping,
+        index_dir=tasks.index_dir, max_pixels=options.MAX_PIXELS, grouping=grouping,
     )  # fmt: skip
     told(dataset)
     if grouping and dataset.train.groups is None:
@@ -107,7 +106,7 @@ def run(options: argparse.Namespace) -> dict | None:
     # --------------------------------------------------------------------------------- model and fit
     decoded, left_out = [], []
     for name, split in (("train", dataset.train), ("test", dataset.test)):
-        frames, unreadable = decoded_split(split, GREY, decoding_workers(options), options.MAX_CORRUPT)
+        frames, unreadable = decoded_split(split, GREY, tasks.workers, options.MAX_CORRUPT)
         require_every_class(dataset, name, frames.labels)
         decoded.append(frames)
         text = left_out_line(dataset.name, name, without_root(split.images, unreadable), len(split))

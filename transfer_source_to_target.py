@@ -100,6 +100,7 @@ from utils.stage import (
     open_classifier,
     open_network,
     open_task,
+    pair_request,
     require_samples,
     timed,
     variant_slug,
@@ -192,6 +193,7 @@ def run(options: argparse.Namespace) -> dict | None:
     """The record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
     options = check_options(options)
+    asked = pair_request(options)
     settings = chosen_settings(options)
     wanted = parts_of(options)
     pseudo = options.TARGET_LABELS == PSEUDO
@@ -201,18 +203,18 @@ def run(options: argparse.Namespace) -> dict | None:
 
     # ------------------------------------------------------------------ backbone, features of both tasks
     with distributed.process_group(device, options.CPUS):
-        network = open_network(options, device)
-        target_data = find_target(options, options.TARGET_CLASSES)
+        network = open_network(asked, device)
+        target_data = find_target(asked, options.TARGET_CLASSES)
         if options.SRC == HEAD:
-            classifier, source = open_classifier(options), None
+            classifier, source = open_classifier(asked), None
             num_classes = (len(classifier.bias), target_data.num_classes)
             require_samples(target_data)
         else:
-            classifier, source_data = None, find_source(options, network, target_data)
-            num_classes = count_classes(options, source_data, target_data)
+            classifier, source_data = None, find_source(asked, network, target_data)
+            num_classes = count_classes(options.SOURCE_CLASSES, source_data, target_data)
             check_before_learning(options, settings, wanted, num_classes, source_data, target_data)
-            source = open_task(source_data, options, network)
-        target = open_task(target_data, options, network)
+            source = open_task(source_data, asked.tasks, network)
+        target = open_task(target_data, asked.tasks, network)
     if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return None
 
@@ -222,7 +224,7 @@ def run(options: argparse.Namespace) -> dict | None:
     data["target"] = target.provenance
     this = Run(
         "transfer", task_slug(options.SRC), target.name, network.model, options.SETTING, options.SEED,
-        options.PROCEDURE, variant_slug(options),
+        options.PROCEDURE, variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS),
     )  # fmt: skip
     folder = this.folder(options.RESULTS_DIR)
     fine_tuned, labelled = neighbours(this, options, config, data)
@@ -389,7 +391,7 @@ def neighbours(
     that on the target's own labels.
     """
     if options.TARGET_LABELS == PSEUDO:  # a head that was fitted to labels says nothing of it
-        labelled = replace(this, variant=variant_slug(options, target_labels=GIVEN))
+        labelled = replace(this, variant=variant_slug(options.SOURCE_CLASSES, GIVEN))
         return None, read_result(labelled.folder(options.RESULTS_DIR))
     fine_tuned = replace(this, stage="finetune", setting=None, variant=None)
     record = read_result(fine_tuned.folder(options.RESULTS_DIR))

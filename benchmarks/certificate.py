@@ -38,7 +38,7 @@ from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features, Task, TaskRequest, is_feature_file, load_task, standardise
 from utils.linear_head import LinearHead, fit_linear_head
-from utils.stage import open_network
+from utils.stage import open_network, pair_request
 from utils.storage import REPOSITORY
 
 DEFAULT = IMPROVED.certificate
@@ -78,7 +78,7 @@ def prepare(pair: str, seed: int, folder: Path, model: str, image_size: int | No
         train_source_model.main(["--SRC", source, "--SEED", str(seed), *where])
     size = ["--IMAGE_SIZE", str(image_size)] if image_size else []
     argv = ["--SRC", source, "--TRG", target, "--SEED", str(seed), "--MODEL", model, *size, *where]
-    network = open_network(transfer_source_to_target.parse_options(argv), device)
+    network = open_network(pair_request(transfer_source_to_target.parse_options(argv)), device)
     tasks, splits = [], []
     for name, role in ((source, "source"), (target, "target")):
         origin = "auto" if name.startswith("folder:") else "embedded"

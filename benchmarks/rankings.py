@@ -30,12 +30,10 @@ import torch
 
 import rank_models
 from benchmarks.measure import Table
-from scales import settings_for
 from utils.entry import stage_entry
 from utils.features import Features, Standardiser
 from utils.ranking import (
     Candidate,
-    Entry,
     Prediction,
     Score,
     choose_points,
@@ -72,10 +70,12 @@ def main(argv: list[str] | None = None) -> None:
         flags = ["--TRG", options.TRG, "--DATA", options.DATA, "--model", *options.MODEL]
         flags += ["--SRC", *options.SRC] if options.SRC else []
         flags += ["--CHECKPOINT_DIR", options.CHECKPOINT_DIR or folder, "--RESULTS_DIR", folder]
-        ranked = rank_models.parse_options(flags)
+        comparison = rank_models.comparison_of(
+            rank_models.parse_options([*flags, "--FINETUNE", "linear"])
+        )
         candidates = [
-            open_candidate(name, entry, floor(entry, ranked), with_test=True)
-            for name, entry in rank_models.list_entries(ranked).items()
+            open_candidate(name, entry, comparison.settings)
+            for name, entry in comparison.entries.items()
         ]
     table.say(f"{len(candidates)} candidates for {options.TRG.rpartition(':')[2].rpartition('/')[2]}")
     columns: dict[str, dict[str, dict[str, float]]] = {}
@@ -89,10 +89,6 @@ def main(argv: list[str] | None = None) -> None:
             cells = [column[title].get(name, math.nan) for column in columns.values()]
             table.row(name, *(f"{cell:.2f}" for cell in cells))
     table.write(options.RESULTS)
-
-
-def floor(entry: Entry, options: argparse.Namespace) -> float:
-    return settings_for(options.PROCEDURE, entry.model, entry.source, options.TRG).deviation_floor
 
 
 @dataclass(frozen=True)
@@ -170,7 +166,7 @@ def split_anew(whole: Candidate, shots: int, seed: int) -> Candidate:
     """The candidate with other test images, and `shots` of the others of each class (0: all), scaled by
     these alone. Seed 0 keeps the data set's own split.
     """
-    scaler = Standardiser.fit(whole.points.x, whole.deviation_floor)
+    scaler = Standardiser.fit(whole.points.x, whole.procedure.deviation_floor)
     x = torch.cat([whole.points.x, whole.test.x * scaler.scale + scaler.mean]).cpu()
     y = torch.cat([whole.points.y, whole.test.y]).cpu()
     is_test = torch.arange(len(y)) >= len(whole.points)
@@ -182,7 +178,7 @@ def split_anew(whole: Candidate, shots: int, seed: int) -> Candidate:
     names = tuple(map(str, range(whole.num_classes)))
     train = train[choose_points(y[train], names, shots or None, len(train), seed)]
     points = Features(x[train], y[train])
-    scaler = Standardiser.fit(points.x, whole.deviation_floor)
+    scaler = Standardiser.fit(points.x, whole.procedure.deviation_floor)
     device = whole.points.x.device
     return replace(
         whole,

@@ -15,7 +15,7 @@ from utils.features import extract_features
 from utils.learning_curve import learning_curve
 from utils.linear_head import fit_linear_head
 from utils.near_copies import near_copies
-from utils.ranking import decide
+from utils.ranking import decide, rank
 from utils.relation import relate
 from utils.storage import REPOSITORY
 from utils.sweep import run_jobs
@@ -25,7 +25,7 @@ from utils.transport import solve_transport
 DOORS = (
     load_dataset, load_backbone, own_classifier, extract_features, fit_linear_head, solve_transport,
     relate, learn_task_transform, learn_certificate, transfer_bound, learning_curve, near_copies, decide,
-    run_jobs,
+    rank, run_jobs,
 )  # fmt: skip
 each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
 
@@ -54,5 +54,6 @@ def test_the_page_about_python_runs(tmp_path, monkeypatch, capsys):
     page = (REPOSITORY / "docs" / "python.md").read_text()
     names: dict = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), names)
+    assert names["ranking"].decision.pick == "efficientnet_lite0@64"
     assert names["found"].target_loss <= names["found"].bound_certified
     assert "published bound" in capsys.readouterr().out and (tmp_path / "shares.png").exists()

@@ -35,9 +35,10 @@ SAID_BY = {
     ("utils/options.py", "--PROCEDURE"): (TRAIN, FINETUNE, TRANSFER),
     ("utils/task_transform.py", None): (TRANSFER,),
     ("utils/report/tables.py", None): (TRANSFER,),
-    ("utils/ranking/candidates.py", None): (RANK,),
-    ("utils/ranking/scoring.py", None): (RANK,),
-    ("utils/ranking/truth.py", None): (RANK,),
+    **{
+        (f"utils/ranking/{module}.py", None): (RANK,)
+        for module in ("advice", "candidates", "entries", "fine_tuning", "truth")
+    },
     ("utils/sweep/engines.py", None): (SWEEP,),
     ("utils/stage.py", "--SRC"): (FINETUNE, TRANSFER, RANK),
     ("utils/stage.py", "--ROBUST"): STAGES_2_AND_3,

@@ -17,32 +17,45 @@ from scipy import stats
 
 import rank_models
 from tests.conftest import places
+from utils.backbones import NetworkSpec
 from utils.certificate import CertificateSettings
 from utils.errors import InputError
 from utils.features import Features
 from utils.learning_curve import LearningCurve
 from utils.linear_head import fit_validated_ridge
+from utils.procedures import settings_for
 from utils.ranking import (
     PREDICTED,
+    Candidate,
+    Comparison,
     Decision,
     Entry,
+    Facts,
     Prediction,
+    RankingSettings,
     Score,
+    Standing,
     choose_points,
     consensus,
     decide,
     fine_tune,
+    headline_of_sources,
     mean_rank_elsewhere,
     measure_full,
     more_or_another,
     open_candidate,
+    place_of,
     predict_accuracy,
     published_agreement,
+    rank,
+    read_ranking,
     read_scores,
     read_truth,
     score_candidate,
+    write_ranking,
 )
 from utils.statistics import BY_ACCURACY, BY_BOTH, jackknife_interval, order_agreement, regret
+from utils.storage import read_json, replace_files, write_json
 
 SHORT = ("--RESAMPLES", "200")
 
@@ -51,7 +64,10 @@ SHORT = ("--RESAMPLES", "200")
 def quick_certificates(monkeypatch):
     """A ranking learns five of them a candidate; how good they are, test_certificate.py asks."""
     quick = CertificateSettings(steps=20, matchings=1, trial_steps=5)
-    monkeypatch.setattr("utils.ranking.scoring.CertificateSettings", lambda: quick)
+    monkeypatch.setattr(
+        "utils.ranking.candidates.settings_for",
+        lambda *names: replace(settings_for(*names), certificate=quick),
+    )
 
 
 # ------------------------------------------------------------------------------------------- intervals
@@ -416,11 +432,19 @@ def sources(tmp_path) -> list[str]:
     return names
 
 
-def candidate_of(source: str | None, target: str, tmp_path, *flags: str):
+def candidate_of(source: str | None, target: str, tmp_path, *flags: str) -> Candidate:
     argv = ["--TRG", target, *(["--SRC", source] if source else []), *flags, *places(tmp_path)]
-    options = rank_models.parse_options(argv)
-    ((name, entry),) = rank_models.list_entries(options).items()
-    return open_candidate(name, entry, 0.01, with_test=True)
+    return opened(*argv, "--FINETUNE", "linear")
+
+
+def compared(*argv: str) -> Comparison:
+    return rank_models.comparison_of(rank_models.parse_options(argv))
+
+
+def opened(*argv: str) -> Candidate:
+    comparison = compared(*argv)
+    ((name, entry),) = comparison.entries.items()
+    return open_candidate(name, entry, comparison.settings)
 
 
 def test_no_score_sees_the_test_split(tmp_path, sources):
@@ -537,18 +561,51 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     ],
 )
 def test_a_source_is_chosen_by_p_and_then_by_the_label_map(p, loss, first, said):
-    found = rank_models.Ranking()
+    standings = {}
     for name, one, nats in zip("abc", p, loss, strict=True):
-        found.scores[name] = {
-            PREDICTED: Score(0.8, None, 0.0), "source p": Score(one, None, 0.0),
-            "label map loss": Score(nats, None, 0.0),
-        }  # fmt: skip
-    found.sort()
-    assert next(iter(found.scores)) == first
-    text = rank_models.headline_of_sources(first, found)
+        scores = {"source p": Score(one, None, 0.0), "label map loss": Score(nats, None, 0.0)}
+        scores[PREDICTED] = Score(0.8, None, 0.0)
+        standings[name] = Standing(scores, Facts(None, 5, None))
+    order = sorted(standings, key=lambda name: place_of(standings[name], "accuracy"))
+    assert order[0] == first
+    text = headline_of_sources(first, {name: standings[name] for name in order})
     assert text.startswith(said)
     empty = [name for name, one in zip("abc", p, strict=True) if one > 0.05]
-    assert f"the classes of {', '.join(sorted(empty, key=list(found.scores).index))} say no more" in text
+    assert f"the classes of {', '.join(sorted(empty, key=order.index))} say no more" in text
+
+
+def test_a_ranking_is_read_as_it_was_written(tmp_path, files):
+    """Everything but what stays in memory: undefined agreements, and accuracies of both kinds."""
+    settings = RankingSettings(metric="balanced", fine_tuning="linear", resamples=50)
+    three = [name for path, name in files.items() if path != "feats/best"]
+    found = rank(three, settings=settings)
+    undefined = {"LogME": {"Kendall": (math.nan, None)}}
+    found = replace(found, command="python3 …", agreement={"all candidates": (["a"], undefined)})
+    with replace_files(tmp_path / "ranked") as new:
+        write_ranking(new, found)
+    read = read_ranking(tmp_path / "ranked" / "ranking.json")
+    assert math.isnan(read.agreement["all candidates"][1]["LogME"]["Kendall"][0])
+    assert read.accuracies == found.accuracies and read.table() == found.table()
+    for name, standing in read.standings.items():
+        assert standing.balanced_accuracy == found.accuracies[name] and standing.accuracy > 0.2
+    once = json.loads((tmp_path / "ranked" / "ranking.json").read_text())
+    with replace_files(tmp_path / "again") as new:
+        write_ranking(new, read)
+    assert json.loads((tmp_path / "again" / "ranking.json").read_text()) == once
+
+
+def test_a_ranking_of_an_earlier_version_is_read(tmp_path, files):
+    found = rank([*files.values()], settings=RankingSettings(resamples=50))
+    with replace_files(tmp_path / "ranked") as new:
+        write_ranking(new, found)
+    path = tmp_path / "ranked" / "ranking.json"
+    record = read_json(path)
+    for name in ("metric", "majority_share", "more_labels", "near_copies"):
+        del record[name]
+    write_json(path, record)
+    read = read_ranking(path)
+    assert (read.metric, read.more_line, read.majority_share) == ("accuracy", None, None)
+    assert read.line == found.line and read.scores.keys() == found.scores.keys()
 
 
 def test_a_candidate_that_fails_is_left_out(tmp_path, sources, capsys):
@@ -617,25 +674,20 @@ def test_feature_files_are_ranked_as_networks(tmp_path, files, capsys):
         }
         assert scores[PREDICTED]["interval"] == list(alone[PREDICTED].interval)
     again = rank_models.parse_options(shlex.split(record["command"])[2:])
-    assert list(files.values()) == again.TARGETS
+    assert list(files.values()) == again.TRG
 
 
-def candidate_without_test(target: str, tmp_path):
-    options = rank_models.parse_options(["--TRG", target, *places(tmp_path)])
-    ((name, entry),) = rank_models.list_entries(options).items()
-    return open_candidate(name, entry, 0.01, with_test=False)
+def candidate_without_test(target: str, tmp_path) -> Candidate:
+    return opened("--TRG", target, *places(tmp_path))
 
 
 @pytest.mark.parametrize("target", ["feats", "feats/", "feats/*.npz", "feats/[bgp]*.npz"])
 def test_a_folder_or_a_pattern_stands_for_its_files(tmp_path, files, capsys, target):
     (tmp_path / "feats" / "._good.npz").touch()  # as macOS leaves them
     argv = [f"features:{tmp_path / target}", *([f"features:{tmp_path}/feats/../feats/good.npz"])]
-    options = rank_models.parse_options(["--TRG", *argv, *places(tmp_path)])
-    assert list(rank_models.list_entries(options)) == ["best", "good", "poor"]
-    one = rank_models.parse_options(["--TRG", f"features:{tmp_path}/more/*.npz", *places(tmp_path)])
-    assert list(rank_models.list_entries(one)) == ["good"]
-    alone = rank_models.parse_options(["--TRG", files["more/good"], *places(tmp_path)])
-    assert list(rank_models.list_entries(alone)) == ["features"]
+    assert list(compared("--TRG", *argv).entries) == ["best", "good", "poor"]
+    assert list(compared("--TRG", f"features:{tmp_path}/more/*.npz").entries) == ["good"]
+    assert list(compared("--TRG", files["more/good"]).entries) == ["features"]
 
 
 def test_measured_accuracies_of_feature_files(tmp_path, files, capsys):
@@ -810,9 +862,10 @@ def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypa
     # After 94 steps; by chance 0.1. What was trained on digits is ahead.
     assert accuracies["lenet"] > accuracies["random:lenet"] + 0.1 > 0.35
     assert len(list((tmp_path / "checkpoints" / "fine_tuned").iterdir())) == 2  # and used again
-    monkeypatch.setattr("utils.ranking.scoring.fine_tune", None)
-    for name, entry in rank_models.list_entries(rank_models.parse_options(argv)).items():
-        assert measure_full(entry.options, 1)[0] == accuracies[name]
+    monkeypatch.setattr("utils.ranking.fine_tuning.fine_tune", None)
+    comparison = compared(*argv, "--EPOCHS", "1")
+    for name, entry in comparison.entries.items():
+        assert measure_full(entry, comparison.settings)[0] == accuracies[name]
     sizes = {about["parameters"] for about in candidates.values()}
     assert sizes == {185_770}
     assert "fewer than three candidates" in capsys.readouterr().out
@@ -888,13 +941,13 @@ def test_a_target_of_one_class_is_refused(tmp_path, capsys):
 
 
 def test_names_of_candidates():
-    options = rank_models.parse_options(["--TRG", "FMNIST", "--EPS", "3"])
-    robust = Entry.of("robust@64", None, options)
+    settings = RankingSettings(network=NetworkSpec("", eps=3))
+    robust = Entry.of("robust@64", None, "FMNIST", settings)
     assert (robust.model, robust.image_size, robust.model_name) == (
         "robust_resnet18", 64, "robust_resnet18@64",
     )  # fmt: skip
-    assert robust.options.EPS == 3 and robust.options.IMAGE_SIZE == 64
-    named = Entry.of("timm:resnet18.tv_in1k@64", None, options)
-    assert named.model_name == "timm:resnet18.tv_in1k@64" and named.options.EPS is None
-    assert Entry.of("random:lenet", "MNIST", options).is_control
-    assert not Entry.of("lenet", "MNIST", options).is_control
+    assert robust.asked.network.eps == 3 and robust.asked.network.image_size == 64
+    named = Entry.of("timm:resnet18.tv_in1k@64", None, "FMNIST", settings)
+    assert named.model_name == "timm:resnet18.tv_in1k@64" and named.asked.network.eps is None
+    assert Entry.of("random:lenet", "MNIST", "FMNIST", settings).is_control
+    assert not Entry.of("lenet", "MNIST", "FMNIST", settings).is_control

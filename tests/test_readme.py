@@ -123,7 +123,7 @@ def test_the_commands_over_many_runs_are_understood(script):
         if script == "sweep.py":
             assert len(plan_jobs(options, sweep.STAGES)) >= 17
         else:
-            assert len(rank_models.list_entries(options)) > 5
+            assert len(rank_models.comparison_of(options).entries) > 5
 
 
 def floors() -> dict[str, list[str]]:

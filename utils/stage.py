@@ -51,39 +51,73 @@ from utils.storage import REPOSITORY, find_network, network_path, networks_like,
 MOST_WORKERS = 8
 
 
+# ---------------------------------------------------------------------------------- what is asked for
+@dataclass(frozen=True)
+class PairRequest:
+    """A source, a target, and the network that sees both; either task may be None where it is not asked
+    for. `labels`: the target's list of labels. `procedure` trained the source's LeNet. `source_classes`
+    are chosen as `number_of_classes` explains.
+    """
+
+    source: str | None
+    target: str | None
+    network: NetworkSpec
+    tasks: TaskRequest
+    labels: Path | None = None
+    procedure: str = "improved"
+    source_classes: str = ALL
+
+    @property
+    def has_no_network(self) -> bool:
+        """Whether features come from files."""
+        return is_feature_file(self.target if self.source in (None, HEAD) else self.source)
+
+
+def pair_request(options: argparse.Namespace) -> PairRequest:
+    """Read the options of a stage that has a source and a target."""
+    classes = getattr(options, "SOURCE_CLASSES", ALL)
+    return PairRequest(
+        options.SRC, options.TRG, network_spec(options, options.MODEL), task_request(options),
+        options.LABELS, options.PROCEDURE, classes,
+    )  # fmt: skip
+
+
+def network_spec(options: argparse.Namespace, model: str) -> NetworkSpec:
+    """Read the options that say how a model sees images, and where its weights lie."""
+    weights = getattr(options, "WEIGHTS", None)  # of a single model
+    return NetworkSpec(
+        model, options.CHECKPOINT_DIR, weights, options.TRUST_CHECKPOINT, options.EPS,
+        options.IMAGE_SIZE, options.AUTOCAST, options.SEED, options.DECODER, options.IMAGE_BATCH,
+    )  # fmt: skip
+
+
+def task_request(options: argparse.Namespace) -> TaskRequest:
+    """Read the options that say where tasks are loaded from."""
+    grouping = Grouping(options.GROUPS) if options.GROUPS else None
+    return TaskRequest(
+        options.DATA_DIR, options.CHECKPOINT_DIR / "features", options.DATA, options.SEED,
+        decoding_workers(options.WORKERS), options.MAX_CORRUPT, options.MAX_PIXELS, grouping,
+    )  # fmt: skip
+
+
+def decoding_workers(wanted: int | None) -> int:
+    """Unasked one for each core that this process may use."""
+    if wanted is not None:
+        return wanted
+    available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    return min(MOST_WORKERS, len(available(0)))
+
+
 def check_options(options: argparse.Namespace) -> argparse.Namespace:
-    """A copy with the registered spelling in the place of names. Raises InputError for what cannot go
-    together or be written to.
+    """Return a copy with the registered spelling in the place of names. Raises InputError for what
+    cannot go together or be written to.
     """
     options = argparse.Namespace(**vars(options))
-    options.MODEL = chosen_model(options)
-    grey_only = is_grey_model(options.MODEL)
-    if options.SRC is not None:
-        options.SRC = check_task_name(options.SRC, "source", grey_only)
-    options.TRG = check_task_name(options.TRG, "target", grey_only)
-    if options.LABELS:
-        require_folder(options.TRG)
-    if grey_only:
-        for name in filter(None, (options.SRC, options.TRG)):
-            warn_of_grey(name)
-    if options.SRC == HEAD and grey_only and not is_feature_file(options.TRG):
-        raise InputError(
-            f"--SRC {HEAD} is the classifier that a pre-trained network brings: give a --model ({LENET} "
-            "is trained on a source)"
-        )
-    if options.SRC is not None and has_no_network(options):
-        given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
-        if given:
-            raise InputError(f"--{given[0]} has no effect on features: files, which have no network")
-        if not is_feature_file(options.TRG):
-            raise needs_backbone(options.TRG)
+    options.MODEL = chosen_model(options.MODEL, options.ROBUST, options.EPS)
+    asked = check_pair(pair_request(options))
+    options.SRC, options.TRG = asked.source, asked.target
     require_places(options)
     return options
-
-
-def has_no_network(options: argparse.Namespace) -> bool:
-    """Whether features come from files."""
-    return is_feature_file(options.TRG if options.SRC in (None, HEAD) else options.SRC)
 
 
 def require_places(options: argparse.Namespace) -> None:
@@ -92,26 +126,53 @@ def require_places(options: argparse.Namespace) -> None:
         require_writable(getattr(options, flag), f"--{flag}")
 
 
+def chosen_model(model: str, robust: bool, eps: float | None) -> str:
+    """The registered name that --model and --ROBUST mean together."""
+    name = check_backbone_name(model)
+    if robust and name in ("resnet18", "resnet50"):
+        name = ROBUST_PREFIX + name
+    is_robust = name.startswith(ROBUST_PREFIX)
+    if robust and not is_robust:
+        raise InputError(f"--ROBUST True is for resnet18 and resnet50, not for {name}")
+    if eps is not None and not is_robust:
+        raise InputError("--EPS has no effect on a model that is not robust: add --ROBUST True")
+    return name
+
+
+def check_pair(asked: PairRequest) -> PairRequest:
+    """Return a copy with the registered spelling in the place of tasks' names. Raises InputError for
+    what cannot go together.
+    """
+    grey_only, source = is_grey_model(asked.network.name), asked.source
+    given = {"WEIGHTS": asked.network.weights, "IMAGE_SIZE": asked.network.image_size}
+    given = [flag for flag, value in given.items() if value is not None]
+    if grey_only and given:
+        raise InputError(f"--{given[0]} has no effect on a LeNet, which stage 1 trains: give a --model")
+    if source is not None:
+        source = check_task_name(source, "source", grey_only)
+    asked = replace(asked, source=source, target=check_task_name(asked.target, "target", grey_only))
+    if asked.labels:
+        require_folder(asked.target)
+    if grey_only:
+        for name in filter(None, (source, asked.target)):
+            warn_of_grey(name)
+    if source == HEAD and grey_only and not is_feature_file(asked.target):
+        raise InputError(
+            f"--SRC {HEAD} is the classifier that a pre-trained network brings: give a --model ({LENET} "
+            "is trained on a source)"
+        )
+    if source is not None and asked.has_no_network:
+        if given:
+            raise InputError(f"--{given[0]} has no effect on features: files, which have no network")
+        if not is_feature_file(asked.target):
+            raise needs_backbone(asked.target)
+    return asked
+
+
 def warn_of_grey(name: str) -> None:
     """Says what a LeNet makes of a folder's images."""
     if is_image_folder(name):
         warnings.warn(f"{name}: its images become 28×28 grey ones for the LeNet", stacklevel=2)
-
-
-def chosen_model(options: argparse.Namespace) -> str:
-    """The registered name that --model and --ROBUST mean together."""
-    name = check_backbone_name(options.MODEL)
-    if options.ROBUST and name in ("resnet18", "resnet50"):
-        name = ROBUST_PREFIX + name
-    robust = name.startswith(ROBUST_PREFIX)
-    if options.ROBUST and not robust:
-        raise InputError(f"--ROBUST True is for resnet18 and resnet50, not for {name}")
-    if options.EPS is not None and not robust:
-        raise InputError("--EPS has no effect on a model that is not robust: add --ROBUST True")
-    given = [flag for flag in ("WEIGHTS", "IMAGE_SIZE") if getattr(options, flag) is not None]
-    if is_grey_model(name) and given:
-        raise InputError(f"--{given[0]} has no effect on a LeNet, which stage 1 trains: give a --model")
-    return name
 
 
 # ----------------------------------------------------------------------------------------- the network
@@ -133,95 +194,87 @@ class SourceNetwork:
         return self.backbone and self.backbone.about
 
 
-def network_spec(options: argparse.Namespace) -> NetworkSpec:
-    return NetworkSpec(
-        options.MODEL, options.CHECKPOINT_DIR, options.WEIGHTS, options.TRUST_CHECKPOINT, options.EPS,
-        options.IMAGE_SIZE, options.AUTOCAST, options.SEED, options.DECODER,
-        options.IMAGE_BATCH,
-    )  # fmt: skip
-
-
-def open_network(options: argparse.Namespace, device: torch.device) -> SourceNetwork:
+def open_network(asked: PairRequest, device: torch.device) -> SourceNetwork:
     """A pre-trained model, or the LeNet that stage 1 trained on the source. Raises InputError with the
     command that trains a missing one.
     """
-    spec, origin, source = network_spec(options), options.DATA, None
-    if has_no_network(options):
-        read = task_of_feature_file(options.SRC) if is_feature_file(options.SRC or "") else None
+    spec, origin, source = asked.network, asked.tasks.origin, None
+    if asked.has_no_network:
+        read = task_of_feature_file(asked.source) if is_feature_file(asked.source or "") else None
         return SourceNetwork("features", None, origin, read)
     if spec.name == LENET:
-        if is_image_folder(options.SRC or ""):
-            path, source = _trained_on_folder(options)
+        if is_image_folder(asked.source or ""):
+            path, source = _trained_on_folder(asked)
         else:
-            path, origin = _trained_network(options)
+            path, origin = _trained_network(asked)
         spec = replace(spec, weights=path)
     backbone = main_process_first(lambda: load_backbone(spec, device))
     return SourceNetwork(backbone.name, backbone, origin, source)
 
 
-def open_classifier(options: argparse.Namespace) -> Classifier:
+def open_classifier(asked: PairRequest) -> Classifier:
     """The classifier that --SRC head stands for: the network's own, or the one in the target's file.
 
     Raises:
         InputError: there is none.
     """
-    if is_feature_file(options.TRG):
-        return classifier_of_feature_file(options.TRG)
-    return main_process_first(lambda: own_classifier(network_spec(options)))
+    if is_feature_file(asked.target):
+        return classifier_of_feature_file(asked.target)
+    return main_process_first(lambda: own_classifier(asked.network))
 
 
-def _trained_network(options: argparse.Namespace) -> tuple[Path, str]:
+def _trained_network(asked: PairRequest) -> tuple[Path, str]:
     """The file that stage 1 left, and the origin of the data it was trained on."""
-    source, origin, procedure, seed = options.SRC, options.DATA, options.PROCEDURE, options.SEED
-    if source is None:
+    if asked.source is None:
         raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
-    found = find_network(options.CHECKPOINT_DIR, LENET, task_slug(source), origin, procedure, seed)
+    spec, origin, slug = asked.network, asked.tasks.origin, task_slug(asked.source)
+    found = find_network(spec.folder, LENET, slug, origin, asked.procedure, spec.seed)
     if found is None:
-        raise _no_network(options, f"data {origin}")
+        raise _no_network(asked, f"data {origin}")
     return found
 
 
-def _trained_on_folder(options: argparse.Namespace) -> tuple[Path, Dataset]:
+def _trained_on_folder(asked: PairRequest) -> tuple[Path, Dataset]:
     """The file that stage 1 left, and the folder. By the data alone: it may have had another name. Of
     other data that had its name, as other labels or another split, there may be networks, too.
     """
-    slug, of = task_slug(options.SRC), (options.PROCEDURE, options.SEED)
-    source = _read_source(options, options.DATA)
-    wanted = network_origin(options.SRC, source.provenance)
-    path = network_path(options.CHECKPOINT_DIR, LENET, slug, wanted, *of)
-    there = (
-        [path]
-        if path.exists()
-        else networks_like(options.CHECKPOINT_DIR, LENET, "folder-*", wanted, *of)
-    )
+    folder, slug = asked.network.folder, task_slug(asked.source)
+    of = asked.procedure, asked.network.seed
+    source = _read_source(asked, asked.tasks.origin)
+    wanted = network_origin(asked.source, source.provenance)
+    path = network_path(folder, LENET, slug, wanted, *of)
+    there = [path] if path.exists() else networks_like(folder, LENET, "folder-*", wanted, *of)
     if not there:
-        others = networks_like(options.CHECKPOINT_DIR, LENET, glob.escape(slug), f"{OF_FOLDERS}*", *of)
+        others = networks_like(folder, LENET, glob.escape(slug), f"{OF_FOLDERS}*", *of)
         text = "; there is one of other images, labels or another split" if others else ""
-        raise _no_network(options, f"its images, labels and split as they are now{text}")
+        raise _no_network(asked, f"its images, labels and split as they are now{text}")
     return there[0], source
 
 
-def _no_network(options: argparse.Namespace, which: str) -> InputError:
+def _no_network(asked: PairRequest, which: str) -> InputError:
+    spec = asked.network
     return InputError(
-        f"no {options.PROCEDURE} {LENET} trained on {options.SRC} (seed {options.SEED}, {which}) in "
-        f"{options.CHECKPOINT_DIR / 'networks'}: train it with `{_training_command(options)}`"
+        f"no {asked.procedure} {LENET} trained on {asked.source} (seed {spec.seed}, {which}) in "
+        f"{spec.folder / 'networks'}: train it with `{_training_command(asked)}`"
     )
 
 
-def _training_command(options: argparse.Namespace) -> str:
-    """Of stage 1, for the source of these options."""
-    command = f"python3 train_source_model.py --SRC {shlex.quote(options.SRC)}"
+def _training_command(asked: PairRequest) -> str:
+    """Of stage 1, for the source of this pair."""
+    tasks = asked.tasks
     flags = [
-        ("DATA", "auto"), ("PROCEDURE", "improved"), ("SEED", 0),
-        ("CHECKPOINT_DIR", REPOSITORY / "checkpoints"),
+        ("DATA", tasks.origin, "auto"), ("PROCEDURE", asked.procedure, "improved"),
+        ("SEED", asked.network.seed, 0),
+        ("CHECKPOINT_DIR", asked.network.folder, REPOSITORY / "checkpoints"),
     ]  # fmt: skip
-    if is_image_folder(options.SRC):
-        flags += [("GROUPS", None), ("MAX_CORRUPT", 0), ("MAX_PIXELS", None)]
-        flags += [("LABELS", None)] if labels_of_source(options) else []
-    for flag, default in flags:
-        value = getattr(options, flag)
-        command += f" --{flag} {shlex.quote(str(value))}" if value != default else ""
-    return command
+    if is_image_folder(asked.source):
+        flags += [
+            ("GROUPS", tasks.grouping and tasks.grouping.text, None),
+            ("MAX_CORRUPT", tasks.max_corrupt, 0), ("MAX_PIXELS", tasks.max_pixels, None),
+            ("LABELS", labels_of_source(asked), None),
+        ]  # fmt: skip
+    given = [f"--{flag} {shlex.quote(str(value))}" for flag, value, usual in flags if value != usual]
+    return " ".join([f"python3 train_source_model.py --SRC {shlex.quote(asked.source)}", *given])
 
 
 OF_FOLDERS = "data-"  # how the origin of a network begins that was trained on a folder of images
@@ -236,36 +289,34 @@ def network_origin(source: str, provenance: Mapping) -> str:
     return f"{OF_FOLDERS}{provenance['sha256']}"
 
 
-def labels_of_source(options: argparse.Namespace) -> Path | None:
+def labels_of_source(asked: PairRequest) -> Path | None:
     """--LABELS is the target's list, and the source's if both are one folder."""
-    folders = [name for name in (options.SRC, options.TRG) if is_image_folder(name)]
+    folders = [name for name in (asked.source, asked.target) if is_image_folder(name)]
     same = len({folder_path(name).resolve() for name in folders}) == 1 and len(folders) == 2
-    return options.LABELS if same else None
+    return asked.labels if same else None
 
 
-def _read_source(
-    options: argparse.Namespace, origin: str, classes_to_draw: int | None = None
-) -> Dataset | Task:
+def _read_source(asked: PairRequest, origin: str, classes_to_draw: int | None = None) -> Dataset | Task:
     """--GROUPS is the target's, and that of a source whose names it fits."""
-    request = task_request(options, origin)
+    request = replace(asked.tasks, origin=origin)
     if request.grouping:
         request = replace(request, grouping=replace(request.grouping, where_it_fits=True))
     return find_data(
-        options.SRC, request, role="source", classes_to_draw=classes_to_draw,
-        labels=labels_of_source(options),
+        asked.source, request, role="source", classes_to_draw=classes_to_draw,
+        labels=labels_of_source(asked),
     )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------- the tasks
 def find_target(
-    options: argparse.Namespace, unlabelled_classes: int | None = None, needs_test: bool = True
+    asked: PairRequest, unlabelled_classes: int | None = None, needs_test: bool = True
 ) -> Dataset | Task:
     """`unlabelled_classes`: of a target without labels. `needs_test`: whether a feature file must hold
     a test split.
     """
     data = find_data(
-        options.TRG, task_request(options), role="target", unlabelled_classes=unlabelled_classes,
-        labels=options.LABELS, needs_test=needs_test,
+        asked.target, asked.tasks, role="target", unlabelled_classes=unlabelled_classes,
+        labels=asked.labels, needs_test=needs_test,
     )  # fmt: skip
     return told(data)
 
@@ -277,44 +328,40 @@ def told(data: Dataset | Task) -> Dataset | Task:
     return data
 
 
-def find_source(
-    options: argparse.Namespace, network: SourceNetwork, target: Dataset | Task
-) -> Dataset | Task:
+def find_source(asked: PairRequest, network: SourceNetwork, target: Dataset | Task) -> Dataset | Task:
     """A source of which classes are drawn offers as many as are asked for, or as the target has. Raises
     InputError for features that do not come from the target's network.
     """
-    if options.SOURCE_CLASSES == SIMILAR and options.SRC == "imagenet_small":
+    if asked.source_classes == SIMILAR and asked.source == "imagenet_small":
         raise InputError(
             "--SOURCE_CLASSES similar chooses among all classes, and imagenet_small is drawn: give "
             "--SRC imagenet"
         )
-    count = number_of_classes(options.SOURCE_CLASSES, target.num_classes) or target.num_classes
-    require_same_features(options, network, target)
-    return told(network.source or _read_source(options, network.origin, count))
+    count = number_of_classes(asked.source_classes, target.num_classes) or target.num_classes
+    require_same_features(asked, network, target)
+    return told(network.source or _read_source(asked, network.origin, count))
 
 
-def require_same_features(
-    options: argparse.Namespace, network: SourceNetwork, target: Dataset | Task
-) -> None:
+def require_same_features(asked: PairRequest, network: SourceNetwork, target: Dataset | Task) -> None:
     """Raises InputError unless a target of features can come from the source's network."""
     known = network.backbone or network.source
     dim = known.feature_dim if known else target.feature_dim
     if isinstance(target, Task) and target.feature_dim != dim:
         raise InputError(
-            f"{task_slug(options.SRC)} has {dim} features and {target.name} {target.feature_dim}: both "
+            f"{task_slug(asked.source)} has {dim} features and {target.name} {target.feature_dim}: both "
             "must come from the same backbone"
         )
 
 
 def count_classes(
-    options: argparse.Namespace, source: Dataset | Task, target: Dataset | Task
+    source_classes: str, source: Dataset | Task, target: Dataset | Task
 ) -> tuple[int, int]:
     """(of the source, as many as are chosen of it; of the target). Raises InputError for more than there
     are, or than there are samples.
     """
-    chosen = number_of_classes(options.SOURCE_CLASSES, target.num_classes)
+    chosen = number_of_classes(source_classes, target.num_classes)
     if chosen and chosen > source.num_classes:
-        raise too_few_classes(options.SOURCE_CLASSES, chosen, source.name, source.num_classes)
+        raise too_few_classes(source_classes, chosen, source.name, source.num_classes)
     require_samples(target)
     return chosen or source.num_classes, target.num_classes
 
@@ -338,42 +385,19 @@ def warn_of_few_classes(sources: int, targets: int) -> None:
         )
 
 
-def variant_slug(options: argparse.Namespace, target_labels: str | None = None) -> str | None:
-    """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not.
-    `target_labels`: in the place of the run's own.
-    """
+def variant_slug(source_classes: str, target_labels: str) -> str | None:
+    """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not."""
     parts = []
-    if options.SOURCE_CLASSES != ALL:
-        parts.append(f"{options.SOURCE_CLASSES}-classes")
-    if (target_labels or options.TARGET_LABELS) == PSEUDO:
+    if source_classes != ALL:
+        parts.append(f"{source_classes}-classes")
+    if target_labels == PSEUDO:
         parts.append(PSEUDO_VARIANT)
     return "_".join(parts) or None
 
 
-def open_task(data: Dataset | Task, options: argparse.Namespace, network: SourceNetwork) -> Task:
+def open_task(data: Dataset | Task, tasks: TaskRequest, network: SourceNetwork) -> Task:
     """The features, extracted as far as the cache does not hold them."""
-    if isinstance(data, Task):
-        return data
-    return task_of_dataset(data, network.backbone, task_request(options))
-
-
-def decoding_workers(options: argparse.Namespace) -> int:
-    """Unasked one for each core that this process may use."""
-    if options.WORKERS is not None:
-        return options.WORKERS
-    available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    return min(MOST_WORKERS, len(available(0)))
-
-
-def task_request(options: argparse.Namespace, origin: str | None = None) -> TaskRequest:
-    workers = decoding_workers(options)
-    cache = options.CHECKPOINT_DIR / "features"
-    origin = origin or options.DATA
-    grouping = Grouping(options.GROUPS) if options.GROUPS else None
-    return TaskRequest(
-        options.DATA_DIR, cache, origin, options.SEED, workers, options.MAX_CORRUPT,
-        options.MAX_PIXELS, grouping,
-    )  # fmt: skip
+    return data if isinstance(data, Task) else task_of_dataset(data, network.backbone, tasks)
 
 
 @contextlib.contextmanager

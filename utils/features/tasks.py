@@ -73,8 +73,8 @@ class TaskRequest:
     `cached_features` the rest.
     """
 
-    data_dir: Path
-    cache_dir: Path
+    data_dir: Path = Path("data")
+    cache_dir: Path = Path("checkpoints") / "features"
     origin: str = "auto"
     seed: int = 0
     workers: int = 0

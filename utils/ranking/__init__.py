@@ -1,13 +1,8 @@
 """Which model to take: candidates, their scores, and how sure the choice is."""
 
-from utils.ranking.candidates import (
-    Candidate,
-    Entry,
-    choose_points,
-    files_of_target,
-    folder_of_files,
-    open_candidate,
-)
+from utils.ranking.advice import headline_of_sources, place_of
+from utils.ranking.candidates import Candidate, choose_points, open_candidate
+from utils.ranking.comparison import rank, rank_entries
 from utils.ranking.decision import (
     ACCURACY,
     BALANCED,
@@ -18,8 +13,9 @@ from utils.ranking.decision import (
     more_or_another,
     predict_accuracy,
 )
-from utils.ranking.figures import draw_decision, draw_ranking, measured_by
-from utils.ranking.fine_tuning import fine_tune
+from utils.ranking.entries import FINE_TUNINGS, Comparison, Entry, RankingSettings
+from utils.ranking.figures import draw_decision, draw_ranking
+from utils.ranking.fine_tuning import fine_tune, measure_full
 from utils.ranking.metrics import (
     OF_FEATURES,
     Sample,
@@ -31,19 +27,14 @@ from utils.ranking.metrics import (
     nce,
     transrate,
 )
+from utils.ranking.record import Ranking, Standing, read_ranking, warn_of_another, write_ranking
 from utils.ranking.scores import (
-    ELSEWHERE,
     PREDICTED,
-    PREDICTED_BALANCED,
-    PREDICTED_BY,
     Facts,
     Score,
-    agreement_table,
-    candidate_table,
-    compare,
     consensus,
     published_agreement,
     score_table,
 )
-from utils.ranking.scoring import Scored, consensus_of, measure_full, score_candidate
-from utils.ranking.truth import Truth, mean_rank_elsewhere, read_scores, read_truth
+from utils.ranking.scoring import consensus_of, score_candidate
+from utils.ranking.truth import mean_rank_elsewhere, read_scores, read_truth

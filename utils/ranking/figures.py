@@ -1,51 +1,39 @@
 """The figures of a ranking."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from utils.ranking.decision import ACCURACY, BALANCED
-from utils.ranking.scores import PREDICTED_BY, Score
+from utils.ranking.decision import BALANCED, Decision
+from utils.ranking.record import Ranking
+from utils.ranking.scores import PREDICTED_BY
 from utils.report import MARKERS, save_both
 
 # -------------------------------------------------------------------------------------------- rankings
 PICKED, RIVAL, OTHER = "#004488", "#ddaa33", "#bbbbbb"
+KINDS = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
+MEASURED = {"color": "black", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
-def draw_decision(target: str, record: Mapping, path: Path) -> None:
+def draw_decision(ranking: Ranking, path: Path) -> None:
     """A row a candidate: its predicted accuracy with the interval, how often it is the best of resampled
     images, and the measured accuracy where it is known. The pick and its rivals have colours of their
-    own. `record`: what ranking.json holds.
+    own.
     """
-    decision, candidates = record["decision"], record["candidates"]
+    candidates, accuracies = ranking.standings, ranking.accuracies
     figure, axes = plt.subplots(figsize=(8, 1.5 + 0.32 * len(candidates)), layout="constrained")
-    kinds = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
-    metric = record.get("metric", ACCURACY)  # earlier versions had one
-    kind = "balanced accuracy" if metric == BALANCED else "accuracy"
-    axes.set_xlabel(f"{kind} on new images of {target}")
+    kind = "balanced accuracy" if ranking.metric == BALANCED else "accuracy"
+    axes.set_xlabel(f"{kind} on new images of {ranking.target}")
     shown, measured = set(), None
-    for row, (name, about) in enumerate(candidates.items()):
-        score, odds = about["scores"][PREDICTED_BY[metric]], decision["odds"].get(name)
-        color = OTHER
-        if name == decision["pick"]:
-            color = PICKED
-        elif name in decision["rivals"]:
-            color = RIVAL
+    for row, (name, standing) in enumerate(candidates.items()):
+        score, odds = standing.scores[PREDICTED_BY[ranking.metric]], ranking.decision.odds.get(name)
+        color = _colour(name, ranking.decision)
         shown.add(color)
-        axes.plot(score["interval"], [row, row], color=color, linewidth=6, solid_capstyle="butt")
-        axes.plot(score["value"], row, "o", color="white", markeredgecolor=color, markersize=6)
-        if (truth := measured_by(metric, about)) is not None:
-            (measured,) = axes.plot(
-                truth,
-                row,
-                "D",
-                color="black",
-                markersize=5,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-            )
+        axes.plot(score.interval, [row, row], color=color, linewidth=6, solid_capstyle="butt")
+        axes.plot(score.value, row, "o", color="white", markeredgecolor=color, markersize=6)
+        if name in accuracies:
+            (measured,) = axes.plot(accuracies[name], row, "D", **MEASURED)
         if odds is not None:
             text = f"best in {odds:.0%}" if odds >= 0.005 else ""
             axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
@@ -54,7 +42,7 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     handles = [
         plt.Line2D([], [], color=color, linewidth=6, label=text)
-        for color, text in kinds.items()
+        for color, text in KINDS.items()
         if color in shown
     ]
     if measured:
@@ -64,18 +52,17 @@ def draw_decision(target: str, record: Mapping, path: Path) -> None:
     save_both(figure, path)
 
 
-def measured_by(metric: str, about: Mapping) -> float | None:
-    """The measured accuracy of a candidate of ranking.json; a table of accuracies is taken as it is."""
-    other = about.get("balanced_accuracy") if metric == BALANCED else None
-    return about["accuracy"] if other is None else other
+def _colour(name: str, decision: Decision) -> str:
+    if name == decision.pick:
+        return PICKED
+    return RIVAL if name in decision.rivals else OTHER
 
 
-def draw_ranking(
-    target: str, scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float], path: Path
-) -> None:
+def draw_ranking(ranking: Ranking, path: Path) -> None:
     """A panel a score that three candidates have: each one's score, with its interval, against its
     fine-tuned accuracy.
     """
+    scores, truth = ranking.scores, ranking.accuracies
     names = dict.fromkeys(name for of_candidate in scores.values() for name in of_candidate)
     metrics = [
         name for name in names if sum(name in of_candidate for of_candidate in scores.values()) > 2
@@ -110,7 +97,7 @@ def draw_ranking(
         for candidate, (color, marker) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.suptitle(f"scores against fine-tuned accuracy on {target}")
+    figure.suptitle(f"scores against fine-tuned accuracy on {ranking.target}")
     save_both(figure, path)
 
 

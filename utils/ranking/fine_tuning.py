@@ -1,6 +1,8 @@
 """Fine-tuning a backbone end to end: the accuracy that transferability scores try to foresee."""
 
 import copy
+import time
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -8,8 +10,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from utils.backbones import Backbone
-from utils.datasets import Split
+from utils.datasets import Dataset, Split
+from utils.device import choose_device
+from utils.errors import InputError
 from utils.features import prepared_frames
+from utils.ranking.candidates import chosen_images
+from utils.ranking.entries import Entry, RankingSettings
+from utils.stage import find_target, open_network
+from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
 
 # AdamW, both rates falling to zero along a cosine.
 RECIPE = {"batch": 32, "head_rate": 1e-3, "backbone_rate": 1e-4, "weight_decay": 0.01}
@@ -65,3 +73,45 @@ def fine_tune(
                 correct += int((logits.argmax(1).cpu() == test.labels[part.rows]).sum())
                 seen += len(part.rows)
     return correct / seen
+
+
+# ----------------------------------------------------------------------------- measured once, and kept
+def measure_full(entry: Entry, settings: RankingSettings) -> tuple[float, float]:
+    """(test accuracy, seconds) of fine-tuning all weights of an entry's network on its target, on the
+    same images as the scores see. They are kept beside the checkpoints: models with several sources are
+    fine-tuned once.
+    """
+    network = open_network(entry.asked, choose_device(settings.device))
+    if network.backbone is None:
+        raise InputError("--FINETUNE full needs images and a network: features have neither")
+    data = find_target(entry.asked)
+    train, index = chosen_images(data, settings)
+    about = [network.about, without_paths({"target": data.provenance})]
+    about += [settings.epochs, settings.seed, RECIPE, *([] if index is None else [index])]
+    key = f"{network.model}_{data.name}_{digest(*about)}"
+    path = settings.network.folder / "fine_tuned" / f"{key}.json"
+    stored = None
+    if not settings.overwrite:
+        stored = read_if_whole(path, _read_measured, "the network is fine-tuned again")
+    if stored is None:
+        stored = _measure(network.backbone, data, train, settings)
+        write_json(path, {"key": key, **stored})
+    return stored["accuracy"], stored["seconds"]
+
+
+def _measure(
+    backbone: Backbone, data: Dataset, train: Split, settings: RankingSettings
+) -> dict[str, float]:
+    start = time.perf_counter()
+    accuracy = fine_tune(
+        backbone, train, data.test, data.num_classes, settings.epochs, settings.seed,
+        workers=settings.tasks.workers, max_corrupt=settings.tasks.max_corrupt,
+    )  # fmt: skip
+    return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
+
+
+def _read_measured(path: Path) -> dict:
+    stored = read_json(path)
+    if stored.get("key") != path.stem:
+        raise InputError(f"{path} is of another network")
+    return stored

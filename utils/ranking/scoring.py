@@ -1,6 +1,5 @@
 """Every score of a candidate, with its interval and its seconds."""
 
-import argparse
 import math
 import statistics
 import time
@@ -8,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,26 +14,20 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from utils.backbones import Backbone, imagenet_accuracy
-from utils.certificate import CertificateSettings, certify, impossible, learn_certificate
-from utils.datasets import Dataset, Split
-from utils.device import choose_device
+from utils.backbones import imagenet_accuracy
+from utils.certificate import certify, impossible, learn_certificate
 from utils.doubts import doubts_of_accuracy
-from utils.errors import InputError
 from utils.features import Features, Standardiser, same_images, task_slug
 from utils.grouped import balanced_accuracy, share_interval
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
-from utils.ranking.candidates import Candidate, chosen_images
+from utils.ranking.candidates import Candidate
 from utils.ranking.decision import ACCURACY, Prediction, predict_accuracy
-from utils.ranking.fine_tuning import RECIPE, fine_tune
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
 from utils.ranking.scores import MODEL_SIZE, PREDICTED, PREDICTED_BALANCED, PREDICTED_BY, Score
-from utils.relation import RelationSettings, relate
+from utils.relation import relate
 from utils.report import QUANTITIES
 from utils.sampling import held_out_part, stratified_folds
-from utils.stage import decoding_workers, find_target, open_network
 from utils.statistics import interval_of_mean, jackknife_interval
-from utils.storage import digest, read_if_whole, read_json, without_paths, write_json
 
 K_NEAREST = "k-NN"
 INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of features are computed
@@ -163,7 +155,7 @@ def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
     scaled as the source; and the certificate.
     """
     source, start = candidate.source, time.perf_counter()
-    scaler = Standardiser.fit(source.train.x, candidate.deviation_floor)
+    scaler = Standardiser.fit(source.train.x, candidate.procedure.deviation_floor)
     device = candidate.points.x.device
     train, test = (scaler.scaled(split).to(device) for split in (source.train, source.test))
     head = fit_linear_head(train, source.num_classes, None, "ridge", progress="source head")
@@ -197,12 +189,12 @@ def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[
         warnings.warn(f"{candidate.name}: no class has a point to judge the relation on", stacklevel=2)
         return {}
     target_head, train, held_out = _without(candidate, out)
-    target = candidate.provenance[task_slug(candidate.entry.options.TRG)]
+    target = candidate.provenance[task_slug(candidate.entry.asked.target)]
     same = same_images(candidate.source.provenance, target)
     names = (candidate.source.class_names, tuple(map(str, range(candidate.num_classes))))
     found, _ = relate(
         target_head if same else head, target_head, train, held_out,
-        (names[1], names[1]) if same else names, RelationSettings(),
+        (names[1], names[1]) if same else names, candidate.procedure.relation,
         shared_images=same, bootstrap=INTERVAL_RESAMPLES, seed=seed,
     )  # fmt: skip
     seconds = time.perf_counter() - start
@@ -226,7 +218,7 @@ def _without(candidate: Candidate, out: Tensor) -> tuple[LinearHead, Features, F
     seen), scaled by the former.
     """
     points = candidate.points
-    scaler = Standardiser.fit(points.x[~out], candidate.deviation_floor)
+    scaler = Standardiser.fit(points.x[~out], candidate.procedure.deviation_floor)
     train, held_out = (scaler.scaled(points.select(rows)) for rows in (~out, out))
     head = fit_linear_head(train, candidate.num_classes, None, "ridge", progress="target head")
     return head, train, held_out
@@ -252,7 +244,7 @@ def _certificate_scores(
         out = folds == k
         target_head, train, held_out = _without(candidate, out)
         learned = learn_certificate(
-            source[0], train, head, target_head, CertificateSettings(), seed=seed
+            source[0], train, head, target_head, candidate.procedure.certificate, seed=seed
         )
         found = certify(
             learned, target_head, (source[0], train), (source[1], held_out), names, seed=seed
@@ -266,45 +258,3 @@ def _certificate_scores(
         )
         for name, of_folds in values.items()
     }
-
-
-# ------------------------------------------------------------------------------------ full fine-tuning
-def measure_full(options: argparse.Namespace, epochs: int) -> tuple[float, float]:
-    """(test accuracy, seconds) of fine-tuning all weights of an entry's network on its target, on the
-    same images as the scores see. They are kept beside the checkpoints: models with several sources are
-    fine-tuned once.
-    """
-    network = open_network(options, choose_device(options.DEVICE))
-    if network.backbone is None:
-        raise InputError("--FINETUNE full needs images and a network: features have neither")
-    data = find_target(options)
-    train, index = chosen_images(data, options)
-    about = [network.about, without_paths({"target": data.provenance}), epochs, options.SEED, RECIPE]
-    about += [] if index is None else [index]
-    key = f"{network.model}_{data.name}_{digest(*about)}"
-    path = options.CHECKPOINT_DIR / "fine_tuned" / f"{key}.json"
-    stored = None
-    if not options.OVERWRITE:
-        stored = read_if_whole(path, _read_measured, "the network is fine-tuned again")
-    if stored is None:
-        stored = _measure(network.backbone, data, train, options, epochs)
-        write_json(path, {"key": key, **stored})
-    return stored["accuracy"], stored["seconds"]
-
-
-def _measure(
-    backbone: Backbone, data: Dataset, train: Split, options: argparse.Namespace, epochs: int
-) -> dict[str, float]:
-    start = time.perf_counter()
-    accuracy = fine_tune(
-        backbone, train, data.test, data.num_classes, epochs, options.SEED,
-        workers=decoding_workers(options), max_corrupt=options.MAX_CORRUPT,
-    )  # fmt: skip
-    return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
-
-
-def _read_measured(path: Path) -> dict:
-    stored = read_json(path)
-    if stored.get("key") != path.stem:
-        raise InputError(f"{path} is of another network")
-    return stored

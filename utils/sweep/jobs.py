@@ -145,12 +145,10 @@ def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[
     return list(jobs)
 
 
-def training_jobs(options: argparse.Namespace, stage: Stage) -> list[Job]:
-    """Stage 1 of every source, where a LeNet is among the models."""
-    sources = [source for source in options.SRC if not is_feature_file(source)]
+def training_jobs(options: argparse.Namespace, sources: Sequence[str], stage: Stage) -> list[Job]:
+    """Stage 1 of every source."""
     stages = {"train": stage}
-    jobs = [_Shared(options, stages, source, LENET, options.SEED).train() for source in sources]
-    return jobs if LENET in options.MODEL else []
+    return [_Shared(options, stages, source, LENET, options.SEED).train() for source in sources]
 
 
 def _require_folders_of_their_own(jobs: Iterable[Job]) -> None:
@@ -218,7 +216,8 @@ class _Shared:
         names = Run(
             stage, task_slug(self.source), target and task_slug(target),
             "features" if of_files else self.model, setting,
-            self.seed, options.PROCEDURE, variant_slug(options) if setting else None,
+            self.seed, options.PROCEDURE,
+            variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS) if setting else None,
         )  # fmt: skip
         return Job(names, self.stages[stage].run, options, options.command_with_places, needs)
 

@@ -1,0 +1,3 @@
+"""Which procedure's settings a run has."""
+
+from utils.procedures.choice import settings_for
