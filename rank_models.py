@@ -15,6 +15,8 @@ experiment come from a table (--TRUTH: CSV with model, accuracy and, if need be,
 Results: RESULTS_DIR/rank/TRG/.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import statistics
@@ -24,13 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import train_source_model
-from utils import distributed
-from utils.backbones import LENET
-from utils.device import use_threads
+import utils
 from utils.entry import stage_entry, tell_once
 from utils.errors import InputError
-from utils.features import is_feature_file
-from utils.near_copies import warn_of_near_copies
+from utils.names import ACCURACY, FINE_TUNINGS, LENET, METRICS
 from utils.options import (
     StageParser,
     add_flag,
@@ -44,28 +43,6 @@ from utils.options import (
     seed_number,
     whole,
 )
-from utils.ranking import (
-    ACCURACY,
-    FINE_TUNINGS,
-    METRICS,
-    Comparison,
-    Ranking,
-    RankingSettings,
-    draw_decision,
-    draw_ranking,
-    published_agreement,
-    rank_entries,
-    read_scores,
-    read_truth,
-    score_table,
-    warn_of_another,
-    write_ranking,
-)
-from utils.report import csv_table, markdown_table
-from utils.stage import network_spec, require_places, task_request
-from utils.statistics import BY_ACCURACY, BY_BOTH
-from utils.storage import only_one, replace_files, require_writable, write_text
-from utils.sweep import FAILED, InProcess, distinct_warnings, run_jobs, training_jobs
 
 
 def parse_options(argv: Sequence[str] | None):
@@ -141,26 +118,26 @@ def add_truth_flags(parser: StageParser) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
-    if distributed.rank() > 0:  # one process ranks
+    if utils.distributed.rank() > 0:  # one process ranks
         return
     if options.CPUS:
-        use_threads(options.CPUS)
+        utils.device.use_threads(options.CPUS)
     if options.SCORES:
         return compare_published(options)
     comparison = comparison_of(options)
-    require_places(options)
+    utils.stage.require_places(options)
     print(f"{len(comparison.entries)} candidates: {', '.join(comparison.entries)}", file=sys.stderr)
 
     # -------------------------------------------------------------------- scores, decision, report, save
     folder = options.RESULTS_DIR / "rank" / comparison.slug
     busy = f"another run is writing to {folder}: wait for it, or give another --RESULTS_DIR"
-    with only_one(folder, busy):
-        ranking = rank_entries(comparison, failed=train_lenets(comparison, options))
+    with utils.storage.only_one(folder, busy):
+        ranking = utils.ranking.rank_entries(comparison, failed=train_lenets(comparison, options))
         ranking = replace(ranking, command=options.command)
         table = ranking.table("balanced" if ranking.measured_balanced else "accuracy")
-        print(f"{ranking.line}\n{ranking.more_line}\n\n{markdown_table(*table)}", end="")
-        warn_of_near_copies(ranking.near_copies)
-        warn_of_another(folder, ranking)
+        print(f"{ranking.line}\n{ranking.more_line}\n\n{utils.report.markdown_table(*table)}", end="")
+        utils.near_copies.warn_of_near_copies(ranking.near_copies)
+        utils.ranking.warn_of_another(folder, ranking)
         save(ranking, folder, options)
     print(f"result: {os.path.relpath(folder)}/ranking.json (beside it tables and figures)")
     for name, reason in ranking.failed.items():
@@ -169,53 +146,60 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def comparison_of(options: argparse.Namespace) -> Comparison:
+def comparison_of(options: argparse.Namespace) -> utils.ranking.Comparison:
     """What the options ask for, checked."""
     same = ("SHOTS", "SAMPLES", "RESAMPLES", "METRIC", "SEED", "EPOCHS", "OVERWRITE", "TRUTH")
     same += ("MOST_MODELS", "LABELS", "PROCEDURE", "DEVICE")
-    settings = RankingSettings(
+    settings = utils.ranking.RankingSettings(
         **{name.lower(): getattr(options, name) for name in same},
         fine_tuning=options.FINETUNE,
-        network=network_spec(options, LENET),
-        tasks=task_request(options),
+        network=utils.stage.network_spec(options, LENET),
+        tasks=utils.stage.task_request(options),
     )
-    return Comparison.of(options.TRG, options.MODEL or (), options.SRC, settings)
+    return utils.ranking.Comparison.of(options.TRG, options.MODEL or (), options.SRC, settings)
 
 
-def train_lenets(comparison: Comparison, options: argparse.Namespace) -> dict[str, str]:
+def train_lenets(comparison: utils.ranking.Comparison, options: argparse.Namespace) -> dict[str, str]:
     """Run stage 1 where a LeNet is a candidate, and say why those failed whose network is missing."""
     lenets = {
         name: entry.source
         for name, entry in comparison.entries.items()
-        if entry.model == LENET and entry.source and not is_feature_file(entry.source)
+        if entry.model == LENET and entry.source and not utils.features.is_feature_file(entry.source)
     }
-    jobs = training_jobs(options, list(dict.fromkeys(lenets.values())), train_source_model)
-    outcomes = run_jobs(
-        jobs, InProcess(None), 0,
+    jobs = utils.sweep.training_jobs(options, list(dict.fromkeys(lenets.values())), train_source_model)
+    outcomes = utils.sweep.run_jobs(
+        jobs, utils.sweep.InProcess(None), 0,
         lambda job, outcome: print(f"{outcome.state} {job.name}", file=sys.stderr),
     )  # fmt: skip
-    for line in distinct_warnings(outcomes.values()):
+    for line in utils.sweep.distinct_warnings(outcomes.values()):
         tell_once(line)
-    failed = {job.source: outcomes[job].reason for job in jobs if outcomes[job].state == FAILED}
+    failed = {
+        job.source: outcomes[job].reason for job in jobs if outcomes[job].state == utils.sweep.FAILED
+    }
     return {name: failed[source] for name, source in lenets.items() if source in failed}
 
 
 # ------------------------------------------------------------------------------------- report and save
-def save(ranking: Ranking, folder: Path, options: argparse.Namespace) -> None:
+def save(ranking: utils.ranking.Ranking, folder: Path, options: argparse.Namespace) -> None:
     """Write the folder of a ranking, and print how well each score orders the candidates."""
     truth = f"accuracy after {options.FINETUNE} fine-tuning"
     if options.TRUTH:
         truth = f"the accuracies of {options.TRUTH.name}"
-    with replace_files(folder) as new:
-        write_ranking(new, ranking)
-        write_text(new / "scores.csv", csv_table(*score_table(ranking.scores, ranking.accuracies)))
-        draw_decision(ranking, new / "decision")
+    with utils.storage.replace_files(folder) as new:
+        utils.ranking.write_ranking(new, ranking)
+        utils.storage.write_text(
+            new / "scores.csv",
+            utils.report.csv_table(*utils.ranking.score_table(ranking.scores, ranking.accuracies)),
+        )
+        utils.ranking.draw_decision(ranking, new / "decision")
         for title in ranking.agreement:
             table = ranking.agreement_table(title)
-            write_text(new / f"agreement_{title.replace(' ', '_')}.csv", csv_table(*table))
-            print(f"\norder against {truth}, {title}\n\n{markdown_table(*table)}", end="")
+            utils.storage.write_text(
+                new / f"agreement_{title.replace(' ', '_')}.csv", utils.report.csv_table(*table)
+            )
+            print(f"\norder against {truth}, {title}\n\n{utils.report.markdown_table(*table)}", end="")
         if ranking.agreement:
-            draw_ranking(ranking, new / "ranking")
+            utils.ranking.draw_ranking(ranking, new / "ranking")
     if ranking.accuracies and not ranking.agreement:
         print("fewer than three candidates have no correlation: give more models or sources")
     if options.FINETUNE:
@@ -230,19 +214,21 @@ def compare_published(options: argparse.Namespace) -> None:
     """
     if not options.TRUTH:
         raise InputError("--SCORES are compared with accuracies: give --TRUTH")
-    scores = read_scores(options.SCORES)
-    accuracies = read_truth(options.TRUTH, for_order=True).by_target()
+    scores = utils.ranking.read_scores(options.SCORES)
+    accuracies = utils.ranking.read_truth(options.TRUTH, for_order=True).by_target()
     common = [table.get(t, {}).keys() & accuracies[t] for table in scores.values() for t in accuracies]
     if not any(len(models) > 2 for models in common):
         raise InputError(
             f"{options.SCORES} and {options.TRUTH} have no three models of one target in common"
         )
     folder = options.RESULTS_DIR / "rank" / "published"
-    require_writable(folder, "--RESULTS_DIR")
-    for measure in (BY_BOTH, BY_ACCURACY):
-        table = published_agreement(scores, accuracies, measure)
-        write_text(folder / f"{measure.replace(' ', '_')}.csv", csv_table(*table))
-        print(f"{markdown_table(*table)}")
+    utils.storage.require_writable(folder, "--RESULTS_DIR")
+    for measure in (utils.statistics.BY_BOTH, utils.statistics.BY_ACCURACY):
+        table = utils.ranking.published_agreement(scores, accuracies, measure)
+        utils.storage.write_text(
+            folder / f"{measure.replace(' ', '_')}.csv", utils.report.csv_table(*table)
+        )
+        print(f"{utils.report.markdown_table(*table)}")
     print(f"result: {os.path.relpath(folder)}/")
 
 

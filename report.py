@@ -8,43 +8,19 @@ RESULTS_DIR/report/. What counts is the result.json in each run's folder. One th
 ranking, and a line of results.jsonl whose run has no such result are named and left out.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import utils
 from utils.entry import stage_entry
 from utils.errors import InputError
+from utils.names import REPOSITORY
 from utils.options import StageParser, add_flag
-from utils.ranking import (
-    draw_decision,
-    draw_ranking,
-    read_ranking,
-    score_table,
-)
-from utils.report import (
-    UNDEFINED,
-    Block,
-    Figure,
-    Folded,
-    Paragraph,
-    Table,
-    agreement_of_bounds,
-    comparable_settings,
-    draw_agreement,
-    draw_relations,
-    draw_settings,
-    draw_terms,
-    group_runs,
-    is_pseudo,
-    pseudo_table,
-    quantities_of,
-    relation_groups,
-    relation_table,
-    render_page,
-)
-from utils.storage import REPOSITORY, finished_results, require_writable, write_text
 
 STAGES = ("train", "finetune", "transfer")
 NUMBERS_OF_RUNS = (
@@ -95,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(argv)
     results = options.RESULTS_DIR
     folder = options.OUT or results / "report"
-    require_writable(folder, "--OUT")
+    utils.storage.require_writable(folder, "--OUT")
     rankings = sorted((results / "rank").glob("*/ranking.json"))
-    finished, damaged = finished_results(results)
+    finished, damaged = utils.storage.finished_results(results)
     records = list(finished.values())
     if not records and not rankings:
         found = f" ({'; '.join(damaged)})" if damaged else ""
         raise InputError(f"{results} holds no result{found}: run a stage first")
-    groups = group_runs(records)
+    groups = utils.report.group_runs(records)
 
     # --------------------------------------------------------------------------- figures, sections
     sections = sections_of_transfers(groups, folder) if groups else []
@@ -115,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sections.append(("Every run", table_of_runs(records)))
         sections.append(("Where the numbers come from", provenance(records)))
     if damaged:
-        sections.insert(0, ("Left out", [Paragraph("; ".join(damaged), warning=True)]))
+        sections.insert(0, ("Left out", [utils.report.Paragraph("; ".join(damaged), warning=True)]))
     for problem in damaged:
         print(f"warning: {problem}; it is left out", file=sys.stderr)
 
@@ -125,69 +101,86 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"Runs: {len(records)}; pairs of source and target: {len(pairs)}; rankings: {len(rankings)}. "
         "Losses in nats; black lines span the standard deviation over seeds."
     )
-    write_text(folder / "index.html", render_page("Task transfer analysis", introduction, sections))
+    utils.storage.write_text(
+        folder / "index.html", utils.report.render_page("Task transfer analysis", introduction, sections)
+    )
     print(f"page: {os.path.relpath(folder)}/index.html ({len(records)} runs; beside it the figures)")
 
 
 # ---------------------------------------------------------------------------------------- the sections
-Section = tuple[str, list[Block]]
+Section = "tuple[str, list[utils.report.Block]]"  # its title and what stands in it
 
 
 def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Section]:
-    labelled = [group for group in groups if not is_pseudo(group)]
+    labelled = [group for group in groups if not utils.report.is_pseudo(group)]
     sections: list[Section] = []
-    if related := relation_groups(labelled):
-        draw_relations(related, folder)
-        figure = Figure(folder / "relations.png", RELATION_CAPTION)
+    if related := utils.report.relation_groups(labelled):
+        utils.report.draw_relations(related, folder)
+        figure = utils.report.Figure(folder / "relations.png", RELATION_CAPTION)
         sections.append(
-            ("What the sources have to do with it", [figure, Table(*relation_table(related), left=3)])
+            (
+                "What the sources have to do with it",
+                [figure, utils.report.Table(*utils.report.relation_table(related), left=3)],
+            )
         )
     if labelled:
-        drawn = [Figure(path, TERMS_CAPTION) for path in draw_terms(labelled, folder)]
+        drawn = [
+            utils.report.Figure(path, TERMS_CAPTION)
+            for path in utils.report.draw_terms(labelled, folder)
+        ]
         sections.append(("Bounds and losses", drawn))
     if sum(len(group["seeds"]) for group in labelled) > 2:
-        draw_agreement(labelled, folder)
-        figure = Figure(folder / "agreement.png", AGREEMENT_CAPTION)
-        table = Table(*agreement_of_bounds(labelled), left=2)
-        sections.append(("Does the bound tell the loss?", [figure, Paragraph(AGREEMENT_NOTE), table]))
-    if comparable := comparable_settings(labelled):
-        draw_settings(comparable, folder)
+        utils.report.draw_agreement(labelled, folder)
+        figure = utils.report.Figure(folder / "agreement.png", AGREEMENT_CAPTION)
+        table = utils.report.Table(*utils.report.agreement_of_bounds(labelled), left=2)
+        sections.append(
+            ("Does the bound tell the loss?", [figure, utils.report.Paragraph(AGREEMENT_NOTE), table])
+        )
+    if comparable := utils.report.comparable_settings(labelled):
+        utils.report.draw_settings(comparable, folder)
         caption = "What is gained by learning more of the transform."
-        sections.append(("Settings compared", [Figure(folder / "settings.png", caption)]))
+        sections.append(("Settings compared", [utils.report.Figure(folder / "settings.png", caption)]))
     if len(labelled) < len(groups):
-        table = Table(*pseudo_table(groups), left=3)
-        sections.append(("Targets without labels", [Paragraph(PSEUDO_NOTE), table]))
+        table = utils.report.Table(*utils.report.pseudo_table(groups), left=3)
+        sections.append(("Targets without labels", [utils.report.Paragraph(PSEUDO_NOTE), table]))
     return sections
 
 
 def section_of_ranking(path: Path, folder: Path) -> Section:
-    ranking, name = read_ranking(path), path.parent.name
-    draw_decision(ranking, folder / f"decision_{name}")
+    ranking, name = utils.ranking.read_ranking(path), path.parent.name
+    utils.ranking.draw_decision(ranking, folder / f"decision_{name}")
     images = f"{ranking.shots} training images of each class" if ranking.shots else (
         f"the target's training images, at most about {ranking.samples}"
     )  # fmt: skip
     lines = [line for line in (ranking.line, ranking.more_line) if line]  # earlier versions had one
-    blocks: list[Block] = [
-        *(Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
-        Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
-        Table(*ranking.table()),
-        Paragraph(f"Seed {ranking.seed}; scores see {images}. Accuracies: {ranking.truth or 'none'}."),
+    blocks: list[utils.report.Block] = [
+        *(utils.report.Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
+        utils.report.Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
+        utils.report.Table(*ranking.table()),
+        utils.report.Paragraph(
+            f"Seed {ranking.seed}; scores see {images}. Accuracies: {ranking.truth or 'none'}."
+        ),
     ]
     if ranking.agreement:
-        draw_ranking(ranking, folder / f"ranking_{name}")
+        utils.ranking.draw_ranking(ranking, folder / f"ranking_{name}")
         caption = "Each score, with its 95 % interval, against fine-tuned accuracy."
-        blocks += [Figure(folder / f"ranking_{name}.png", caption), Paragraph(RANKING_NOTE)]
+        blocks += [
+            utils.report.Figure(folder / f"ranking_{name}.png", caption),
+            utils.report.Paragraph(RANKING_NOTE),
+        ]
     for title in ranking.agreement:
-        blocks.append(Paragraph(f"Order against accuracy, {title}:"))
-        blocks.append(Table(*ranking.agreement_table(title)))
-    blocks.append(Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better."))
-    blocks.append(Table(*score_table(ranking.scores, ranking.accuracies)))
+        blocks.append(utils.report.Paragraph(f"Order against accuracy, {title}:"))
+        blocks.append(utils.report.Table(*ranking.agreement_table(title)))
+    blocks.append(
+        utils.report.Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
+    )
+    blocks.append(utils.report.Table(*utils.ranking.score_table(ranking.scores, ranking.accuracies)))
     data = [
-        f"{name}: {source['origin']}, sha256 {source.get('sha256', UNDEFINED)}"
+        f"{name}: {source['origin']}, sha256 {source.get('sha256', utils.report.UNDEFINED)}"
         for name, source in ranking.data.items()
     ]
     about = [ranking.command, *data, environment_line(ranking.environment)]
-    blocks.append(Folded("Command, data, versions", about))
+    blocks.append(utils.report.Folded("Command, data, versions", about))
     return f"Models ranked for {ranking.target}", blocks
 
 
@@ -195,7 +188,7 @@ def environment_line(environment: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
-def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
+def table_of_runs(records: Sequence[Mapping]) -> list[utils.report.Block]:
     head = [
         "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
         "source contribution", "p", "published bound", "certificate", "balanced accuracy",
@@ -209,40 +202,45 @@ def table_of_runs(records: Sequence[Mapping]) -> list[Block]:
     rows = []
     for record in sorted(records, key=order):
         if record["stage"] == "transfer":
-            values = quantities_of(record, None)
+            values = utils.report.quantities_of(record, None)
             numbers = [values[name] for name in NUMBERS_OF_RUNS]
         else:
             numbers = [record["test_accuracy"], record["test_loss"], None, None, None, None]
             numbers += [record.get(name) for name in NUMBERS_OF_RUNS[-2:]]
-        cells = [UNDEFINED if value is None else f"{value:.3f}" for value in numbers]
+        cells = [utils.report.UNDEFINED if value is None else f"{value:.3f}" for value in numbers]
         what = [record[name] or "" for name in ("stage", "source", "target", "model")]
         what.append(" ".join(filter(None, (record["setting"], record.get("variant")))))
         origins = "/".join(dict.fromkeys(about["origin"] for about in record["data"].values()))
         what += [record["config"]["procedure"], origins, record["seed"]]
-        rows.append([*what, *cells, record.get("command", UNDEFINED)])
-    return [Paragraph(RUNS_NOTE), Table(head, rows, left=7, code=1)]
+        rows.append([*what, *cells, record.get("command", utils.report.UNDEFINED)])
+    return [utils.report.Paragraph(RUNS_NOTE), utils.report.Table(head, rows, left=7, code=1)]
 
 
-def provenance(records: Sequence[Mapping]) -> list[Block]:
+def provenance(records: Sequence[Mapping]) -> list[utils.report.Block]:
     """Data sets with their checksums, weights, and the environments that the runs were made in."""
     data, weights = {}, set()
     for record in records:
         for role, about in record["data"].items():
             name = record["source" if role == "source" else "target"]
-            key = (name, about["origin"], about.get("sha256", UNDEFINED))
-            data[key] = (about.get("train", UNDEFINED), about.get("test", UNDEFINED))
+            key = (name, about["origin"], about.get("sha256", utils.report.UNDEFINED))
+            data[key] = (
+                about.get("train", utils.report.UNDEFINED),
+                about.get("test", utils.report.UNDEFINED),
+            )
         network = record["config"].get("network") or {}
-        weights.add((record["model"], record["source"], network.get("weights", UNDEFINED)))
+        weights.add((record["model"], record["source"], network.get("weights", utils.report.UNDEFINED)))
     rows = [[*key, *sizes] for key, sizes in sorted(data.items(), key=str)]
     head = ["data", "origin", "sha256 (first 16 digits)", "training samples", "test samples"]
     environments = Counter(environment_line(record["environment"]) for record in records)
     seeds = sorted({record["seed"] for record in records})
     used = [f"{model}, {source}: {digest}" for model, source, digest in sorted(weights)]
     return [
-        Table(head, rows, left=3),
-        Paragraph(f"Seeds: {', '.join(map(str, seeds))}."),
-        Folded("Networks: digests of their weights", used),
-        Folded("Versions and machines", [f"{n} runs: {text}" for text, n in environments.items()]),
+        utils.report.Table(head, rows, left=3),
+        utils.report.Paragraph(f"Seeds: {', '.join(map(str, seeds))}."),
+        utils.report.Folded("Networks: digests of their weights", used),
+        utils.report.Folded(
+            "Versions and machines", [f"{n} runs: {text}" for text, n in environments.items()]
+        ),
     ]
 
 

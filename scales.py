@@ -3,10 +3,10 @@
 python3 scales.py > docs/settings.md        # every setting with its value in each procedure
 """
 
-from utils.options import PROCEDURE_NAMES
-from utils.procedures import settings_for
-from utils.report import markdown_table
-from utils.settings import ScaleSettings, settings_tables
+from __future__ import annotations
+
+import utils
+from utils.procedures import PROCEDURE_NAMES, ScaleSettings, settings_for, settings_tables
 
 
 def procedures(model: str | None) -> dict[str, ScaleSettings]:
@@ -24,7 +24,7 @@ def settings_page() -> str:
         "others, published": settings_for("published", "moco"),
     }
     parts = [
-        f"## {title[0].upper()}{title[1:]}\n\n{markdown_table(*table, left=3)}"
+        f"## {title[0].upper()}{title[1:]}\n\n{utils.report.markdown_table(*table, left=3)}"
         for title, table in settings_tables(columns).items()
     ]
     return "\n".join(["# Every setting\n", PREFACE, *parts])
@@ -33,7 +33,7 @@ def settings_page() -> str:
 PREFACE = """What each procedure fixes. `python3 scales.py` prints this page from the dataclass fields
 from which `--help` is made, too. The column `from` says who chose the published procedure's value. A
 dash: the setting has no effect there, or is not set. The published procedure treats USPS, CIFAR-10 and
-CLIP by themselves (`small_scale/settings.py`, `large_scale/settings.py`).
+CLIP by themselves (`utils/procedures/small.py`, `large.py`).
 
 Stage 3 has a flag for each setting of the transform, its name in capitals (`--PRIOR_WEIGHT`), so that
 each can be varied alone. Those of the others stand in each script's `--help`.

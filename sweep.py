@@ -10,6 +10,8 @@ scripts leave it; the summary over seeds in RESULTS_DIR/sweep/ (CSV, JSON lines,
 Exit status 1 if a cell failed. A Ray cluster's machines must see this repository and its folders.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import time
@@ -21,9 +23,9 @@ from tqdm import tqdm
 import finetune_source_model_on_target_task
 import train_source_model
 import transfer_source_to_target
-from utils.backbones import LENET, check_backbone_name
+import utils
 from utils.entry import stage_entry, tell_once
-from utils.features import absolute_name, check_task_name
+from utils.names import LENET
 from utils.options import (
     PUBLISHED,
     RELATION,
@@ -40,19 +42,7 @@ from utils.options import (
     seed_number,
     whole,
 )
-from utils.report import is_fine_tuning_of, markdown, summarise, write_summary
-from utils.stage import require_places
-from utils.storage import only_one, read_result
-from utils.sweep import (
-    FAILED,
-    Job,
-    Outcome,
-    choose_engine,
-    distinct_warnings,
-    plan_jobs,
-    run_jobs,
-)
-from utils.task_transform import LEARNED
+from utils.procedures import LEARNED
 
 ENGINES = ("local", "ray")
 STAGES = {
@@ -113,24 +103,25 @@ def parse_options(argv: Sequence[str] | None):
 def main(argv: Sequence[str] | None = None) -> None:
     # ------------------------------------------------------------------------------------- options
     options = parse_options(argv)
-    options.SRC = _distinct(check_task_name(name, "source") for name in options.SRC)
-    options.TRG = _distinct(check_task_name(name, "target") for name in options.TRG)
-    options.MODEL = _distinct(check_backbone_name(name) for name in options.MODEL)
+    options.SRC = _distinct(utils.features.check_task_name(name, "source") for name in options.SRC)
+    options.TRG = _distinct(utils.features.check_task_name(name, "target") for name in options.TRG)
+    options.MODEL = _distinct(utils.backbones.check_backbone_name(name) for name in options.MODEL)
     options.SETTING, options.SEED = _distinct(options.SETTING), _distinct(options.SEED)
-    require_places(options)
+    utils.stage.require_places(options)
     if options.ENGINE == "ray":  # its workers run in a folder of their own
         for flag in ("DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR"):
             setattr(options, flag, getattr(options, flag).absolute())
         options.SRC, options.TRG = (
-            [absolute_name(name) for name in names] for names in (options.SRC, options.TRG)
+            [utils.features.absolute_name(name) for name in names]
+            for names in (options.SRC, options.TRG)
         )
-    jobs = plan_jobs(options, STAGES)
+    jobs = utils.sweep.plan_jobs(options, STAGES)
 
     # ----------------------------------------------------------------------------------------- run
     results = options.RESULTS_DIR
     busy = f"another sweep is writing to {results}: wait for it, or give another --RESULTS_DIR"
-    with only_one(results / "sweep", busy):
-        engine = choose_engine(
+    with utils.storage.only_one(results / "sweep", busy):
+        engine = utils.sweep.choose_engine(
             options.ENGINE, jobs=options.JOBS, cpus=options.CPUS, gpus=options.GPUS,
             address=options.RAY_ADDRESS,
         )  # fmt: skip
@@ -142,19 +133,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             engine.close(at_once=not finished)
 
         # ------------------------------------------------------------------------ report and save
-        rows = summarise(_results(jobs, outcomes), len(options.SEED))
+        rows = utils.report.summarise(_results(jobs, outcomes), len(options.SEED))
         failed = {
-            job.name: outcome.reason for job, outcome in outcomes.items() if outcome.state == FAILED
+            job.name: outcome.reason
+            for job, outcome in outcomes.items()
+            if outcome.state == utils.sweep.FAILED
         }
-        print(markdown(rows), end="")
+        print(utils.report.markdown(rows), end="")
         counts = Counter(outcome.state for outcome in outcomes.values())
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
         print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
-        for line in distinct_warnings(outcomes.values()):
+        for line in utils.sweep.distinct_warnings(outcomes.values()):
             tell_once(line)
         for name, reason in failed.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
-        write_summary(rows, failed, results / "sweep")
+        utils.report.write_summary(rows, failed, results / "sweep")
     print(f"summary: {os.path.relpath(results / 'sweep')}/summary.csv (beside it .jsonl, .md, .tex)")
     if failed:
         raise SystemExit(1)
@@ -164,39 +157,53 @@ def _distinct(names) -> list:
     return list(dict.fromkeys(names))
 
 
-def _run(jobs: Sequence[Job], engine, retries: int) -> dict[Job, Outcome]:
+def _run(
+    jobs: Sequence[utils.sweep.Job], engine, retries: int
+) -> dict[utils.sweep.Job, utils.sweep.Outcome]:
     """Runs them behind a bar; without a terminal, a line for each that ends."""
     counts: Counter[str] = Counter()
-    running: set[Job] = set()
+    running: set[utils.sweep.Job] = set()
     with tqdm(total=len(jobs), desc="sweep", unit="task", disable=None, smoothing=0) as bar:
 
-        def began(job: Job) -> None:
+        def began(job: utils.sweep.Job) -> None:
             running.add(job)
             bar.set_postfix({**counts, "running": len(running)})
 
-        def ended(job: Job, outcome: Outcome) -> None:
+        def ended(job: utils.sweep.Job, outcome: utils.sweep.Outcome) -> None:
             running.discard(job)
             counts[outcome.state] += 1
             bar.set_postfix({**counts, "running": len(running)}, refresh=False)
             bar.update()
-            if bar.disable or outcome.state == FAILED:
+            if bar.disable or outcome.state == utils.sweep.FAILED:
                 tail = f": {outcome.reason}" if outcome.reason else f", {outcome.seconds:.1f} s"
                 tqdm.write(f"{outcome.state} {job.name}{tail}", file=sys.stderr)
 
-        return run_jobs(jobs, engine, retries, ended, began)
+        return utils.sweep.run_jobs(jobs, engine, retries, ended, began)
 
 
-def _results(jobs: Sequence[Job], outcomes: dict[Job, Outcome]) -> list[tuple[dict, dict | None]]:
+def _results(
+    jobs: Sequence[utils.sweep.Job], outcomes: dict[utils.sweep.Job, utils.sweep.Outcome]
+) -> list[tuple[dict, dict | None]]:
     """(stage-3 record, stage-2 record of the same pair) of each cell that is there."""
     results = []
     for job in jobs:
-        if job.stage == "transfer" and outcomes[job].state != FAILED:
-            record = read_result(job.folder)
+        if job.stage == "transfer" and outcomes[job].state != utils.sweep.FAILED:
+            record = utils.storage.read_result(job.folder)
             if record is None:
-                outcomes[job] = Outcome(FAILED, reason="its result was damaged meanwhile")
+                outcomes[job] = utils.sweep.Outcome(
+                    utils.sweep.FAILED, reason="its result was damaged meanwhile"
+                )
                 continue
-            heads = [read_result(need.folder) for need in job.follows if outcomes[need].state != FAILED]
-            fitting = [h for h in heads if h and is_fine_tuning_of(h, record["config"], record["data"])]
+            heads = [
+                utils.storage.read_result(need.folder)
+                for need in job.follows
+                if outcomes[need].state != utils.sweep.FAILED
+            ]
+            fitting = [
+                h
+                for h in heads
+                if h and utils.report.is_fine_tuning_of(h, record["config"], record["data"])
+            ]
             results.append((record, fitting[0] if fitting else None))
     return results
 

@@ -17,46 +17,19 @@ transform and bound), and the certificate. --SRC head is the network's own class
 images, and the relation is the whole answer. Stage 2 need not have run.
 """
 
+from __future__ import annotations
+
 import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from scales import procedures, settings_for
-from utils import distributed
-from utils.backbones import LENET
-from utils.bound import transfer_bound
-from utils.certificate import certify, impossible, learn_certificate
-from utils.datasets import Dataset
-from utils.device import choose_device
-from utils.doubts import doubts_of_accuracy, warn_of_doubts
+import utils
 from utils.entry import stage_entry
 from utils.errors import InputError, check_batch_size, require_finite
-from utils.features import (
-    ALL,
-    EQUAL,
-    FREE,
-    GIVEN,
-    HEAD,
-    PSEUDO,
-    Features,
-    Standardiser,
-    Task,
-    choose_source_classes,
-    cluster,
-    clustering_accuracy,
-    same_images,
-    standardise,
-    task_slug,
-    with_clusters,
-)
-from utils.held_out import foretell_accuracy
-from utils.linear_head import HeadSettings, LinearHead, on_standardised, shared_linear_head
-from utils.near_copies import report_near_copies, warn_of_near_copies
+from utils.names import ALL, CLUSTER_SIZES, EQUAL, GIVEN, HEAD, LENET, PSEUDO, TARGET_LABELS
 from utils.options import (
     ANALYSES,
     CERTIFICATE,
@@ -77,54 +50,10 @@ from utils.options import (
     stage_parser,
     whole,
 )
-from utils.relation import relate
-from utils.report import (
-    draw_certificate,
-    draw_published,
-    draw_published_bound,
-    draw_relation,
-    is_fine_tuning_of,
-    print_certificate,
-    print_heading,
-    print_pseudo_labels,
-    print_published,
-    print_relation,
-    print_where,
-)
-from utils.settings import ScaleSettings
-from utils.stage import (
-    check_options,
-    count_classes,
-    find_source,
-    find_target,
-    open_classifier,
-    open_network,
-    open_task,
-    pair_request,
-    require_samples,
-    timed,
-    variant_slug,
-    warn_of_few_classes,
-)
-from utils.storage import (
-    ResumePoint,
-    Run,
-    digest,
-    environment,
-    read_result,
-    replace_files,
-    reusable_result,
-    save_tensors,
-    without_paths,
-    write_result,
-)
-from utils.task_transform import (
-    LEARNED,
-    TaskTransform,
-    check_learned,
-    final_objective,
-    learn_task_transform,
-)
+from utils.procedures import LEARNED, HeadSettings, ScaleSettings, procedures, settings_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROLES = ("source", "target")
 
@@ -149,7 +78,7 @@ def parse_options(
         "ones",
     )  # fmt: skip
     add_flag(
-        group, "--TARGET_LABELS", type=one_of((GIVEN, PSEUDO)), default=GIVEN, metavar="HOW",
+        group, "--TARGET_LABELS", type=one_of(TARGET_LABELS), default=GIVEN, metavar="HOW",
         help="given (default), or pseudo: clusters of the target's features, its own labels unused",
     )  # fmt: skip
     add_flag(
@@ -158,7 +87,7 @@ def parse_options(
         "folder: of images in no class folders (default: the target's labels say it)",
     )  # fmt: skip
     add_flag(
-        group, "--PSEUDO_SIZES", type=one_of((EQUAL, FREE)), default=EQUAL, metavar="HOW",
+        group, "--PSEUDO_SIZES", type=one_of(CLUSTER_SIZES), default=EQUAL, metavar="HOW",
         help="clusters of equal size (default), as the classes of most data sets are, or free",
     )  # fmt: skip
     add_analysis_flag(group, ANALYSES)
@@ -192,43 +121,44 @@ def parse_options(
 def run(options: argparse.Namespace) -> dict | None:
     """The record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
-    options = check_options(options)
-    asked = pair_request(options)
+    options = utils.stage.check_options(options)
+    asked = utils.stage.pair_request(options)
     settings = chosen_settings(options)
     wanted = parts_of(options)
     pseudo = options.TARGET_LABELS == PSEUDO
     if options.TARGET_CLASSES and not pseudo:
         raise InputError("--TARGET_CLASSES is for a target without labels: add --TARGET_LABELS pseudo")
-    device = choose_device(options.DEVICE, options.CPUS)
+    device = utils.device.choose_device(options.DEVICE, options.CPUS)
 
     # ------------------------------------------------------------------ backbone, features of both tasks
-    with distributed.process_group(device, options.CPUS):
-        network = open_network(asked, device)
-        target_data = find_target(asked, options.TARGET_CLASSES)
+    with utils.distributed.process_group(device, options.CPUS):
+        network = utils.stage.open_network(asked, device)
+        target_data = utils.stage.find_target(asked, options.TARGET_CLASSES)
         if options.SRC == HEAD:
-            classifier, source = open_classifier(asked), None
+            classifier, source = utils.stage.open_classifier(asked), None
             num_classes = (len(classifier.bias), target_data.num_classes)
-            require_samples(target_data)
+            utils.stage.require_samples(target_data)
         else:
-            classifier, source_data = None, find_source(asked, network, target_data)
-            num_classes = count_classes(options.SOURCE_CLASSES, source_data, target_data)
+            classifier, source_data = None, utils.stage.find_source(asked, network, target_data)
+            num_classes = utils.stage.count_classes(options.SOURCE_CLASSES, source_data, target_data)
             check_before_learning(options, settings, wanted, num_classes, source_data, target_data)
-            source = open_task(source_data, asked.tasks, network)
-        target = open_task(target_data, asked.tasks, network)
-    if distributed.rank() > 0:  # extraction is shared between processes, the rest is not
+            source = utils.stage.open_task(source_data, asked.tasks, network)
+        target = utils.stage.open_task(target_data, asked.tasks, network)
+    if utils.distributed.rank() > 0:  # extraction is shared between processes, the rest is not
         return None
 
     # ------------------------------------------------------------------------ a result that is there?
     config = configuration(options, settings, network.about)
     data = {"source": source.provenance} if source else {}
     data["target"] = target.provenance
-    this = Run(
-        "transfer", task_slug(options.SRC), target.name, network.model, options.SETTING, options.SEED,
-        options.PROCEDURE, variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS),
+    source_name = utils.features.task_slug(options.SRC)
+    this = utils.storage.Run(
+        "transfer", source_name, target.name, network.model, options.SETTING, options.SEED,
+        options.PROCEDURE, utils.stage.variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS),
     )  # fmt: skip
     folder = this.folder(options.RESULTS_DIR)
     fine_tuned, labelled = neighbours(this, options, config, data)
-    if stored := reusable_result(folder, config, data, options.OVERWRITE):
+    if stored := utils.storage.reusable_result(folder, config, data, options.OVERWRITE):
         show_again(stored, fine_tuned, labelled, folder, options)
         return stored
 
@@ -240,73 +170,78 @@ def run(options: argparse.Namespace) -> dict | None:
         "relation": None,
         "published": None,
         "certificate": None,
-        "no_certificate": impossible(*num_classes) if CERTIFICATE in wanted else None,
+        "no_certificate": utils.certificate.impossible(*num_classes) if CERTIFICATE in wanted else None,
         "pseudo_labels": None,
         "near_copies": None,
         "copies": getattr(target_data, "copies", None),
         "config": config,
         "data": data,
-        "environment": environment(device),
+        "environment": utils.storage.environment(device),
         "seconds": seconds,
     }
-    target_splits = standardise(target, device, settings.deviation_floor)
+    target_splits = utils.features.standardise(target, device, settings.deviation_floor)
     if pseudo:
-        with timed(seconds, "clusters"):
+        with utils.stage.timed(seconds, "clusters"):
             target, target_splits, record["pseudo_labels"] = cluster_target(
                 target, target_splits, options
             )
     if classifier:
-        scaler = Standardiser.fit(target.train.x, settings.deviation_floor)
-        own_head = on_standardised(classifier.weight, classifier.bias, scaler).to(device)
+        scaler = utils.features.Standardiser.fit(target.train.x, settings.deviation_floor)
+        own_head = utils.linear_head.on_standardised(classifier.weight, classifier.bias, scaler).to(
+            device
+        )
         pair = Pair((None, None), target_splits, (classifier.class_names, target.class_names), own_head)
     else:
-        source = choose_source_classes(source, target, options.SOURCE_CLASSES, options.SEED)
+        source = utils.features.choose_source_classes(
+            source, target, options.SOURCE_CLASSES, options.SEED
+        )
         if options.SOURCE_CLASSES != ALL:
             record["source_classes"] = list(source.class_names)
-        source_splits = standardise(source, device, settings.deviation_floor)
+        source_splits = utils.features.standardise(source, device, settings.deviation_floor)
         pair = Pair(source_splits, target_splits, (source.class_names, target.class_names))
 
     # ---------------------------------------------------------------------- learn, bound, show, save
     tensors = {}
-    print_heading(record)
+    utils.report.print_heading(record)
     if RELATION in wanted:
         record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
-        print_relation(record, options.SHOW_CLASSES, fine_tuned)
+        utils.report.print_relation(record, options.SHOW_CLASSES, fine_tuned)
         record["doubts"] = [] if pseudo else doubts_of(pair, options, seconds)
-        warn_of_doubts(record)
-    with timed(seconds, "near_copies"):
+        utils.doubts.warn_of_doubts(record)
+    with utils.stage.timed(seconds, "near_copies"):
         train, test = pair.target
-        record["near_copies"] = report_near_copies(train, target.num_classes, test)
-    warn_of_near_copies(record["near_copies"])
+        record["near_copies"] = utils.near_copies.report_near_copies(train, target.num_classes, test)
+    utils.near_copies.warn_of_near_copies(record["near_copies"])
     if PUBLISHED in wanted:
-        resume = ResumePoint(
-            folder / "resume_transform.pt", digest(config, without_paths(data), options.SEED)
+        resume = utils.storage.ResumePoint(
+            folder / "resume_transform.pt",
+            utils.storage.digest(config, utils.storage.without_paths(data), options.SEED),
         )
         record["published"], tensors["transform"], transform = published_form_of(
             pair, options, settings, seconds, resume
         )
-        print_published(record, fine_tuned)
+        utils.report.print_published(record, fine_tuned)
     if CERTIFICATE in wanted and record["no_certificate"] is None:
         record["certificate"], tensors["certificate"] = certificate_of(pair, options, settings, seconds)
     if CERTIFICATE in wanted:
-        print_certificate(record, options.SHOW_CLASSES)
-    with replace_files(folder) as new:
+        utils.report.print_certificate(record, options.SHOW_CLASSES)
+    with utils.storage.replace_files(folder) as new:
         for name, content in tensors.items():
             tasks = {"source": options.SRC, "target": options.TRG}
-            save_tensors(new / f"{name}.safetensors", content, tasks)
+            utils.storage.save_tensors(new / f"{name}.safetensors", content, tasks)
         if record["relation"]:
-            draw_relation(record, new)
+            utils.report.draw_relation(record, new)
         if record["published"]:
             tests = pair.source[1], pair.target[1]
-            draw_published(record, fine_tuned, transform, *tests, pair.class_names, new)
+            utils.report.draw_published(record, fine_tuned, transform, *tests, pair.class_names, new)
         if record["certificate"]:
-            draw_certificate(record, new)
-        write_result(new, options.RESULTS_DIR, record)
+            utils.report.draw_certificate(record, new)
+        utils.storage.write_result(new, options.RESULTS_DIR, record)
     if record["published"]:
         resume.clear()
-    print_where(record, folder)
+    utils.report.print_where(record, folder)
     if pseudo:
-        print_pseudo_labels(record, labelled)
+        utils.report.print_pseudo_labels(record, labelled)
     return record
 
 
@@ -350,13 +285,13 @@ def check_before_learning(
     settings: ScaleSettings,
     wanted: Sequence[str],
     num_classes: tuple[int, int],
-    source: Dataset | Task,
-    target: Dataset | Task,
+    source: utils.datasets.Dataset | utils.features.Task,
+    target: utils.datasets.Dataset | utils.features.Task,
 ) -> None:
     """Raises InputError for what cannot be learned, before any image is looked at."""
-    check_learned(options.SETTING, *num_classes)
+    utils.task_transform.check_learned(options.SETTING, *num_classes)
     if {PUBLISHED, CERTIFICATE} & {*wanted}:
-        warn_of_few_classes(*num_classes)
+        utils.stage.warn_of_few_classes(*num_classes)
     if PUBLISHED in wanted and options.SETTING != "FixedAll":  # which draws no batch
         smaller = min(len(source.train), len(target.train))
         check_batch_size(settings.transform.batch_size, max(num_classes), smaller)
@@ -377,7 +312,7 @@ def configuration(options: argparse.Namespace, settings: ScaleSettings, network:
         "bootstrap": options.BOOTSTRAP,
         "network": network,
     }
-    if options.TARGET_LABELS == PSEUDO:
+    if options.TARGET_LABELS == utils.features.PSEUDO:
         config["pseudo_sizes"] = options.PSEUDO_SIZES
     if options.SOURCE_CLASSES != ALL:
         config["source_classes"] = options.SOURCE_CLASSES
@@ -385,17 +320,17 @@ def configuration(options: argparse.Namespace, settings: ScaleSettings, network:
 
 
 def neighbours(
-    this: Run, options: argparse.Namespace, config: Mapping, data: Mapping
+    this: utils.storage.Run, options: argparse.Namespace, config: Mapping, data: Mapping
 ) -> tuple[dict | None, dict | None]:
     """Results that this one is shown beside: stage 2's of the same features, and, for a run on clusters,
     that on the target's own labels.
     """
     if options.TARGET_LABELS == PSEUDO:  # a head that was fitted to labels says nothing of it
-        labelled = replace(this, variant=variant_slug(options.SOURCE_CLASSES, GIVEN))
-        return None, read_result(labelled.folder(options.RESULTS_DIR))
+        labelled = replace(this, variant=utils.stage.variant_slug(options.SOURCE_CLASSES, GIVEN))
+        return None, utils.storage.read_result(labelled.folder(options.RESULTS_DIR))
     fine_tuned = replace(this, stage="finetune", setting=None, variant=None)
-    record = read_result(fine_tuned.folder(options.RESULTS_DIR))
-    return (record if record and is_fine_tuning_of(record, config, data) else None), None
+    record = utils.storage.read_result(fine_tuned.folder(options.RESULTS_DIR))
+    return (record if record and utils.report.is_fine_tuning_of(record, config, data) else None), None
 
 
 @dataclass(frozen=True)
@@ -404,34 +339,34 @@ class Pair:
     classes, (source, target). A source that is a classifier without data, `own_head`, has no features.
     """
 
-    source: tuple[Features | None, Features | None]
-    target: tuple[Features, Features]
+    source: tuple[utils.features.Features | None, utils.features.Features | None]
+    target: tuple[utils.features.Features, utils.features.Features]
     class_names: tuple[tuple[str, ...], tuple[str, ...]]
-    own_head: LinearHead | None = None
+    own_head: utils.linear_head.LinearHead | None = None
 
     @property
-    def train(self) -> tuple[Features, Features]:
+    def train(self) -> tuple[utils.features.Features, utils.features.Features]:
         """Of (source, target)."""
         return self.source[0], self.target[0]
 
     @property
-    def test(self) -> tuple[Features, Features]:
+    def test(self) -> tuple[utils.features.Features, utils.features.Features]:
         return self.source[1], self.target[1]
 
     def head(
         self, which: int, settings: HeadSettings, options: argparse.Namespace, progress: str
-    ) -> LinearHead:
+    ) -> utils.linear_head.LinearHead:
         """Of the source (0) or the target (1); one that was fitted before is read."""
         if which == 0 and self.own_head:
             return self.own_head
-        return shared_linear_head(
+        return utils.linear_head.shared_linear_head(
             options.CHECKPOINT_DIR / "heads", self.train[which], len(self.class_names[which]), settings,
             seed=options.SEED, overwrite=options.OVERWRITE, progress=progress,
         )  # fmt: skip
 
     def validated_heads(
         self, options: argparse.Namespace, seconds: dict[str, float]
-    ) -> list[LinearHead]:
+    ) -> list[utils.linear_head.LinearHead]:
         """Of validated strength, of source and target."""
         validated = HeadSettings(method="ridge", tau=None)
         heads = [self.head(k, validated, options, f"{role} head") for k, role in enumerate(ROLES)]
@@ -440,15 +375,21 @@ class Pair:
 
 
 def cluster_target(
-    target: Task, splits: tuple[Features, Features], options: argparse.Namespace
-) -> tuple[Task, tuple[Features, Features], dict]:
+    target: utils.features.Task,
+    splits: tuple[utils.features.Features, utils.features.Features],
+    options: argparse.Namespace,
+) -> tuple[utils.features.Task, tuple[utils.features.Features, utils.features.Features], dict]:
     """(the target, its standardised splits) with clusters for labels, and how well they agree with its
     own, which are used for nothing else.
     """
-    clusters = cluster(splits[0].x, target.num_classes, options.SEED, options.PSEUDO_SIZES)
+    clusters = utils.features.cluster(
+        splits[0].x, target.num_classes, options.SEED, options.PSEUDO_SIZES
+    )
     train, test = (clusters.relabel(split) for split in splits)
-    agreement = clustering_accuracy(test.y.cpu(), target.test.y) if target.labelled else None
-    return with_clusters(target, train.y, test.y), (train, test), {"agreement": agreement}
+    agreement = (
+        utils.features.clustering_accuracy(test.y.cpu(), target.test.y) if target.labelled else None
+    )
+    return utils.features.with_clusters(target, train.y, test.y), (train, test), {"agreement": agreement}
 
 
 # ----------------------------------------------------------------------------------- its three parts
@@ -461,15 +402,15 @@ def relation_of(
 ) -> tuple[dict, dict[str, Tensor]]:
     """(what the record says of the relation, the classifier and the label map)."""
     heads = pair.validated_heads(options, seconds)
-    same = "source" in data and same_images(data["source"], data["target"])
+    same = "source" in data and utils.features.same_images(data["source"], data["target"])
     if same and options.SOURCE_CLASSES != ALL:
         warnings.warn(
             "source and target share images: some of the target's were seen by the source's classifier, "
             "and the relation is too favourable",
             stacklevel=2,
         )
-    with timed(seconds, "relation"):
-        relation, label_map = relate(
+    with utils.stage.timed(seconds, "relation"):
+        relation, label_map = utils.relation.relate(
             *heads, *pair.target, pair.class_names, settings.relation,
             shared_images=same and options.SOURCE_CLASSES == ALL, bootstrap=options.BOOTSTRAP,
             seed=options.SEED,
@@ -484,9 +425,11 @@ def doubts_of(pair: Pair, options: argparse.Namespace, seconds: dict[str, float]
     """What is odd about the accuracy of linear fine-tuning, beside what held-out images foretell."""
     _, head = pair.validated_heads(options, seconds)
     train, test = pair.target
-    found = foretell_accuracy(head, train, test)
+    found = utils.held_out.foretell_accuracy(head, train, test)
     predicted = found and (found.accuracy, found.interval)
-    return doubts_of_accuracy(head.logits(test.x).argmax(1), test.y, pair.class_names[1], predicted)
+    return utils.doubts.doubts_of_accuracy(
+        head.logits(test.x).argmax(1), test.y, pair.class_names[1], predicted
+    )
 
 
 def certificate_of(
@@ -494,12 +437,12 @@ def certificate_of(
 ) -> tuple[dict, dict[str, Tensor]]:
     """(what the record says of the certificate, the learned tensors)."""
     heads = pair.validated_heads(options, seconds)
-    with timed(seconds, "certificate"):
-        learned = learn_certificate(
+    with utils.stage.timed(seconds, "certificate"):
+        learned = utils.certificate.learn_certificate(
             *pair.train, *heads, settings.certificate, learned=options.SETTING, seed=options.SEED
         )
-    with timed(seconds, "certificate_bound"):
-        certificate = certify(
+    with utils.stage.timed(seconds, "certificate_bound"):
+        certificate = utils.certificate.certify(
             learned, heads[1], pair.train, pair.test, pair.class_names,
             bootstrap=options.BOOTSTRAP, seed=options.SEED,
         )  # fmt: skip
@@ -515,17 +458,17 @@ def published_form_of(
     options: argparse.Namespace,
     settings: ScaleSettings,
     seconds: dict[str, float],
-    resume: ResumePoint,
-) -> tuple[dict, dict[str, Tensor], TaskTransform]:
+    resume: utils.storage.ResumePoint,
+) -> tuple[dict, dict[str, Tensor], utils.task_transform.TaskTransform]:
     """(what the record says of the published form, its tensors, the transform with its history)."""
     head = pair.head(0, settings.source_head, options, "source head")
     seconds["source_head"] = head.fit_seconds
-    with timed(seconds, "transform"):
-        transform = learn_task_transform(
+    with utils.stage.timed(seconds, "transform"):
+        transform = utils.task_transform.learn_task_transform(
             *pair.train, head, settings.transform, seed=options.SEED, resume=resume
         )
-    with timed(seconds, "bound"):
-        bound = transfer_bound(
+    with utils.stage.timed(seconds, "bound"):
+        bound = utils.bound.transfer_bound(
             transform, head, *pair.test,
             tau_measure=settings.tau_measure, bootstrap=options.BOOTSTRAP, seed=options.SEED,
         )  # fmt: skip
@@ -535,7 +478,7 @@ def published_form_of(
         "source_head_optimality_gap": head.optimality_gap,
         "iterations": transform.iterations,
         "start": transform.start,
-        "final_objective": final_objective(transform, settings.transform),
+        "final_objective": utils.task_transform.final_objective(transform, settings.transform),
     }
     return quantities, {**transform.tensors(), "weight": head.weight, "bias": head.bias}, transform
 
@@ -549,19 +492,19 @@ def show_again(
 ) -> None:
     """What the run showed when it was computed."""
     wanted = parts_of(options)
-    print_heading(stored, reused=True)
+    utils.report.print_heading(stored, reused=True)
     if RELATION in wanted:
-        print_relation(stored, options.SHOW_CLASSES, fine_tuned)
-        warn_of_doubts(stored)
-    warn_of_near_copies(stored.get("near_copies"))
+        utils.report.print_relation(stored, options.SHOW_CLASSES, fine_tuned)
+        utils.doubts.warn_of_doubts(stored)
+    utils.near_copies.warn_of_near_copies(stored.get("near_copies"))
     if PUBLISHED in wanted:
-        draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
-        print_published(stored, fine_tuned)
+        utils.report.draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
+        utils.report.print_published(stored, fine_tuned)
     if CERTIFICATE in wanted:
-        print_certificate(stored, options.SHOW_CLASSES)
-    print_where(stored, folder)
+        utils.report.print_certificate(stored, options.SHOW_CLASSES)
+    utils.report.print_where(stored, folder)
     if stored["pseudo_labels"]:
-        print_pseudo_labels(stored, labelled)
+        utils.report.print_pseudo_labels(stored, labelled)
 
 
 if __name__ == "__main__":

@@ -31,15 +31,15 @@ from torch.nn import functional
 import train_source_model
 import transfer_source_to_target
 from benchmarks.measure import Table
-from small_scale.settings import IMPROVED
 from utils.bound import certified_terms
 from utils.certificate import Certificate, CertificateTransform, certify, learn_certificate
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features, Task, TaskRequest, is_feature_file, load_task, standardise
 from utils.linear_head import LinearHead, fit_linear_head
+from utils.names import REPOSITORY
+from utils.procedures.small import IMPROVED
 from utils.stage import open_network, pair_request
-from utils.storage import REPOSITORY
 
 DEFAULT = IMPROVED.certificate
 EMBEDDED_PAIRS = ["MNIST,FMNIST", "FMNIST,MNIST"]

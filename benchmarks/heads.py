@@ -22,7 +22,8 @@ from benchmarks.measure import Table, measure
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features
-from utils.linear_head import HeadSettings, fit_linear_head, lipschitz_constant
+from utils.linear_head import fit_linear_head, lipschitz_constant
+from utils.procedures import HeadSettings
 
 SMALL = HeadSettings(method="penalty")  # 501 epochs with batches of 500
 LARGE = HeadSettings(

@@ -29,13 +29,13 @@ from torch.nn import functional
 
 from benchmarks.measure import Table
 from benchmarks.pseudo_labels import PAIRS, lenet_tasks
-from scales import settings_for
 from utils.backbones import load_backbone
 from utils.datasets import FOLDER_PREFIX
 from utils.entry import stage_entry
 from utils.features import Features, Standardiser, Task, TaskRequest, load_task
 from utils.learning_curve import learning_curve, nested_parts
 from utils.linear_head import ValidatedRidge, fit_validated_ridge
+from utils.procedures import settings_for
 
 FACTORS = (8, 4, 2)
 COLUMNS = ("as it is", "foretold", "measured", "width", "held", "error", "of as it is", "gain",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from utils.storage import REPOSITORY
+from utils.names import REPOSITORY
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 

@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import Table
-from scales import settings_for
 from utils.backbones import Backbone, load_backbone
 from utils.datasets import FOLDER_PREFIX, Grouping
 from utils.entry import stage_entry
 from utils.features import Features, Standardiser, Task, TaskRequest, load_task
 from utils.linear_head import fit_validated_ridge
 from utils.near_copies import ALARM, largest_share, near_copies, report_near_copies
+from utils.procedures import settings_for
 from utils.ranking import predict_accuracy
 
 PARTS = (None, 1000, 300)

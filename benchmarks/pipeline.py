@@ -19,8 +19,8 @@ from statistics import median
 
 from benchmarks.measure import Table
 from utils.entry import stage_entry
-from utils.options import PROCEDURE_NAMES
-from utils.storage import REPOSITORY
+from utils.names import REPOSITORY
+from utils.procedures import PROCEDURE_NAMES
 
 STAGES = {
     "train": "train_source_model.py",

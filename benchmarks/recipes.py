@@ -19,8 +19,8 @@ import numpy as np
 
 import train_source_model
 import transfer_source_to_target
-from small_scale.settings import PUBLISHED
 from utils.entry import stage_entry
+from utils.procedures.small import PUBLISHED
 
 QUANTITIES = {  # name: whether more is better
     "target_accuracy": True,

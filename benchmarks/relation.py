@@ -57,7 +57,6 @@ from benchmarks.relation_sources import (
     view,
 )
 from benchmarks.relation_tables import contribution, new_table, of, percent, share
-from small_scale.settings import IMPROVED
 from utils.backbones import Backbone
 from utils.bound import transfer_bound
 from utils.certificate import certify, learn_certificate
@@ -66,8 +65,10 @@ from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead, fit_linear_head
+from utils.procedures import START_BETTER, START_RANDOM
+from utils.procedures.small import IMPROVED
 from utils.relation import SIGNIFICANT, Relation
-from utils.task_transform import START_BETTER, START_RANDOM, learn_task_transform
+from utils.task_transform import learn_task_transform
 
 TRANSFORM, CERTIFICATE = IMPROVED.transform, IMPROVED.certificate
 

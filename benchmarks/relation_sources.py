@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 from torchvision.transforms.functional import InterpolationMode, rotate
 
-from small_scale.settings import IMPROVED
 from utils.backbones import GREY, Backbone, LeNet, load_backbone, own_classifier, train_network
 from utils.datasets import FOLDER_PREFIX, Split, load_dataset
 from utils.features import (
@@ -26,7 +25,9 @@ from utils.features import (
     load_task,
 )
 from utils.linear_head import LinearHead, fit_linear_head, on_standardised
-from utils.relation import Relation, RelationSettings, relate
+from utils.procedures import RelationSettings
+from utils.procedures.small import IMPROVED
+from utils.relation import Relation, relate
 from utils.storage import ResumePoint
 
 DIGITS = "8x8 digits"  # scikit-learn's

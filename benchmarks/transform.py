@@ -22,7 +22,8 @@ from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features
 from utils.linear_head import LinearHead
-from utils.task_transform import TaskTransform, TransformSettings, learn_task_transform
+from utils.procedures import TransformSettings
+from utils.task_transform import TaskTransform, learn_task_transform
 from utils.transport import solve_transport
 
 SIZES = ((500, 10, 200), (1000, 37, 512), (1500, 100, 512), (2500, 100, 1024), (2500, 100, 2048))

@@ -21,12 +21,12 @@ from benchmarks import (
 from benchmarks import features as benchmark_features
 from benchmarks import identity as benchmark_identity
 from benchmarks import transform as benchmark_transform
-from small_scale.settings import IMPROVED
 from tests.random_tasks import random_features, random_transform
 from tests.tiny_data import write_class_folders
 from utils.backbones import load_backbone
 from utils.datasets import identity, load_dataset
 from utils.features import Features, Task, TaskRequest, task_of_dataset
+from utils.procedures.small import IMPROVED
 from utils.task_transform import distribution_mismatch
 
 

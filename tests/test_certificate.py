@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tests.random_tasks import random_features
 from utils.bound import certified_terms, one_sided_cost
 from utils.certificate import (
-    CertificateSettings,
     CertificateTransform,
     _confusability,
     _Problem,
@@ -24,6 +23,7 @@ from utils.certificate import (
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead, fit_linear_head
+from utils.procedures import CertificateSettings
 from utils.task_transform import log_class_probabilities
 
 SETTINGS = CertificateSettings(steps=150, matchings=2, trial_steps=30)

@@ -14,10 +14,10 @@ from utils.datasets import load_dataset
 from utils.features import extract_features
 from utils.learning_curve import learning_curve
 from utils.linear_head import fit_linear_head
+from utils.names import REPOSITORY
 from utils.near_copies import near_copies
 from utils.ranking import decide, rank
 from utils.relation import relate
-from utils.storage import REPOSITORY
 from utils.sweep import run_jobs
 from utils.task_transform import learn_task_transform
 from utils.transport import solve_transport

@@ -28,7 +28,8 @@ from utils.features import (
 )
 from utils.features import cache as feature_cache
 from utils.linear_head import evaluate_head, fit_linear_head
-from utils.storage import REPOSITORY, load_tensors, save_checkpoint
+from utils.names import REPOSITORY
+from utils.storage import load_tensors, save_checkpoint
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ import transfer_source_to_target as stage3
 from benchmarks.campaign.tasks import places
 from tests.tiny_data import write_image
 from utils.backbones import load_backbone
-from utils.datasets import Grouping, checked_grouping, load_dataset
+from utils.datasets import Grouping, load_dataset
 from utils.datasets.copies import copies_of, warn_of_copies
 from utils.errors import InputError
 from utils.features import (
@@ -34,6 +34,7 @@ from utils.grouped import (
 )
 from utils.learning_curve import learning_curve, nested_parts
 from utils.linear_head import fit_validated_ridge
+from utils.names import checked_grouping
 from utils.ranking import Prediction, decide, k_nearest, predict_accuracy
 from utils.sampling import held_out_part, held_out_share, stratified_folds
 from utils.statistics import Resamples, least_share, wilson_interval

@@ -12,13 +12,13 @@ from torchvision.models import ResNet18_Weights
 import finetune_source_model_on_target_task as stage_2
 import train_source_model as stage_1
 import transfer_source_to_target as stage_3
-from scales import procedures, settings_for
 from tests.conftest import places
 from tests.test_pretrained import FORMATS, random_resnet
 from tests.test_readme import STAGE_COMMANDS, STAGES
 from tests.tiny_data import write_cifar, write_class_folders, write_imagenet
+from utils.names import REPOSITORY
 from utils.options import HEAD_FLAGS, add_model_flags, add_setting_flags, stage_parser
-from utils.storage import REPOSITORY
+from utils.procedures import procedures, settings_for
 
 RESNET = (
     "finetune_source_model_on_target_task_pytorch_resnet18.py --SRC imagenet_small --TRG cifar10 "

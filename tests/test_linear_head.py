@@ -14,7 +14,6 @@ from tests.random_tasks import random_features, random_head
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import (
-    HeadSettings,
     LinearHead,
     evaluate_head,
     fit_linear_head,
@@ -27,6 +26,7 @@ from utils.linear_head import (
     summed_gradient_norms,
 )
 from utils.linear_head.lipschitz import _class_shares, _optimality_gap
+from utils.procedures import HeadSettings
 from utils.storage import ResumePoint
 
 

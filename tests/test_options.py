@@ -2,7 +2,6 @@ import warnings
 
 import pytest
 
-from small_scale.settings import IMPROVED, PROCEDURES, PUBLISHED, settings_for
 from utils.entry import stage_entry
 from utils.errors import InputError
 from utils.options import (
@@ -13,6 +12,7 @@ from utils.options import (
     override,
     stage_parser,
 )
+from utils.procedures.small import IMPROVED, PROCEDURES, PUBLISHED, settings_for
 
 
 def parser():

@@ -19,7 +19,7 @@ from utils.datasets import ImageFiles, identity, load_dataset, rgb_image
 from utils.errors import InputError
 from utils.features import cache as feature_cache
 from utils.features import cached_features, decoded_split, decoding
-from utils.storage import REPOSITORY
+from utils.names import REPOSITORY
 
 RNG = np.random.default_rng(0)
 CLASSES = ("circle", "square")

@@ -11,8 +11,9 @@ from tests.conftest import places
 from tests.tiny_data import write_class_folders
 from utils.datasets import is_labelled, load_dataset
 from utils.errors import InputError
-from utils.features import FREE, Features, cluster, clustering_accuracy, pseudo_labels
+from utils.features import Features, cluster, clustering_accuracy, pseudo_labels
 from utils.features.pseudo_labels import _directions
+from utils.names import FREE
 
 SHORT = [
     "--BATCH_SIZE", "30", "--ITERATIONS", "5", "--BOOTSTRAP", "0", "--CERTIFICATE_STEPS", "3",

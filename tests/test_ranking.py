@@ -18,12 +18,11 @@ from scipy import stats
 import rank_models
 from tests.conftest import places
 from utils.backbones import NetworkSpec
-from utils.certificate import CertificateSettings
 from utils.errors import InputError
 from utils.features import Features
 from utils.learning_curve import LearningCurve
 from utils.linear_head import fit_validated_ridge
-from utils.procedures import settings_for
+from utils.procedures import CertificateSettings, settings_for
 from utils.ranking import (
     PREDICTED,
     Candidate,

@@ -16,9 +16,9 @@ import sweep
 import train_source_model
 import transfer_source_to_target
 from tests.conftest import places
+from utils.names import REPOSITORY
 from utils.ranking import PREDICTED
 from utils.report import HOW_WELL_ROWS, RELATION_ROWS
-from utils.storage import REPOSITORY
 from utils.sweep import plan_jobs
 
 README = (REPOSITORY / "README.md").read_text()

@@ -12,13 +12,8 @@ from scipy.optimize import minimize
 from utils import relation
 from utils.features import Features
 from utils.linear_head import LinearHead, fit_linear_head
-from utils.relation import (
-    MixedClasses,
-    RandomDirections,
-    RelationSettings,
-    fit_label_map,
-    relate,
-)
+from utils.procedures import RelationSettings
+from utils.relation import MixedClasses, RandomDirections, fit_label_map, relate
 
 FEW = RelationSettings(controls=19)
 

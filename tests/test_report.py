@@ -4,10 +4,11 @@ import torch
 
 from tests.random_tasks import random_features, random_head
 from utils.bound import transfer_bound
-from utils.certificate import CertificateSettings, certify, learn_certificate
+from utils.certificate import certify, learn_certificate
 from utils.features import Features
 from utils.linear_head import fit_linear_head
-from utils.relation import RelationSettings, relate
+from utils.procedures import CertificateSettings, RelationSettings, TransformSettings
+from utils.relation import relate
 from utils.report import (
     CERTIFICATE_ROWS,
     HOW_WELL_ROWS,
@@ -22,7 +23,7 @@ from utils.report import (
     print_relation,
     print_where,
 )
-from utils.task_transform import TransformSettings, learn_task_transform
+from utils.task_transform import learn_task_transform
 
 NAMES = (tuple("0123"), ("a rather long name", "b", "c", "d"))
 

@@ -18,7 +18,8 @@ import train_source_model as stage_1
 import transfer_source_to_target as stage_3
 from tests.conftest import places
 from utils.backbones import LeNet
-from utils.storage import REPOSITORY, save_checkpoint
+from utils.names import REPOSITORY
+from utils.storage import save_checkpoint
 
 CERTIFIED = {
     "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "accuracy_at_least",

@@ -17,8 +17,8 @@ import rank_models
 import report
 from tests.conftest import places
 from utils.errors import InputError
+from utils.names import REPOSITORY
 from utils.storage import (
-    REPOSITORY,
     ResumePoint,
     Run,
     append_record,

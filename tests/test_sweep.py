@@ -25,8 +25,9 @@ from tests.conftest import PATIENCE, lines_until, places, the_rest
 from utils import storage
 from utils.errors import InputError
 from utils.linear_head import shared
+from utils.names import REPOSITORY
 from utils.report import latex, markdown, summarise
-from utils.storage import REPOSITORY, Run, finished_results, only_one, read_records
+from utils.storage import Run, finished_results, only_one, read_records
 from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engines, jobs, run_jobs
 
 SHORT = (

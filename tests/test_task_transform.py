@@ -9,12 +9,12 @@ from tests.random_tasks import random_features, random_head, random_transform
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import fit_linear_head
+from utils.procedures import TransformSettings
 from utils.sampling import class_counts, class_prior, draw_stratified
 from utils.storage import ResumePoint
 from utils.task_transform import (
     OBJECTIVE_TERMS,
     TaskTransform,
-    TransformSettings,
     distribution_mismatch,
     inverse_mismatch,
     label_distances_squared,

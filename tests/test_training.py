@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from utils.backbones import LeNet, TrainingSettings, evaluate_network, random_shift, train_network
+from utils.backbones import LeNet, evaluate_network, random_shift, train_network
 from utils.datasets import Split
+from utils.procedures import TrainingSettings
 from utils.storage import ResumePoint
 
 

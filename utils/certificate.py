@@ -37,11 +37,11 @@ from utils.bound import (
     mean_of,
     term_intervals,
 )
-from utils.described import OURS, described
 from utils.errors import InputError
 from utils.features import Features
 from utils.grouped import least_share_right
 from utils.linear_head import LinearHead
+from utils.procedures import LEARNED_ALL, NOTHING_LEARNED, CertificateSettings
 from utils.sampling import (
     class_prior,
     draw_by_counts,
@@ -50,28 +50,7 @@ from utils.sampling import (
     stratified_folds,
 )
 from utils.statistics import largest_shares
-from utils.task_transform import (
-    LEARNED_ALL,
-    NOTHING_LEARNED,
-    log_class_probabilities,
-    random_permutation,
-)
-
-
-@dataclass(frozen=True)
-class CertificateSettings:
-    """How the certificate's transform is learned. Adam's rates fall along a cosine over the steps; U's
-    own rate is `learning_rate` / √d: a step moves a logit as far whatever the number of features.
-    """
-
-    steps: int = described(300, "steps of Adam", OURS)
-    points_per_class: int = described(70, "of each class and side in a batch, at most", OURS)
-    learning_rate: float = described(0.1, "how far a step of U moves a logit", OURS)
-    combination_rate: float = described(5e-3, "of M", OURS)
-    offset_rate: float = described(0.05, "of c and e", OURS)
-    label_rate: float = described(0.1, "of B's logits", OURS)
-    matchings: int = described(4, "ways to pair the classes that are tried", OURS, most=1000)
-    trial_steps: int = described(80, "steps of each trial, of a pairing or of a weight of U", OURS)
+from utils.task_transform import log_class_probabilities, random_permutation
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from utils.distributed import local_rank
 from utils.errors import InputError
-
-DEVICES = ("auto", "cpu", "cuda")
+from utils.torchrun import local_rank
 
 
 def use_threads(count: int) -> None:

@@ -12,10 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
-import torch
-
-from utils.distributed import rank, world_size
 from utils.errors import InputError, Remark
+from utils.torchrun import rank, world_size
 
 
 class Terminated(KeyboardInterrupt):
@@ -65,7 +63,7 @@ def stage_entry(stage: str) -> Callable:
 
 def _is_lack_of_memory(error: Exception) -> bool:
     texts = ("can't allocate memory", "out of memory", "out of shared memory", "unable to write to file")
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    known = isinstance(error, MemoryError)
     return known or any(text in str(error) for text in texts)
 
 

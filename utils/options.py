@@ -15,17 +15,26 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from utils.backbones import DECODERS, MODELS, MOST_PIXELS, TrainingSettings
-from utils.certificate import CertificateSettings
-from utils.datasets import ORIGINS, checked_grouping
 from utils.described import has_effect, kind_of
-from utils.device import DEVICES
 from utils.errors import InputError
-from utils.features import CHOICES, MOST_CLASSES
-from utils.linear_head import HeadSettings
-from utils.relation import RelationSettings
-from utils.storage import REPOSITORY
-from utils.task_transform import TransformSettings
+from utils.names import (
+    DECODERS,
+    DEVICES,
+    MODELS,
+    MOST_CLASSES,
+    MOST_PIXELS,
+    ORIGINS,
+    REPOSITORY,
+    SOURCE_CHOICES,
+    checked_grouping,
+)
+from utils.procedures import (
+    CertificateSettings,
+    HeadSettings,
+    RelationSettings,
+    TrainingSettings,
+    TransformSettings,
+)
 
 PROCEDURE_NAMES = ("improved", "published")
 ANALYSES = RELATION, PUBLISHED, CERTIFICATE = ("relation", "published", "certificate")
@@ -89,13 +98,13 @@ def truth_value(text: str) -> bool:
 
 def class_choice(text: str) -> str:
     """`all`, `random`, `similar`, or a number of classes as text."""
-    if text.lower() in CHOICES:
+    if text.lower() in SOURCE_CHOICES:
         return text.lower()
     try:
         return str(class_count(text))
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(
-            f"must be {', '.join(CHOICES)} or a number of classes from 2 on, not {text!r}"
+            f"must be {', '.join(SOURCE_CHOICES)} or a number of classes from 2 on, not {text!r}"
         ) from None
 
 

@@ -27,30 +27,15 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.described import OURS, described
 from utils.features import Features
 from utils.grouped import balanced_accuracy, least_share_right, share_interval
 from utils.linear_head import LinearHead
+from utils.procedures import RelationSettings
 from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
 from utils.statistics import Resamples, interval, largest_shares, majority_share
 
 MIXED_CLASSES, RANDOM_DIRECTIONS = "mixed classes", "random directions"
 SIGNIFICANT = 0.05  # of p, at most, and of the contribution, at least: what counts as related
-
-
-@dataclass(frozen=True)
-class RelationSettings:
-    """How many controls the source's classifier is compared with: p is at least 1 / (controls + 1)."""
-
-    controls: int | None = described(
-        None, "of each kind; unset 99, with more than 100 source classes 19", OURS, most=9999
-    )
-
-    def count(self, num_sources: int) -> int:
-        return self.controls or (99 if num_sources <= MANY_CLASSES else 19)
-
-
-MANY_CLASSES = 100
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,10 @@ from pathlib import Path
 import torch
 
 from utils.backbones import (
-    LENET,
-    ROBUST_PREFIX,
     Backbone,
     Classifier,
     NetworkSpec,
     check_backbone_name,
-    is_grey_model,
     load_backbone,
     own_classifier,
 )
@@ -28,11 +25,7 @@ from utils.datasets import Dataset, Grouping, folder_path, is_image_folder, requ
 from utils.distributed import main_process_first, rank
 from utils.errors import InputError, Remark
 from utils.features import (
-    ALL,
-    HEAD,
-    PSEUDO,
     PSEUDO_VARIANT,
-    SIMILAR,
     Task,
     TaskRequest,
     check_task_name,
@@ -46,7 +39,8 @@ from utils.features import (
     task_slug,
     too_few_classes,
 )
-from utils.storage import REPOSITORY, find_network, network_path, networks_like, require_writable
+from utils.names import ALL, HEAD, LENET, PSEUDO, REPOSITORY, ROBUST_PREFIX, SIMILAR, is_grey_model
+from utils.storage import find_network, network_path, networks_like, require_writable
 
 MOST_WORKERS = 8
 

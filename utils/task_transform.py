@@ -24,10 +24,18 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from utils.described import OURS, described
 from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
+from utils.procedures import (
+    LEARNED,
+    LEARNED_ALL,
+    NOTHING_LEARNED,
+    START_BETTER,
+    START_LABEL_MAP,
+    START_RANDOM,
+    TransformSettings,
+)
 from utils.relation import fit_label_map
 from utils.sampling import (
     class_counts,
@@ -38,12 +46,8 @@ from utils.sampling import (
     index_by_class,
 )
 from utils.storage import ResumePoint
-from utils.transport import SOLVERS, CostError, EuclideanCost, TransportPlan, solve_transport
+from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
 
-LEARNED = ("LearnedAll", "LearnedA", "FixedAll")
-LEARNED_ALL, NOTHING_LEARNED = LEARNED[0], LEARNED[2]
-STARTS = ("random", "label_map", "better")
-START_RANDOM, START_LABEL_MAP, START_BETTER = STARTS
 OBJECTIVE_TERMS = (
     "weighted_source_loss",
     "label_mismatch",
@@ -113,48 +117,6 @@ def log_class_probabilities(logits: Tensor, B: Tensor) -> Tensor:
     rows = max(1, MIXTURE_ELEMENTS // log_B.numel())
     parts = [torch.logsumexp(part[:, None] + log_B, dim=2) for part in shifted.split(rows)]
     return torch.cat(parts) - torch.logsumexp(shifted, dim=1, keepdim=True)
-
-
-@dataclass(frozen=True)
-class TransformSettings:
-    """How a transform is learned; the defaults are the released small-scale values."""
-
-    learned: str = described(
-        LEARNED_ALL, "LearnedAll, LearnedA or FixedAll (--SETTING)", "paper", choices=LEARNED
-    )
-    iterations: int = described(1001, "steps of Adam")
-    batch_size: int = described(500, "N, points of each task an iteration")
-    learning_rate: float = described(1e-2, "of A, b and A's inverse")
-    label_learning_rate: float = described(1e-2, "of B")
-    prior_learning_rate: float = described(1e-4, "of D")
-    start: str = described(
-        START_RANDOM, "where B begins: random, label_map, or better: the lower objective after a trial",
-        OURS, choices=STARTS,
-    )  # fmt: skip
-    trial_iterations: int = described(80, "steps of the trial of each start", OURS)
-    schedule: str = described(
-        "constant", "of the three rates: cosine lets them fall to zero", choices=("constant", "cosine")
-    )
-    sampler: str = described(
-        "exact",
-        "exact: N points a side, by largest remainder; truncated: int(N·prior) a class",
-        choices=("exact", "truncated"),
-    )
-    source_loss: str = described(
-        "split",
-        "where term 1 is estimated: class means of the whole split, or a batch",
-        choices=("split", "batch"),
-    )
-    transport: str = described(
-        "exact",
-        "solver of the plan: sinkhorn is approximate, emd POT's dense one",
-        OURS,
-        choices=SOLVERS,
-    )
-    label_weight: float = described(1e8, "Λ, of label against feature cost")
-    wasserstein_weight: float = described(2.0, "λ_WD, of the distribution mismatch")
-    prior_weight: float = described(1.0, "λ_PM, of the prior mismatch")
-    inverse_weight: float = described(1.0, "λ_IC, of the inverse mismatch")
 
 
 # ---------------------------------------------------------------------------------------- the learner

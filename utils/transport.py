@@ -29,7 +29,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-SOLVERS = ("exact", "sinkhorn", "emd")
+from utils.procedures import SOLVERS
+
 EMD_ITERATIONS = 10_000_000  # POT stops silently at its cap; this one is never the reason to stop
 
 

@@ -29,7 +29,7 @@ from benchmarks.campaign.tasks import (
     left_in,
     what_differs,
 )
-from utils.storage import REPOSITORY
+from utils.names import REPOSITORY
 
 # How often each is tried, in the place of all kills.
 SHARES = {

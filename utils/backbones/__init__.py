@@ -4,20 +4,15 @@ from utils.backbones.image_transform import GREY, ImageTransform, TensorFrame, g
 from utils.backbones.lenet import LeNet
 from utils.backbones.libraries import imagenet_accuracy, rename_efficientnet_lite
 from utils.backbones.registry import (
-    LENET,
-    MODELS,
-    MOST_PIXELS,
-    ROBUST_PREFIX,
     Backbone,
     backbone_slug,
     check_backbone_name,
     expand_pattern,
     holds_network,
-    is_grey_model,
     load_backbone,
     own_classifier,
     split_pixels,
 )
-from utils.backbones.spec import DECODERS, PIL, TENSORS, Classifier, NetworkSpec, checked_classifier
+from utils.backbones.spec import TENSORS, Classifier, NetworkSpec, checked_classifier
 from utils.backbones.training import TrainingSettings, evaluate_network, random_shift, train_network
 from utils.backbones.weights import download, fit_weights, read_weights

@@ -38,11 +38,11 @@ class LeNet(nn.Module):
         return self.head(self.dropout(self.penultimate(images)))
 
 
-def random_lenet(seed: int) -> LeNet:
-    """A control: the weights with which training would begin."""
+def new_lenet(seed: int, num_classes: int = 10, convolution_dropout: float = 0.5) -> LeNet:
+    """Draw the weights with which training begins, and which are a control by themselves."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LeNet(10)
+        return LeNet(num_classes, convolution_dropout)
 
 
 def load_lenet(checkpoint: Path) -> LeNet:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.backbones.image_transform import GREY, ImageTransform
-from utils.backbones.lenet import LeNet, load_lenet, random_lenet
+from utils.backbones.lenet import LeNet, load_lenet, new_lenet
 from utils.backbones.libraries import (
     check_open_clip_name,
     check_random_name,
@@ -37,8 +37,19 @@ from utils.backbones.pretrained import (
     torchvision_classifier,
     torchvision_resnet,
 )
-from utils.backbones.spec import AUTO, PIL, TENSORS, Built, Classifier, NetworkSpec
+from utils.backbones.spec import TENSORS, Built, Classifier, NetworkSpec
 from utils.errors import InputError
+from utils.names import (
+    ALIASES,
+    AUTO,
+    LENET,
+    MODELS,
+    MOST_PIXELS,
+    PIL,
+    RANDOM_LENET,
+    TIMM,
+    is_grey_model,
+)
 from utils.storage import digest, read_if_whole, state_digest
 
 
@@ -87,9 +98,6 @@ class Backbone:
 
 
 # ------------------------------------------------------------------------------------------ the registry
-LENET = "lenet"
-RANDOM_LENET = "random:lenet"
-TIMM = "timm:"
 PRETRAINED: dict[str, Callable[[NetworkSpec], Built]] = {
     "resnet18": partial(torchvision_resnet, depth=18),
     "resnet50": partial(torchvision_resnet, depth=50),
@@ -114,13 +122,6 @@ LIBRARIES: dict[str, tuple[Callable, Callable]] = {
     TIMM: (check_timm_name, timm_model),
     "open_clip:": (check_open_clip_name, open_clip_model),
 }
-ALIASES = {"robust": "robust_resnet18"}
-MODELS = (
-    LENET, *PRETRAINED, *ALIASES, "timm:NAME", "open_clip:ARCHITECTURE/WEIGHTS", "random:lenet",
-    "random:TIMM_NAME",
-)  # fmt: skip
-ROBUST_PREFIX = "robust_"
-MOST_PIXELS = 4096  # of an image's side
 
 
 def split_pixels(text: str) -> tuple[str, int | None]:
@@ -150,11 +151,6 @@ def expand_pattern(text: str, most: int) -> list[str]:
             f"{names[1]} … {names[-1]}; give a narrower pattern or a larger limit"
         )
     return [f"{TIMM}{name}" + (f"@{pixels}" if pixels else "") for name in names]
-
-
-def is_grey_model(name: str) -> bool:
-    """Whether it sees 28×28 grey images."""
-    return name in (LENET, RANDOM_LENET)
 
 
 def check_backbone_name(name: str) -> str:
@@ -208,7 +204,7 @@ def load_backbone(
     spec = replace(spec, **options)
     name, device = check_backbone_name(spec.name), torch.device(device)
     if is_grey_model(name):
-        lenet = load_lenet(spec.weights) if name == LENET else random_lenet(spec.seed)
+        lenet = load_lenet(spec.weights) if name == LENET else new_lenet(spec.seed)
         whole = state_digest(lenet.state_dict())
         frozen = _frozen(lenet.penultimate, device)
         return Backbone(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from utils.backbones.image_transform import ImageTransform
 from utils.errors import InputError
+from utils.names import AUTO
 
-DECODERS = AUTO, PIL = ("auto", "pil")  # as they can be asked for
 TENSORS = "tensors"
 
 

@@ -3,8 +3,6 @@
 Beside fine-tuning, which changes a copy, this alone changes a network's weights.
 """
 
-from dataclasses import dataclass, replace
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,38 +10,8 @@ from tqdm import tqdm
 
 from utils.backbones.image_transform import grey_to_unit
 from utils.datasets import Split
-from utils.described import OURS, described
+from utils.procedures import SCHEDULES, TrainingSettings
 from utils.storage import ResumePoint
-
-SCHEDULES = ("inverse_time", "one_cycle")
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Adam on cross-entropy; the defaults are the released values.
-
-    `inverse_time` divides the rate by 1 + decay · step; `one_cycle` rises to `learning_rate` and falls
-    to nearly zero over the whole run. Where `max_steps` would be exceeded, `for_images` gives fewer
-    epochs and no shift, which pays only where every image is seen often.
-    """
-
-    epochs: int = described(31, "passes over the images (unasked: fewer if images are many)")
-    batch_size: int = described(256, "images a step")
-    learning_rate: float = described(1e-3, "of Adam")
-    beta1: float = described(0.5, "Adam's first decay")
-    decay: float = described(5e-4, "of the inverse_time schedule", needs={"schedule": "inverse_time"})
-    schedule: str = described("inverse_time", "of the learning rate", choices=SCHEDULES)
-    weight_decay: float = described(0.0, "decoupled, as AdamW's", OURS)
-    shift: int = described(0, "pixels that an image moves each way, anew in each epoch", OURS)
-    convolution_dropout: float = described(0.5, "behind the convolutions")
-    max_steps: int | None = described(None, "steps that a run should not exceed", OURS)
-
-    def for_images(self, count: int) -> "TrainingSettings":
-        """These settings where there are `count` training images: whole epochs, at least one."""
-        steps_per_epoch = -(-count // self.batch_size)
-        if self.max_steps is None or self.epochs * steps_per_epoch <= self.max_steps:
-            return self
-        return replace(self, epochs=max(1, self.max_steps // steps_per_epoch), shift=0)
 
 
 def train_network(

@@ -4,7 +4,7 @@ from utils.datasets.content import Content, DatasetEntry, Request
 from utils.datasets.copies import Copies, find_copies, warn_of_copies
 from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, path_of
 from utils.datasets.grey import EMBEDDED_DIR
-from utils.datasets.groups import Grouping, checked_grouping, numbered_groups
+from utils.datasets.groups import Grouping, numbered_groups
 from utils.datasets.idx import read_idx_split
 from utils.datasets.images import (
     NO_LABEL,
@@ -22,7 +22,6 @@ from utils.datasets.jpeg import JpegSize, plain_jpeg
 from utils.datasets.pixels import pixel_limit
 from utils.datasets.registry import (
     DATASETS,
-    ORIGINS,
     Dataset,
     about_classes,
     about_groups,

@@ -12,7 +12,7 @@ from utils.datasets.content import DAMAGED, Content, Request, keep_classes, torc
 from utils.datasets.idx import read_idx_splits
 from utils.datasets.images import Split
 from utils.errors import InputError
-from utils.storage import REPOSITORY
+from utils.names import REPOSITORY
 
 EMBEDDED_DIR = REPOSITORY / "data" / "embedded"
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

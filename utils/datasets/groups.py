@@ -12,9 +12,9 @@ from torch import Tensor
 from utils.datasets.images import ImageFiles, Split, is_labelled
 from utils.datasets.tree import describe_names
 from utils.errors import InputError
+from utils.names import LEVEL_PREFIX, level_of
 from utils.sampling import held_out_share
 
-LEVEL_PREFIX = "level:"
 MOST_NAMED = 3
 
 
@@ -38,31 +38,12 @@ class Grouping:
         """Name the group of one image; None where the text does not match."""
         if self.names_folders:
             folders = PurePath(name).parts[1 if in_class_folder else 0 : -1]
-            level = _level(self.text)
+            level = level_of(self.text)
             return folders[level - 1] if level <= len(folders) else None
         found = re.search(self.text, name)
         if found is None:
             return None
         return found[1] if found.re.groups and found[1] is not None else found[0]
-
-
-def checked_grouping(text: str) -> str:
-    """Return the text, if it is a grouping. Raises InputError for one that cannot be read."""
-    if text.startswith(LEVEL_PREFIX):
-        _level(text)
-        return text
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise InputError(f"{text!r} is no regular expression: {error}") from error
-    return text
-
-
-def _level(text: str) -> int:
-    number = text.removeprefix(LEVEL_PREFIX)
-    if not re.fullmatch("[1-9][0-9]?", number):
-        raise InputError(f"{text!r} names no level of folders: {LEVEL_PREFIX}1 is the first")
-    return int(number)
 
 
 def grouped_splits(

@@ -31,9 +31,8 @@ from utils.datasets.groups import Grouping, grouped_splits
 from utils.datasets.images import ImageFiles, Split, describe_split, is_labelled, read_alike
 from utils.datasets.usps import read_usps
 from utils.errors import InputError
+from utils.names import ORIGINS
 from utils.storage import PATH, digest
-
-ORIGINS = ("auto", "full", "embedded")
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,8 @@ from utils.features.files import (
     require_same_labels,
     task_of_feature_file,
 )
-from utils.features.labels import MOST_CLASSES
-from utils.features.pseudo_labels import (
-    EQUAL,
-    FREE,
-    GIVEN,
-    PSEUDO,
-    PSEUDO_VARIANT,
-    cluster,
-    clustering_accuracy,
-)
+from utils.features.pseudo_labels import PSEUDO_VARIANT, cluster, clustering_accuracy
 from utils.features.source_classes import (
-    ALL,
-    CHOICES,
-    SIMILAR,
     choose_source_classes,
     number_of_classes,
     select_classes,
@@ -33,7 +21,6 @@ from utils.features.source_classes import (
 )
 from utils.features.standardise import Standardiser, standardise
 from utils.features.tasks import (
-    HEAD,
     TaskRequest,
     absolute_name,
     check_task_name,

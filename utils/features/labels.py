@@ -11,7 +11,6 @@ from torch import Tensor
 
 from utils.errors import InputError
 
-MOST_CLASSES = 1_000_000  # as many as no set of labels has
 # With more classes than this, each of fewer than two samples, labels are something else.
 FEW_CLASSES = 20
 Value = int | bool | str

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.features.types import Features
+from utils.names import EQUAL, FREE
 from utils.transport import shortest_distances, solve_transport
 
-GIVEN, PSEUDO = "given", "pseudo"
 PSEUDO_VARIANT = "pseudo-labels"  # in the names of runs
-EQUAL, FREE = "equal", "free"  # sizes of clusters
 STARTS = 10  # of k-means, of which the best is kept
 MOST_COSTS = 500_000  # points · centres between which the mass is balanced
 MOST_STEPS = 30  # of balancing

@@ -12,9 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from utils.errors import InputError
 from utils.features.standardise import Standardiser
 from utils.features.types import Task
+from utils.names import ALL, RANDOM, SIMILAR
 from utils.sampling import class_means
-
-CHOICES = ALL, RANDOM, SIMILAR = ("all", "random", "similar")
 
 
 def number_of_classes(choice: str, num_targets: int) -> int | None:

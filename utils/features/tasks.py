@@ -35,8 +35,7 @@ from utils.features.files import (
     task_of_feature_file,
 )
 from utils.features.types import Features, Task, require_finite_features
-
-HEAD = "head"  # in the place of a source's name: the network's own classifier, without source data
+from utils.names import HEAD
 
 
 def check_task_name(name: str, role: str, grey_only: bool = False) -> str:

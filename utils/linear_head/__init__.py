@@ -1,8 +1,7 @@
 """Linear heads: fitted by validation, under a Lipschitz constraint or as the released code does."""
 
-from utils.linear_head.fit import fit_linear_head
+from utils.linear_head.fit import HeadSettings, fit_linear_head
 from utils.linear_head.head import (
-    HeadSettings,
     LinearHead,
     evaluate_head,
     label_gradient_norms,

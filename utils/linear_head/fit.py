@@ -5,10 +5,11 @@ import torch
 
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head.head import HEAD_METHODS, PENALISED, HeadSettings, LinearHead
+from utils.linear_head.head import LinearHead
 from utils.linear_head.lipschitz import fit_lipschitz
 from utils.linear_head.penalty import fit_penalty
 from utils.linear_head.ridge import fit_validated_ridge
+from utils.procedures import HEAD_METHODS, PENALISED, HeadSettings
 from utils.storage import ResumePoint
 
 

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.described import OURS, described
 from utils.features import Features, Standardiser
 from utils.grouped import balanced_accuracy, share_interval
 from utils.statistics import majority_share
-
-HEAD_METHODS = ("ridge", "lipschitz", "penalty")
-PENALISED = ("sum", "separate")
-BY_PENALTY = {"method": "penalty"}
-BY_ADAM, BY_SGD = ({**BY_PENALTY, "penalised": how} for how in PENALISED)
 
 
 @dataclass(frozen=True)
@@ -54,28 +48,6 @@ class LinearHead:
         if isinstance(target, torch.device) and self.held_out is not None:
             moved |= {name: getattr(self, name).to(target) for name in ("held_out", "held_out_logits")}
         return replace(self, **moved)
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """How a head is fitted: `ridge` needs nothing, its strength is chosen by validation; `lipschitz`
-    needs τ alone; the rest belongs to `penalty`. `penalised` `sum`: the norms of the true and a random
-    label's gradient summed (small scale), by Adam; `separate`: each by itself (large scale), by SGD.
-    """
-
-    method: str = described("lipschitz", "how it is fitted", OURS, choices=HEAD_METHODS)
-    tau: float | None = described(0.2, "Lipschitz constant of the head's loss")
-    epochs: int = described(501, "passes over the features", needs={**BY_PENALTY, "steps": None})
-    batch_size: int = described(500, "features a step", needs=BY_PENALTY)
-    learning_rate: float = described(1e-4, "of Adam or SGD", needs=BY_PENALTY)
-    beta1: float = described(0.5, "Adam's first decay", needs=BY_ADAM)
-    penalty_weight: float = described(1e5, "weight of the gradient penalty", needs=BY_PENALTY)
-    penalised: str = described(
-        "sum", "which gradient norms are penalised", choices=PENALISED, needs=BY_PENALTY
-    )
-    momentum: float = described(0.9, "of SGD", needs=BY_SGD)
-    weight_decay: float = described(0.0, "of SGD", needs=BY_SGD)
-    steps: int | None = described(None, "steps in all, in the place of epochs", needs=BY_PENALTY)
 
 
 def on_standardised(weight: Tensor, bias: Tensor, scaler: Standardiser) -> LinearHead:

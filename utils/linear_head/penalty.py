@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head.head import HeadSettings, LinearHead, label_gradient_norms, summed_gradient_norms
+from utils.linear_head.head import LinearHead, label_gradient_norms, summed_gradient_norms
+from utils.procedures import HeadSettings
 from utils.storage import ResumePoint
 
 

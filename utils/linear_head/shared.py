@@ -9,7 +9,8 @@ import torch
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head.fit import fit_linear_head
-from utils.linear_head.head import HeadSettings, LinearHead
+from utils.linear_head.head import LinearHead
+from utils.procedures import HeadSettings
 from utils.storage import ResumePoint, digest, load_tensors, only_one, read_if_whole, save_tensors
 
 

@@ -1,3 +1,22 @@
-"""Which procedure's settings a run has."""
+"""Procedures: what the published and the improved one fix, at either scale."""
 
-from utils.procedures.choice import settings_for
+from utils.procedures.choice import PROCEDURE_NAMES, procedures, settings_for
+from utils.procedures.settings import (
+    HEAD_METHODS,
+    LEARNED,
+    LEARNED_ALL,
+    NOTHING_LEARNED,
+    PENALISED,
+    SCHEDULES,
+    SOLVERS,
+    START_BETTER,
+    START_LABEL_MAP,
+    START_RANDOM,
+    CertificateSettings,
+    HeadSettings,
+    RelationSettings,
+    ScaleSettings,
+    TrainingSettings,
+    TransformSettings,
+)
+from utils.procedures.tables import settings_tables

@@ -3,17 +3,8 @@
 from utils.ranking.advice import headline_of_sources, place_of
 from utils.ranking.candidates import Candidate, choose_points, open_candidate
 from utils.ranking.comparison import rank, rank_entries
-from utils.ranking.decision import (
-    ACCURACY,
-    BALANCED,
-    METRICS,
-    Decision,
-    Prediction,
-    decide,
-    more_or_another,
-    predict_accuracy,
-)
-from utils.ranking.entries import FINE_TUNINGS, Comparison, Entry, RankingSettings
+from utils.ranking.decision import Decision, Prediction, decide, more_or_another, predict_accuracy
+from utils.ranking.entries import Comparison, Entry, RankingSettings
 from utils.ranking.figures import draw_decision, draw_ranking
 from utils.ranking.fine_tuning import fine_tune, measure_full
 from utils.ranking.metrics import (

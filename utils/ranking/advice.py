@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping
 
-from utils.ranking.decision import ACCURACY, BALANCED, Decision, Prediction
+from utils.names import ACCURACY, BALANCED
+from utils.ranking.decision import Decision, Prediction
 from utils.ranking.record import Standing
 from utils.ranking.scores import PREDICTED_BY
 from utils.relation import SIGNIFICANT

@@ -9,11 +9,11 @@ from utils.datasets import Dataset, Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import Features, Standardiser, Task, features_of_split, images_per_second
-from utils.procedures import settings_for
-from utils.ranking.entries import LINEAR, Entry, RankingSettings
+from utils.names import LINEAR
+from utils.procedures import ScaleSettings, settings_for
+from utils.ranking.entries import Entry, RankingSettings
 from utils.ranking.scores import Facts
 from utils.sampling import draw_by_counts, index_by_class
-from utils.settings import ScaleSettings
 from utils.stage import SourceNetwork, find_source, find_target, open_network, open_task
 from utils.storage import digest
 

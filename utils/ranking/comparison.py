@@ -11,11 +11,12 @@ from utils.errors import InputError
 from utils.features import feature_path
 from utils.learning_curve import learning_curve
 from utils.linear_head import ValidatedRidge
+from utils.names import FULL, LINEAR
 from utils.near_copies import report_near_copies
 from utils.ranking.advice import doubts_line, headline, place_of
 from utils.ranking.candidates import Candidate, open_candidate
 from utils.ranking.decision import Prediction, decide, more_or_another
-from utils.ranking.entries import FULL, LINEAR, Comparison, Entry, RankingSettings
+from utils.ranking.entries import Comparison, Entry, RankingSettings
 from utils.ranking.fine_tuning import measure_full
 from utils.ranking.record import Agreements, Ranking, Standing
 from utils.ranking.scores import ELSEWHERE, Score, compare, consensus

@@ -17,9 +17,9 @@ from utils.grouped import effective_new
 from utils.held_out import Foretold, judge_held_out
 from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
+from utils.names import ACCURACY, BALANCED
 from utils.statistics import LEVEL
 
-ACCURACY, BALANCED = METRICS = ("accuracy", "balanced")  # by which the pick is made
 CHUNK = 250  # resamples that are counted at a time
 LITTLE = 0.005  # half a point: a third of the deviation of an accuracy near 0.7 of 1,000 new images
 

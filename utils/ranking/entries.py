@@ -7,20 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from utils.backbones import (
-    LENET,
-    ROBUST_PREFIX,
-    NetworkSpec,
-    backbone_slug,
-    check_backbone_name,
-    expand_pattern,
-    is_grey_model,
-    split_pixels,
-)
+from utils.backbones import NetworkSpec, backbone_slug, check_backbone_name, expand_pattern, split_pixels
 from utils.errors import InputError
 from utils.features import (
     FEATURE_FILE_PREFIX,
-    HEAD,
     TaskRequest,
     check_task_name,
     expand_feature_files,
@@ -29,11 +19,9 @@ from utils.features import (
     require_same_labels,
     task_slug,
 )
-from utils.ranking.decision import ACCURACY, BALANCED
+from utils.names import ACCURACY, BALANCED, FULL, HEAD, LENET, ROBUST_PREFIX, is_grey_model
 from utils.ranking.truth import Truth, read_truth
 from utils.stage import PairRequest, check_pair
-
-LINEAR, FULL = FINE_TUNINGS = ("linear", "full")
 
 
 # ------------------------------------------------------------------------------------ what is compared

@@ -5,7 +5,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-from utils.ranking.decision import BALANCED, Decision
+from utils.names import BALANCED
+from utils.ranking.decision import Decision
 from utils.ranking.record import Ranking
 from utils.ranking.scores import PREDICTED_BY
 from utils.report import MARKERS, save_both

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from utils.errors import InputError
 from utils.features import same_images
-from utils.ranking.decision import ACCURACY, BALANCED, Decision
+from utils.names import ACCURACY, BALANCED
+from utils.ranking.decision import Decision
 from utils.ranking.scores import Facts, Score, agreement_table, candidate_table
 from utils.storage import named_data, read_json, staged, write_json
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from utils.ranking.decision import ACCURACY, BALANCED
+from utils.names import ACCURACY, BALANCED
 from utils.ranking.truth import ByTarget, mean_rank_elsewhere
 from utils.report import UNDEFINED, format_value
 from utils.statistics import BY_BOTH, MEASURES, correlation, order_agreement

@@ -20,8 +20,9 @@ from utils.doubts import doubts_of_accuracy
 from utils.features import Features, Standardiser, same_images, task_slug
 from utils.grouped import balanced_accuracy, share_interval
 from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
+from utils.names import ACCURACY
 from utils.ranking.candidates import Candidate
-from utils.ranking.decision import ACCURACY, Prediction, predict_accuracy
+from utils.ranking.decision import Prediction, predict_accuracy
 from utils.ranking.metrics import OF_FEATURES, OF_PROBABILITIES, Sample, k_nearest
 from utils.ranking.scores import MODEL_SIZE, PREDICTED, PREDICTED_BALANCED, PREDICTED_BY, Score
 from utils.relation import relate

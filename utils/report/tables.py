@@ -4,12 +4,12 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from utils.features import HEAD
 from utils.linear_head import GAP
+from utils.names import HEAD
+from utils.procedures import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 from utils.relation import SIGNIFICANT
 from utils.report.summary import UNDEFINED, fine_tuned_values
 from utils.storage import PARTS, without_paths
-from utils.task_transform import NOTHING_LEARNED, START_LABEL_MAP, START_RANDOM
 
 HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",

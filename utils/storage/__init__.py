@@ -14,7 +14,6 @@ from utils.storage.checkpoints import (
     write_checkpoint,
 )
 from utils.storage.files import (
-    REPOSITORY,
     atomic_write,
     digest,
     file_digest,

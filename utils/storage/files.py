@@ -23,8 +23,6 @@ from filelock import FileLock, Timeout
 
 from utils.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-
 
 # ---------------------------------------------------------------------------------- atomic writes
 @contextmanager

@@ -17,9 +17,9 @@ import torch
 
 from utils.device import describe_device
 from utils.errors import InputError
+from utils.names import REPOSITORY
 from utils.storage.checkpoints import read_if_whole, warn_of_damage
 from utils.storage.files import (
-    REPOSITORY,
     UNREADABLE_JSON,
     clear_leftovers,
     file_digest,

@@ -22,7 +22,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.storage import REPOSITORY
+from utils.names import REPOSITORY
 from utils.sweep.jobs import FAILED, Job, Outcome, run_job
 
 ANSWER_SECONDS = 10  # for a cluster's address to answer

@@ -20,11 +20,12 @@ from typing import Any, Protocol
 import torch
 from threadpoolctl import threadpool_limits
 
-from utils.backbones import LENET, ROBUST_PREFIX, backbone_slug, is_grey_model
+from utils.backbones import backbone_slug
 from utils.datasets import is_image_folder
 from utils.entry import warning_line
 from utils.errors import InputError
-from utils.features import HEAD, is_feature_file, task_slug
+from utils.features import is_feature_file, task_slug
+from utils.names import HEAD, LENET, ROBUST_PREFIX, is_grey_model
 from utils.options import PLACE_FLAGS
 from utils.stage import variant_slug
 from utils.storage import Run, write_text

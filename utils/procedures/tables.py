@@ -1,34 +1,10 @@
-"""What a procedure fixes for the stages of a scale."""
+"""Every setting beside its value in each procedure, as docs/settings.md shows it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 
-from utils.backbones import TrainingSettings
-from utils.certificate import CertificateSettings
 from utils.described import has_effect
-from utils.linear_head import HeadSettings
-from utils.relation import RelationSettings
-from utils.task_transform import TransformSettings
-
-
-@dataclass(frozen=True)
-class ScaleSettings:
-    """Everything a procedure fixes; `training` is None where the networks come pre-trained.
-
-    `target_head` is stage 2's, `source_head` that of the published form; the two heads of the relation
-    and of the certificate have validated strength (linear_head/ridge.py). `tau_measure` says how
-    tau_measured is taken (bound.py), `deviation_floor` belongs to standardising (features.Standardiser).
-    """
-
-    training: TrainingSettings | None
-    target_head: HeadSettings
-    source_head: HeadSettings
-    transform: TransformSettings
-    certificate: CertificateSettings
-    tau_measure: str
-    deviation_floor: float
-    relation: RelationSettings = field(default_factory=RelationSettings)
-
+from utils.procedures.settings import ScaleSettings
 
 TABLES = {
     "source network (stage 1)": "training",

@@ -6,11 +6,13 @@ docs/results.md lists each deviation with its reason and its measured effect.
 
 from dataclasses import replace
 
-from utils.backbones import TrainingSettings
-from utils.certificate import CertificateSettings
-from utils.linear_head import HeadSettings
-from utils.settings import ScaleSettings
-from utils.task_transform import TransformSettings
+from utils.procedures.settings import (
+    CertificateSettings,
+    HeadSettings,
+    ScaleSettings,
+    TrainingSettings,
+    TransformSettings,
+)
 
 PENALTY_HEAD = HeadSettings(
     method="penalty",

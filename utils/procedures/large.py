@@ -7,10 +7,12 @@ deviation with its reason and its measured effect.
 
 from dataclasses import replace
 
-from utils.certificate import CertificateSettings
-from utils.linear_head import HeadSettings
-from utils.settings import ScaleSettings
-from utils.task_transform import TransformSettings
+from utils.procedures.settings import (
+    CertificateSettings,
+    HeadSettings,
+    ScaleSettings,
+    TransformSettings,
+)
 
 PENALTY_HEAD = HeadSettings(
     method="penalty",
