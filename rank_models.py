@@ -223,7 +223,7 @@ def compare_published(options: argparse.Namespace) -> None:
         )
     folder = options.RESULTS_DIR / "rank" / "published"
     utils.storage.require_writable(folder, "--RESULTS_DIR")
-    for measure in (utils.statistics.BY_BOTH, utils.statistics.BY_ACCURACY):
+    for measure in (utils.agreement.BY_BOTH, utils.agreement.BY_ACCURACY):
         table = utils.ranking.published_agreement(scores, accuracies, measure)
         utils.storage.write_text(
             folder / f"{measure.replace(' ', '_')}.csv", utils.report.csv_table(*table)

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not records and not rankings:
         found = f" ({'; '.join(damaged)})" if damaged else ""
         raise InputError(f"{results} holds no result{found}: run a stage first")
-    groups = utils.report.group_runs(records)
+    groups = utils.figures.group_runs(records)
 
     # --------------------------------------------------------------------------- figures, sections
     sections = sections_of_transfers(groups, folder) if groups else []
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sections.append(("Every run", table_of_runs(records)))
         sections.append(("Where the numbers come from", provenance(records)))
     if damaged:
-        sections.insert(0, ("Left out", [utils.report.Paragraph("; ".join(damaged), warning=True)]))
+        sections.insert(0, ("Left out", [utils.figures.Paragraph("; ".join(damaged), warning=True)]))
     for problem in damaged:
         print(f"warning: {problem}; it is left out", file=sys.stderr)
 
@@ -102,47 +102,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         "Losses in nats; black lines span the standard deviation over seeds."
     )
     utils.storage.write_text(
-        folder / "index.html", utils.report.render_page("Task transfer analysis", introduction, sections)
+        folder / "index.html",
+        utils.figures.render_page("Task transfer analysis", introduction, sections),
     )
     print(f"page: {os.path.relpath(folder)}/index.html ({len(records)} runs; beside it the figures)")
 
 
 # ---------------------------------------------------------------------------------------- the sections
-Section = "tuple[str, list[utils.report.Block]]"  # its title and what stands in it
+Section = "tuple[str, list[utils.figures.Block]]"  # its title and what stands in it
 
 
 def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Section]:
-    labelled = [group for group in groups if not utils.report.is_pseudo(group)]
+    labelled = [group for group in groups if not utils.figures.is_pseudo(group)]
     sections: list[Section] = []
-    if related := utils.report.relation_groups(labelled):
-        utils.report.draw_relations(related, folder)
-        figure = utils.report.Figure(folder / "relations.png", RELATION_CAPTION)
+    if related := utils.figures.relation_groups(labelled):
+        utils.figures.draw_relations(related, folder)
+        figure = utils.figures.Figure(folder / "relations.png", RELATION_CAPTION)
         sections.append(
             (
                 "What the sources have to do with it",
-                [figure, utils.report.Table(*utils.report.relation_table(related), left=3)],
+                [figure, utils.figures.Table(*utils.figures.relation_table(related), left=3)],
             )
         )
     if labelled:
         drawn = [
-            utils.report.Figure(path, TERMS_CAPTION)
-            for path in utils.report.draw_terms(labelled, folder)
+            utils.figures.Figure(path, TERMS_CAPTION)
+            for path in utils.figures.draw_terms(labelled, folder)
         ]
         sections.append(("Bounds and losses", drawn))
     if sum(len(group["seeds"]) for group in labelled) > 2:
-        utils.report.draw_agreement(labelled, folder)
-        figure = utils.report.Figure(folder / "agreement.png", AGREEMENT_CAPTION)
-        table = utils.report.Table(*utils.report.agreement_of_bounds(labelled), left=2)
+        utils.figures.draw_agreement(labelled, folder)
+        figure = utils.figures.Figure(folder / "agreement.png", AGREEMENT_CAPTION)
+        table = utils.figures.Table(*utils.figures.agreement_of_bounds(labelled), left=2)
         sections.append(
-            ("Does the bound tell the loss?", [figure, utils.report.Paragraph(AGREEMENT_NOTE), table])
+            ("Does the bound tell the loss?", [figure, utils.figures.Paragraph(AGREEMENT_NOTE), table])
         )
-    if comparable := utils.report.comparable_settings(labelled):
-        utils.report.draw_settings(comparable, folder)
+    if comparable := utils.figures.comparable_settings(labelled):
+        utils.figures.draw_settings(comparable, folder)
         caption = "What is gained by learning more of the transform."
-        sections.append(("Settings compared", [utils.report.Figure(folder / "settings.png", caption)]))
+        sections.append(("Settings compared", [utils.figures.Figure(folder / "settings.png", caption)]))
     if len(labelled) < len(groups):
-        table = utils.report.Table(*utils.report.pseudo_table(groups), left=3)
-        sections.append(("Targets without labels", [utils.report.Paragraph(PSEUDO_NOTE), table]))
+        table = utils.figures.Table(*utils.figures.pseudo_table(groups), left=3)
+        sections.append(("Targets without labels", [utils.figures.Paragraph(PSEUDO_NOTE), table]))
     return sections
 
 
@@ -153,11 +154,11 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
         f"the target's training images, at most about {ranking.samples}"
     )  # fmt: skip
     lines = [line for line in (ranking.line, ranking.more_line) if line]  # earlier versions had one
-    blocks: list[utils.report.Block] = [
-        *(utils.report.Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
-        utils.report.Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
-        utils.report.Table(*ranking.table()),
-        utils.report.Paragraph(
+    blocks: list[utils.figures.Block] = [
+        *(utils.figures.Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
+        utils.figures.Figure(folder / f"decision_{name}.png", DECISION_CAPTION),
+        utils.figures.Table(*ranking.table()),
+        utils.figures.Paragraph(
             f"Seed {ranking.seed}; scores see {images}. Accuracies: {ranking.truth or 'none'}."
         ),
     ]
@@ -165,22 +166,22 @@ def section_of_ranking(path: Path, folder: Path) -> Section:
         utils.ranking.draw_ranking(ranking, folder / f"ranking_{name}")
         caption = "Each score, with its 95 % interval, against fine-tuned accuracy."
         blocks += [
-            utils.report.Figure(folder / f"ranking_{name}.png", caption),
-            utils.report.Paragraph(RANKING_NOTE),
+            utils.figures.Figure(folder / f"ranking_{name}.png", caption),
+            utils.figures.Paragraph(RANKING_NOTE),
         ]
     for title in ranking.agreement:
-        blocks.append(utils.report.Paragraph(f"Order against accuracy, {title}:"))
-        blocks.append(utils.report.Table(*ranking.agreement_table(title)))
+        blocks.append(utils.figures.Paragraph(f"Order against accuracy, {title}:"))
+        blocks.append(utils.figures.Table(*ranking.agreement_table(title)))
     blocks.append(
-        utils.report.Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
+        utils.figures.Paragraph("The scores with their 95 % intervals. Losses (nats): lower is better.")
     )
-    blocks.append(utils.report.Table(*utils.ranking.score_table(ranking.scores, ranking.accuracies)))
+    blocks.append(utils.figures.Table(*utils.ranking.score_table(ranking.scores, ranking.accuracies)))
     data = [
         f"{name}: {source['origin']}, sha256 {source.get('sha256', utils.report.UNDEFINED)}"
         for name, source in ranking.data.items()
     ]
     about = [ranking.command, *data, environment_line(ranking.environment)]
-    blocks.append(utils.report.Folded("Command, data, versions", about))
+    blocks.append(utils.figures.Folded("Command, data, versions", about))
     return f"Models ranked for {ranking.target}", blocks
 
 
@@ -188,7 +189,7 @@ def environment_line(environment: Mapping) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
-def table_of_runs(records: Sequence[Mapping]) -> list[utils.report.Block]:
+def table_of_runs(records: Sequence[Mapping]) -> list[utils.figures.Block]:
     head = [
         "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
         "source contribution", "p", "published bound", "certificate", "balanced accuracy",
@@ -213,10 +214,10 @@ def table_of_runs(records: Sequence[Mapping]) -> list[utils.report.Block]:
         origins = "/".join(dict.fromkeys(about["origin"] for about in record["data"].values()))
         what += [record["config"]["procedure"], origins, record["seed"]]
         rows.append([*what, *cells, record.get("command", utils.report.UNDEFINED)])
-    return [utils.report.Paragraph(RUNS_NOTE), utils.report.Table(head, rows, left=7, code=1)]
+    return [utils.figures.Paragraph(RUNS_NOTE), utils.figures.Table(head, rows, left=7, code=1)]
 
 
-def provenance(records: Sequence[Mapping]) -> list[utils.report.Block]:
+def provenance(records: Sequence[Mapping]) -> list[utils.figures.Block]:
     """Data sets with their checksums, weights, and the environments that the runs were made in."""
     data, weights = {}, set()
     for record in records:
@@ -235,10 +236,10 @@ def provenance(records: Sequence[Mapping]) -> list[utils.report.Block]:
     seeds = sorted({record["seed"] for record in records})
     used = [f"{model}, {source}: {digest}" for model, source, digest in sorted(weights)]
     return [
-        utils.report.Table(head, rows, left=3),
-        utils.report.Paragraph(f"Seeds: {', '.join(map(str, seeds))}."),
-        utils.report.Folded("Networks: digests of their weights", used),
-        utils.report.Folded(
+        utils.figures.Table(head, rows, left=3),
+        utils.figures.Paragraph(f"Seeds: {', '.join(map(str, seeds))}."),
+        utils.figures.Folded("Networks: digests of their weights", used),
+        utils.figures.Folded(
             "Versions and machines", [f"{n} runs: {text}" for text, n in environments.items()]
         ),
     ]

@@ -230,12 +230,12 @@ def run(options: argparse.Namespace) -> dict | None:
             tasks = {"source": options.SRC, "target": options.TRG}
             utils.storage.save_tensors(new / f"{name}.safetensors", content, tasks)
         if record["relation"]:
-            utils.report.draw_relation(record, new)
+            utils.figures.draw_relation(record, new)
         if record["published"]:
             tests = pair.source[1], pair.target[1]
-            utils.report.draw_published(record, fine_tuned, transform, *tests, pair.class_names, new)
+            utils.figures.draw_published(record, fine_tuned, transform, *tests, pair.class_names, new)
         if record["certificate"]:
-            utils.report.draw_certificate(record, new)
+            utils.figures.draw_certificate(record, new)
         utils.storage.write_result(new, options.RESULTS_DIR, record)
     if record["published"]:
         resume.clear()
@@ -312,7 +312,7 @@ def configuration(options: argparse.Namespace, settings: ScaleSettings, network:
         "bootstrap": options.BOOTSTRAP,
         "network": network,
     }
-    if options.TARGET_LABELS == utils.features.PSEUDO:
+    if options.TARGET_LABELS == PSEUDO:
         config["pseudo_sizes"] = options.PSEUDO_SIZES
     if options.SOURCE_CLASSES != ALL:
         config["source_classes"] = options.SOURCE_CLASSES
@@ -498,7 +498,7 @@ def show_again(
         utils.doubts.warn_of_doubts(stored)
     utils.near_copies.warn_of_near_copies(stored.get("near_copies"))
     if PUBLISHED in wanted:
-        utils.report.draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
+        utils.figures.draw_published_bound(stored, fine_tuned, folder)  # stage 2 may have run meanwhile
         utils.report.print_published(stored, fine_tuned)
     if CERTIFICATE in wanted:
         utils.report.print_certificate(stored, options.SHOW_CLASSES)

@@ -30,6 +30,7 @@ import torch
 
 import rank_models
 from benchmarks.measure import Table
+from utils.agreement import BY_BOTH, CORRELATIONS, regret
 from utils.entry import stage_entry
 from utils.features import Features, Standardiser
 from utils.ranking import (
@@ -44,7 +45,6 @@ from utils.ranking import (
     score_candidate,
 )
 from utils.sampling import index_by_class
-from utils.statistics import BY_BOTH, CORRELATIONS, regret
 
 MODELS = [f"efficientnet_lite{k}@{size}" for size in (64, 96) for k in range(3)]
 SHOTS = (5, 10, 50, 0)

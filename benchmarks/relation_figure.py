@@ -10,8 +10,8 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from torchvision.transforms.functional import InterpolationMode, rotate
 
 from utils.datasets import Split
+from utils.figures.run import COLOURS, save_figure
 from utils.relation import SIGNIFICANT
-from utils.report.figures import COLOURS, save_figure
 
 
 @dataclass(frozen=True)

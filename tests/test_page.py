@@ -13,7 +13,7 @@ import report
 import sweep
 import transfer_source_to_target as stage_3
 from tests.conftest import places
-from utils.report import (
+from utils.figures import (
     GROUPS_A_FIGURE,
     Paragraph,
     Table,

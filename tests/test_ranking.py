@@ -17,6 +17,7 @@ from scipy import stats
 
 import rank_models
 from tests.conftest import places
+from utils.agreement import BY_ACCURACY, BY_BOTH, order_agreement, regret
 from utils.backbones import NetworkSpec
 from utils.errors import InputError
 from utils.features import Features
@@ -53,7 +54,7 @@ from utils.ranking import (
     score_candidate,
     write_ranking,
 )
-from utils.statistics import BY_ACCURACY, BY_BOTH, jackknife_interval, order_agreement, regret
+from utils.statistics import jackknife_interval
 from utils.storage import read_json, replace_files, write_json
 
 SHORT = ("--RESAMPLES", "200")

@@ -6,6 +6,7 @@ from tests.random_tasks import random_features, random_head
 from utils.bound import transfer_bound
 from utils.certificate import certify, learn_certificate
 from utils.features import Features
+from utils.figures import draw_certificate, draw_published, draw_relation
 from utils.linear_head import fit_linear_head
 from utils.procedures import CertificateSettings, RelationSettings, TransformSettings
 from utils.relation import relate
@@ -14,9 +15,6 @@ from utils.report import (
     HOW_WELL_ROWS,
     PUBLISHED_ROWS,
     RELATION_ROWS,
-    draw_certificate,
-    draw_published,
-    draw_relation,
     print_certificate,
     print_heading,
     print_published,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
+from scipy.special import bdtr
 from torch import Tensor
 
 CERTAIN = 1e-4
@@ -39,7 +39,7 @@ def doubts_of_accuracy(
     measured = hits / count
     accuracy, (low, high) = predicted or (None, (0.0, 1.0))
     width = high - low
-    chance = binomtest(hits, count, 1 / classes, alternative="less").pvalue
+    chance = bdtr(hits, count, 1 / classes)
     foretold = f"the predicted {accuracy:.3f} [{low:.3f}, {high:.3f}]" if predicted else ""
     if predicted and measured < low - width:
         place = f"far below {foretold}"

@@ -14,14 +14,16 @@ normal quantile (Korn and Graubard 1998).
 import math
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from utils import statistics
 from utils.statistics import (
     LEVEL,
+    beta_quantile,
     least_share,
+    normal_quantile,
     share_of_classes,
+    student_quantile,
     wilson_interval,
     wilson_of_share,
 )
@@ -62,7 +64,7 @@ def share_interval(right: Tensor, groups: Tensor | None) -> tuple[float, float]:
     """Wilson's interval of the chance to be right (m,), of whole groups (m,) where there are some."""
     if groups is None:
         return wilson_interval(int(right.sum()), len(right))
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = normal_quantile((1 + LEVEL) / 2)
     p, n = right.double().mean().item(), _count_at(right, groups, (1 + LEVEL) / 2)
     centre, scale = p + z**2 / (2 * n), 1 + z**2 / n
     reach = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
@@ -85,13 +87,13 @@ def least_share_right(right: Tensor, groups: Tensor | None) -> float:
     if groups is None:
         return least_share(int(right.sum()), len(right))
     p, n = right.double().mean().item(), _count_at(right, groups, LEVEL)
-    return float(stats.beta.ppf(1 - LEVEL, p * n, (1 - p) * n + 1)) if p > 0 else 0.0
+    return beta_quantile(1 - LEVEL, p * n, (1 - p) * n + 1) if p > 0 else 0.0
 
 
 def _count_at(right: Tensor, groups: Tensor, quantile: float) -> float:
     """The effective count, less what Student's t adds to the reach of an interval to this quantile."""
     freedom = max(1, len(groups.unique()) - 1)
-    widening = stats.norm.ppf(quantile) / stats.t.ppf(quantile, freedom)
+    widening = normal_quantile(quantile) / student_quantile(quantile, freedom)
     return effective_count(right, groups) * float(widening**2)
 
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from utils.features import Features
@@ -170,7 +170,7 @@ class HeldOut:
         flatter = images**-FLATTENING
         known = count / widening_of_folds(FOLDS)
         levels = (np.arange(ACCURACIES) + 0.5) / ACCURACIES
-        accuracies = stats.beta.ppf(levels, share * known + 1, (1 - share) * known + 1)
+        accuracies = special.betaincinv(share * known + 1, (1 - share) * known + 1, levels)
         slopes = STEEPEST * flatter * (np.arange(SLOPES) + 0.5) / SLOPES
         means = with_odds(accuracies[:, None], chance, (images / fitted) ** slopes).ravel()
         noise = means * (1 - means) / new_images if new_images else np.zeros_like(means)

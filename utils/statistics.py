@@ -1,4 +1,4 @@
-"""Intervals, and how well an order agrees with another: correlations and regret.
+"""Intervals of shares, of means and of scores.
 
 Quantities that are means of one term a sample have a bootstrap's interval, shares have Wilson's.
 
@@ -9,26 +9,29 @@ narrow (of samples that are all right every resample is): accuracies take Wilson
 
 import math
 import statistics
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from scipy import optimize, stats
-from scipy.stats import binomtest
+from scipy import special
+from scipy.optimize import brentq
 from torch import Tensor
 
-FEWEST_FOR_INTERVALS = 6  # of fewer models a bootstrap holds too few different samples
-# Two weighted Kendall correlations are in use: SciPy's own, which weighs candidates by their ranks in
-# both orders (SFDA and the papers after it), and by their ranks in accuracy alone (Model Spider).
-BY_BOTH, BY_ACCURACY = "weighted Kendall", "weighted Kendall by accuracy"
-CORRELATIONS = {
-    "Pearson": lambda scores, truth: stats.pearsonr(scores, truth).statistic,
-    "Kendall": lambda scores, truth: stats.kendalltau(scores, truth).statistic,
-    BY_BOTH: lambda scores, truth: stats.weightedtau(scores, truth).statistic,
-    BY_ACCURACY: lambda scores, truth: stats.weightedtau(truth, scores, rank=None).statistic,
-}
-MEASURES = (*CORRELATIONS, "regret")
+LEVEL = 0.95
+
+
+# SciPy's own functions below scipy.stats, which takes half a second to import.
+def normal_quantile(level: float) -> float:
+    return float(special.ndtri(level))
+
+
+def student_quantile(level: float, freedom: float) -> float:
+    return float(special.stdtrit(freedom, level))
+
+
+def beta_quantile(level: float, a: float, b: float) -> float:
+    return float(special.betaincinv(a, b, level))
 
 
 def jackknife_interval(
@@ -48,7 +51,7 @@ def jackknife_interval(
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         values = list(pool.map(lambda k: metric(folds == k), parts))
     deviation = math.sqrt(statistics.pvariance(values) * (len(parts) - 1))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(parts) - 1)) * deviation
+    reach = float(student_quantile((1 + LEVEL) / 2, len(parts) - 1)) * deviation
     return whole - reach, whole + reach
 
 
@@ -57,65 +60,8 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
     if len(values) < 2:
         return None
     deviation = statistics.stdev(values) / math.sqrt(len(values))
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)) * deviation
+    reach = float(student_quantile((1 + LEVEL) / 2, len(values) - 1)) * deviation
     return statistics.fmean(values) - reach, statistics.fmean(values) + reach
-
-
-def regret(scores: np.ndarray, truth: np.ndarray) -> float:
-    """By how much the best model is better than the one with the highest score: the mean over those that
-    share it, NaN where all do. A model that has no score (NaN) cannot be picked, but may be the best.
-    """
-    having = ~np.isnan(scores)
-    if len(np.unique(scores[having])) < 2:
-        return math.nan
-    picked = truth[having & (scores == scores[having].max())].mean()
-    return max(0.0, float(truth.max() - picked))  # rounding of a mean
-
-
-def order_agreement(
-    scores: Sequence[float],
-    truth: Sequence[float],
-    resamples: int,
-    seed: int,
-    networks: Sequence[Hashable] = (),
-    measures: Sequence[str] = MEASURES,
-) -> dict[str, tuple[float, tuple[float, float] | None]]:
-    """Each of the `measures`, over the models that have a score (the others: NaN), with its bootstrap
-    interval over the models (FEWEST_FOR_INTERVALS or more). NaN where all scores are equal; resamples
-    in which a measure is undefined do not count. `networks`: models of one network, which fine-tuning
-    cannot tell apart, are drawn together.
-    """
-    scores, truth = np.asarray(scores, float), np.asarray(truth, float)
-    networks = list(networks) or list(range(len(scores)))
-    members = [np.flatnonzero([n == one for n in networks]) for one in dict.fromkeys(networks)]
-    rng = np.random.default_rng(seed)
-    picks = (rng.integers(len(members), size=len(members)) for _ in range(resamples))
-    draws = [np.concatenate([members[k] for k in pick]) for pick in picks]
-    having = ~np.isnan(scores)
-    enough = sum(having[group].any() for group in members) >= FEWEST_FOR_INTERVALS
-    found = {}
-    for name in measures:
-        value = correlation(name, scores, truth)
-        values = [correlation(name, scores[draw], truth[draw]) for draw in draws if enough]
-        values = [v for v in values if not math.isnan(v)]
-        limits = None
-        if values and not math.isnan(value):
-            limits = tuple(np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist())
-        found[name] = (value, limits)
-    return found
-
-
-def correlation(measure: str, scores: np.ndarray, truth: np.ndarray) -> float:
-    if measure == "regret":
-        return regret(scores, truth)
-    having = ~np.isnan(scores)
-    scores, truth = scores[having], truth[having]
-    if len(np.unique(scores)) < 2 or len(np.unique(truth)) < 2:
-        return math.nan
-    return float(CORRELATIONS[measure](scores, truth))
-
-
-LEVEL = 0.95
 
 
 class Resamples:
@@ -169,8 +115,10 @@ def interval(resampled: Tensor) -> tuple[float, float]:
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
     """Of the chance behind `hits` of `count` independent samples (Wilson 1927), at LEVEL."""
-    found = binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    share, z = hits / count, normal_quantile((1 + LEVEL) / 2)
+    middle = (2 * count * share + z**2) / (2 * (count + z**2))
+    reach = z / (2 * (count + z**2)) * math.sqrt(4 * count * share * (1 - share) + z**2)
+    return (middle - reach if hits else 0.0), (middle + reach if hits < count else 1.0)
 
 
 def widening_of_folds(folds: int) -> float:
@@ -178,7 +126,7 @@ def widening_of_folds(folds: int) -> float:
     samples were independent, t Student's quantile with folds − 1 degrees of freedom, z the normal one.
     """
     tail = (1 + LEVEL) / 2
-    return float((stats.t.ppf(tail, folds - 1) / stats.norm.ppf(tail)) ** 2)
+    return float((student_quantile(tail, folds - 1) / normal_quantile(tail)) ** 2)
 
 
 def held_out_interval(
@@ -192,7 +140,7 @@ def held_out_interval(
     Student's t: the folds share most of their training data, so that their samples say less than
     independent ones (Bates, Hastie and Tibshirani 2024).
     """
-    p, z = (hits + 2) / (count + 4), stats.norm.ppf((1 + LEVEL) / 2)
+    p, z = (hits + 2) / (count + 4), normal_quantile((1 + LEVEL) / 2)
     shares = widening_of_folds(folds) / count + (1 / new_samples if new_samples else 0.0)
     share, reach = hits / count, float(z * math.sqrt(p * (1 - p) * shares))
     return max(0.0, share - reach), min(1.0, share + reach)
@@ -237,7 +185,7 @@ def balanced_accuracy(right: Tensor, labels: Tensor) -> tuple[float, tuple[float
 
 def wilson_of_share(share: float, count: float) -> tuple[float, float]:
     """Wilson's interval where `count` need not be a whole number."""
-    z = stats.norm.ppf((1 + LEVEL) / 2)
+    z = normal_quantile((1 + LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
     return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
@@ -251,7 +199,7 @@ def mixture_interval(
     ends = (means - 10 * deviations).min(), (means + 10 * deviations).max()
 
     def quantile(q: float) -> float:
-        return optimize.brentq(lambda x: weights @ stats.norm.cdf(x, means, deviations) - q, *ends)
+        return brentq(lambda x: weights @ special.ndtr((x - means) / deviations) - q, *ends)
 
     return quantile((1 - LEVEL) / 2), quantile((1 + LEVEL) / 2)
 
@@ -260,8 +208,7 @@ def least_share(hits: int, count: int) -> float:
     """What the chance behind `hits` of `count` samples is at least, with confidence LEVEL: the exact
     bound of Clopper and Pearson, to one side.
     """
-    test = binomtest(hits, count, alternative="greater")
-    return float(test.proportion_ci(LEVEL, method="exact").low)
+    return beta_quantile(1 - LEVEL, hits, count - hits + 1) if hits else 0.0
 
 
 def largest_shares(shares: Tensor, names: Sequence[str]) -> tuple[tuple[str, float], ...]:

@@ -19,6 +19,7 @@ the offending pairs of classes join and it is solved again. Most pairs of classe
 without looking at their points: r[s, t] + min C ≥ max u_s + max v_t is enough.
 """
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -282,7 +283,9 @@ def _emd(
     """POT's network simplex, its result code checked: (plan, duals of the rows, of the columns). Dense
     costs give a dense plan; sparse ones allow the listed pairs alone and give a sparse plan.
     """
-    import ot  # a second, spared to the stages that transport nothing
+    with warnings.catch_warnings():  # of POT's own source, when Python compiles it for the first time
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import ot  # a second, spared to the stages that transport nothing
 
     largest = max(abs(cost.max()), abs(cost.min()))
     scale = float(largest) or 1.0  # POT's tolerance is absolute

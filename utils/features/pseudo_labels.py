@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from utils.errors import InputError
@@ -66,6 +65,8 @@ def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clust
             f"pseudo-labels: the training features point in {different} different directions from their "
             f"mean: they hold no {num_classes} clusters"
         )
+    from sklearn.cluster import KMeans  # a second, spared to runs that cluster nothing
+
     fitted = KMeans(num_classes, n_init=STARTS, random_state=seed).fit(z)
     return Clusters(mean, axes, *_sized(z, fitted.cluster_centers_, sizes))
 

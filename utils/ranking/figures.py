@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from utils.figures import MARKERS, save_both, subplots
 from utils.names import BALANCED
 from utils.ranking.decision import Decision
 from utils.ranking.record import Ranking
 from utils.ranking.scores import PREDICTED_BY
-from utils.report import MARKERS, save_both
 
 # -------------------------------------------------------------------------------------------- rankings
 PICKED, RIVAL, OTHER = "#004488", "#ddaa33", "#bbbbbb"
@@ -23,7 +23,7 @@ def draw_decision(ranking: Ranking, path: Path) -> None:
     own.
     """
     candidates, accuracies = ranking.standings, ranking.accuracies
-    figure, axes = plt.subplots(figsize=(8, 1.5 + 0.32 * len(candidates)), layout="constrained")
+    figure, axes = subplots(figsize=(8, 1.5 + 0.32 * len(candidates)))
     kind = "balanced accuracy" if ranking.metric == BALANCED else "accuracy"
     axes.set_xlabel(f"{kind} on new images of {ranking.target}")
     shown, measured = set(), None
@@ -42,7 +42,7 @@ def draw_decision(ranking: Ranking, path: Path) -> None:
     axes.set_ylim(len(candidates) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     handles = [
-        plt.Line2D([], [], color=color, linewidth=6, label=text)
+        Line2D([], [], color=color, linewidth=6, label=text)
         for color, text in KINDS.items()
         if color in shown
     ]
@@ -69,9 +69,7 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
         name for name in names if sum(name in of_candidate for of_candidate in scores.values()) > 2
     ]
     rows = -(-len(metrics) // 4)
-    figure, grid = plt.subplots(
-        rows, 4, figsize=(12, 2.6 * rows + 1.2), sharey=True, layout="constrained", squeeze=False
-    )
+    figure, grid = subplots(rows, 4, figsize=(12, 2.6 * rows + 1.2), sharey=True, squeeze=False)
     looks = {candidate: _look(k) for k, candidate in enumerate(scores)}
     for axes, metric in zip(grid.flat, metrics, strict=False):
         having = {
@@ -94,7 +92,7 @@ def draw_ranking(ranking: Ranking, path: Path) -> None:
     for axes in grid[:, 0]:
         axes.set_ylabel("fine-tuned accuracy")
     handles = [
-        plt.Line2D([], [], linestyle="", marker=marker, color=color, label=candidate)
+        Line2D([], [], linestyle="", marker=marker, color=color, label=candidate)
         for candidate, (color, marker) in looks.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)

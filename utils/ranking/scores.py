@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from utils.agreement import BY_BOTH, MEASURES, correlation, order_agreement
 from utils.names import ACCURACY, BALANCED
 from utils.ranking.truth import ByTarget, mean_rank_elsewhere
 from utils.report import UNDEFINED, format_value
-from utils.statistics import BY_BOTH, MEASURES, correlation, order_agreement
 
 PREDICTED, PREDICTED_BALANCED = "predicted accuracy", "balanced accuracy"
 PREDICTED_BY = {ACCURACY: PREDICTED, BALANCED: PREDICTED_BALANCED}

@@ -1,28 +1,5 @@
-"""What a person looks at: tables, figures and the page of all runs."""
+"""What a person reads: the lines of a run, and tables of several."""
 
-from utils.report.figures import (
-    MARKERS,
-    draw_certificate,
-    draw_published,
-    draw_published_bound,
-    draw_relation,
-    save_both,
-)
-from utils.report.overview import (
-    GROUPS_A_FIGURE,
-    agreement_of_bounds,
-    comparable_settings,
-    draw_agreement,
-    draw_relations,
-    draw_settings,
-    draw_terms,
-    group_runs,
-    is_pseudo,
-    pseudo_table,
-    relation_groups,
-    relation_table,
-)
-from utils.report.page import Block, Figure, Folded, Paragraph, Table, render_page
 from utils.report.summary import (
     QUANTITIES,
     UNDEFINED,
@@ -41,6 +18,7 @@ from utils.report.tables import (
     HOW_WELL_ROWS,
     PUBLISHED_ROWS,
     RELATION_ROWS,
+    deciding_control,
     more_labels_text,
     print_certificate,
     print_fine_tuning,
@@ -50,4 +28,5 @@ from utils.report.tables import (
     print_relation,
     print_training,
     print_where,
+    verdict,
 )

@@ -8,20 +8,22 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
+from utils.agreement import order_agreement
 from utils.features import PSEUDO_VARIANT
-from utils.report.figures import COLOURS, MARKERS, draw_accuracies, save_both
-from utils.report.summary import (
+from utils.figures.run import COLOURS, MARKERS, draw_accuracies, save_both, subplots
+from utils.report import (
     PUBLISHED_NAMES,
     QUANTITIES,
     UNDEFINED,
+    deciding_control,
     format_value,
     is_fine_tuning_of,
     quantities_of,
 )
-from utils.report.tables import deciding_control
-from utils.statistics import order_agreement
 
 SETTING_COLOURS = {"LearnedAll": "#4477aa", "LearnedA": "#66ccee", "FixedAll": "#aa3377"}
 # A bound and the loss that it bounds, of one classifier.
@@ -174,7 +176,7 @@ def relation_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]
 
 def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
     """Draw for each pair the accuracies by mixed classes, labels alone and linear fine-tuning."""
-    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.62 * len(groups)), layout="constrained")
+    figure, axes = subplots(figsize=(8, 1.3 + 0.62 * len(groups)))
     rows = [{name: _mean(group, name) or 0.0 for name in group["values"]} for group in groups]
     texts = []
     for group in groups:
@@ -206,7 +208,7 @@ PUBLISHED_COLOURS = ("#9db4cc", "#ddaa33", "#d9a3aa")
 
 
 def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 1.4 + 1.0 * len(groups)), layout="constrained")
+    figure, axes = subplots(figsize=(8, 1.4 + 1.0 * len(groups)))
     stacks = (
         ("bound_certified", zip(CERTIFIED_TERMS, ("source", "distribution"), strict=True)),
         ("target_loss", [("target_loss", "actual")]),
@@ -253,7 +255,7 @@ def _draw_terms(groups: Sequence[Mapping], path: Path) -> None:
     save_both(figure, path)
 
 
-def _finish_bar(axes: plt.Axes, group: Mapping, name: str, place: float, end: float) -> None:
+def _finish_bar(axes: Axes, group: Mapping, name: str, place: float, end: float) -> None:
     """Add the standard deviation over seeds, or why there is no bar."""
     if _mean(group, name) is None:
         axes.text(end, place, f" {_missing(group, name)}", va="center", fontsize=6, color="#555555")
@@ -265,9 +267,7 @@ def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
     """Draw every run's bounds, each against the loss that it bounds: a colour a setting, a marker a pair
     and model. A certified bound lies on the right of the diagonal.
     """
-    figure, panels = plt.subplots(
-        1, len(BOUNDS), figsize=(9, 5), sharey=True, layout="constrained", squeeze=False
-    )
+    figure, panels = subplots(1, len(BOUNDS), figsize=(9, 5), sharey=True, squeeze=False)
     places = list(dict.fromkeys(_place(group) for group in groups))
     for axes, (bound, loss) in zip(panels[0], BOUNDS.items(), strict=True):
         for group in groups:
@@ -282,16 +282,14 @@ def draw_agreement(groups: Sequence[Mapping], folder: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("target loss of the same classifier (nats)")
     handles = [
-        plt.Line2D(
-            [], [], linestyle="", marker="o", color=SETTING_COLOURS.get(name, "black"), label=name
-        )
+        Line2D([], [], linestyle="", marker="o", color=SETTING_COLOURS.get(name, "black"), label=name)
         for name in dict.fromkeys(group["setting"] for group in groups)
     ]
     for k, place in enumerate(places[: len(MARKERS)]):
         handles.append(
-            plt.Line2D([], [], linestyle="", marker=MARKERS[k], color="#777777", label=_title(place))
+            Line2D([], [], linestyle="", marker=MARKERS[k], color="#777777", label=_title(place))
         )
-    handles.append(plt.Line2D([], [], color="black", linestyle="--", label="bound = loss"))
+    handles.append(Line2D([], [], color="black", linestyle="--", label="bound = loss"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     save_both(figure, folder / "agreement")
 
@@ -357,9 +355,7 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
         "bound_published": "published bound (nats)",
     }
     places = list(dict.fromkeys(_place(group) for group in groups))
-    figure, panels = plt.subplots(
-        1, len(names), figsize=(12, 1.6 + 0.8 * len(places)), sharey=True, layout="constrained"
-    )
+    figure, panels = subplots(1, len(names), figsize=(12, 1.6 + 0.8 * len(places)), sharey=True)
     of_place = {place: [group for group in groups if _place(group) == place] for place in places}
     for axes, (name, title) in zip(panels, names.items(), strict=True):
         for row, members in enumerate(of_place.values()):
@@ -375,7 +371,7 @@ def draw_settings(groups: Sequence[Mapping], folder: Path) -> None:
     panels[0].set_yticks(range(len(places)), titles, fontsize=8)
     panels[0].set_ylim(len(places) - 0.5, -0.5)
     handles = [
-        plt.Rectangle((0, 0), 1, 1, color=SETTING_COLOURS.get(name), label=name)
+        Rectangle((0, 0), 1, 1, color=SETTING_COLOURS.get(name), label=name)
         for name in dict.fromkeys(group["setting"] for group in groups)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)

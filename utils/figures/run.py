@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from torch import Tensor
 
 from utils.features import Features
-from utils.report.tables import verdict
+from utils.report import verdict
 from utils.storage import atomic_write
 from utils.task_transform import TaskTransform
-
-matplotlib.use("Agg")
-plt.rcParams["pdf.fonttype"] = 42  # fonts that journals take
-plt.rcParams["text.parse_math"] = False  # class names may hold dollar signs
-
 
 # ----------------------------------------------------------------------------------------- the figures
 COLOURS = {
@@ -43,9 +42,7 @@ def draw_relation(record: Mapping, folder: Path) -> None:
     found = record["relation"]
     classes = sorted(found["classes"], key=lambda one: one["fine_tuned_accuracy"])[:CLASSES_DRAWN]
     size = (10.2, 1.9 + 0.36 * max(7, len(classes)))
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=size, layout="constrained", width_ratios=(1.0, 1.9)
-    )
+    figure, (left, right) = subplots(1, 2, figsize=size, width_ratios=(1.0, 1.9))
     _draw_way(left, found)
     _draw_class_accuracies(right, record, classes)
     said = "\n".join(textwrap.wrap(verdict(record), TITLE_LETTERS))
@@ -57,7 +54,7 @@ TITLE_LETTERS = 120  # of a line
 LETTER = 0.017  # width of one beside a bar, where the bar of 100 % has the width 1
 
 
-def _draw_way(axes: plt.Axes, found: Mapping) -> None:
+def _draw_way(axes: Axes, found: Mapping) -> None:
     """Draw the losses along the way, each with the step that leads to the next."""
     stations = [("random\ndirections", found["random_directions"], COLOURS["certified"])]
     if found["mixed_classes"]:
@@ -80,7 +77,7 @@ def _draw_way(axes: plt.Axes, found: Mapping) -> None:
     axes.legend(loc="upper right", frameon=False, fontsize=8.5)
 
 
-def _draw_class_accuracies(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
+def _draw_class_accuracies(axes: Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
     mixed = record["relation"]["control"] == "mixed classes"
     texts = [
         ", ".join(f"{textwrap.shorten(name, 24, placeholder='…')} {often:.0%}" for name, often in called)
@@ -94,7 +91,7 @@ def _draw_class_accuracies(axes: plt.Axes, record: Mapping, classes: Sequence[Ma
 
 
 def draw_accuracies(
-    axes: plt.Axes,
+    axes: Axes,
     rows: Sequence[Mapping],
     names: Sequence[str],
     texts: Sequence[str],
@@ -116,7 +113,7 @@ def draw_accuracies(
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
 
 
-def _draw_constant(axes: plt.Axes, found: Mapping, name: str) -> float:
+def _draw_constant(axes: Axes, found: Mapping, name: str) -> float:
     """Draw a dotted line at ln K, the loss of calling every class equally likely, and return it."""
     loss = found["constant_prediction_loss"]
     axes.axhline(loss, color="black", linestyle=":", linewidth=1, label=f"{name} {loss:.2f}")
@@ -130,9 +127,7 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     found = record["certificate"]
     classes = sorted(found["classes"], key=lambda one: one["share"], reverse=True)[:CLASSES_DRAWN]
     size = (9.6, 1.6 + 0.32 * max(7, len(classes)))
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=size, layout="constrained", width_ratios=(1.0, 1.75)
-    )
+    figure, (left, right) = subplots(1, 2, figsize=size, width_ratios=(1.0, 1.75))
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
     figure.suptitle(
@@ -143,7 +138,7 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     save_figure(figure, folder / "certificate.png")
 
 
-def _draw_losses(axes: plt.Axes, found: Mapping) -> None:
+def _draw_losses(axes: Axes, found: Mapping) -> None:
     source, transport = found["certified_source_loss"], found["certified_transport"]
     axes.bar(0, found["fine_tuned_loss"], 0.6, color=COLOURS["fine_tuned"])
     axes.bar(1, found["target_loss"], 0.6, color=COLOURS["actual"])
@@ -161,7 +156,7 @@ def _draw_losses(axes: plt.Axes, found: Mapping) -> None:
     axes.legend(loc="upper left", frameon=False, fontsize=8.5)
 
 
-def _draw_shares(axes: plt.Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
+def _draw_shares(axes: Axes, record: Mapping, classes: Sequence[Mapping]) -> None:
     most = max(one["share"] for one in classes) or 1.0
     for row, one in enumerate(classes):
         source = one["frequency"] * one["source_loss"]
@@ -198,7 +193,7 @@ def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Pa
     """Draw the published bound as stacked terms beside its form's certificate and actual losses."""
     found = record["published"]
     third = found["distribution_mismatch"]
-    figure, axes = plt.subplots(figsize=(9, 4.4), layout="constrained")
+    figure, axes = subplots(figsize=(9, 4.4))
     terms = (
         ("re-weighted source loss", found["weighted_source_loss"], COLOURS["source"]),
         ("label mismatch", found["label_mismatch"], COLOURS["label"]),
@@ -241,7 +236,7 @@ def draw_label_map(
     values = B.detach().cpu().numpy()
     many = max(len(sources), len(targets)) > 20
     side = 3.2 + 0.34 * max(len(sources), len(targets)) if not many else 9.0
-    figure, axes = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+    figure, axes = subplots(figsize=(side + 1.2, side))
     image = axes.imshow(values, vmin=0, vmax=1, cmap=MAP_COLOURS, aspect="auto")
     for axis, names, label in (
         (axes.xaxis, sources, f"source class ({record['source']})"),
@@ -263,7 +258,7 @@ def draw_label_map(
 
 def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) -> None:
     """Draw each term of the objective, unweighted, at every iteration: one panel a term."""
-    figure, grid = plt.subplots(2, 3, figsize=(10, 5.4), sharex=True, layout="constrained")
+    figure, grid = subplots(2, 3, figsize=(10, 5.4), sharex=True)
     for axes, (name, values) in zip(grid.flat, history.items(), strict=True):
         values = values.numpy()
         axes.plot(values, linewidth=1, color=COLOURS["source"])
@@ -301,10 +296,8 @@ def draw_features(
         ("transformed source", transform.features(source.x), mapped[source.y]),
         (f"target ({record['target']})", target.x, target.y),
     )
-    figure, panels = plt.subplots(
-        1, 3, figsize=(11, 4.6), sharex=True, sharey=True, layout="constrained"
-    )
-    colours = plt.get_cmap("tab10" if len(class_names[1]) <= 10 else "tab20")
+    figure, panels = subplots(1, 3, figsize=(11, 4.6), sharex=True, sharey=True)
+    colours = matplotlib.colormaps.get_cmap("tab10" if len(class_names[1]) <= 10 else "tab20")
     for axes, (title, points, labels) in zip(panels, clouds, strict=True):
         flat = ((points - centre).double() @ axes_2d).cpu().numpy()
         axes.scatter(*flat.T, color=colours(labels.cpu().numpy() % colours.N), s=7)
@@ -319,7 +312,7 @@ def draw_features(
 
 
 def _class_legend(
-    figure: plt.Figure,
+    figure: Figure,
     colours: matplotlib.colors.Colormap,
     mapped: Tensor,
     class_names: tuple[Sequence[str], Sequence[str]],
@@ -330,7 +323,7 @@ def _class_legend(
     for k, name in enumerate(targets):
         from_classes = ", ".join(sources[s] for s in (mapped == k).nonzero().flatten().tolist())
         label = f"{name} ← {from_classes or 'none'}"
-        handles.append(plt.Line2D([], [], linestyle="", marker="o", color=colours(k), label=label))
+        handles.append(Line2D([], [], linestyle="", marker="o", color=colours(k), label=label))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
 
 
@@ -346,16 +339,24 @@ def _title(record: Mapping) -> str:
     return " · ".join((f"{record['source']} → {record['target']}", *filter(None, about)))
 
 
-def save_figure(figure: plt.Figure, path: Path, close: bool = True) -> None:
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **of_axes):
+    """Make a figure that no window and no other program's settings know of, and its axes."""
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **of_axes)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
     """Write it in the format of its suffix; a PDF holds no date: the same run draws the same file."""
+    for text in figure.findobj(Text):  # class names may hold dollar signs
+        text.set_parse_math(False)
     about = {"metadata": {"CreationDate": None}} if path.suffix == ".pdf" else {}
-    with atomic_write(path) as temporary:
+    fonts_that_journals_take = {"pdf.fonttype": 42}
+    with atomic_write(path) as temporary, matplotlib.rc_context(fonts_that_journals_take):
         figure.savefig(temporary, dpi=150, format=path.suffix[1:], **about)
-    if close:
-        plt.close(figure)
 
 
-def save_both(figure: plt.Figure, path: Path) -> None:
+def save_both(figure: Figure, path: Path) -> None:
     """Write it as PDF and as PNG."""
-    save_figure(figure, path.with_suffix(".pdf"), close=False)
+    save_figure(figure, path.with_suffix(".pdf"))
     save_figure(figure, path.with_suffix(".png"))
