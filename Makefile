@@ -2,13 +2,14 @@
 # make run-large   fine-tuning and transfer of an ImageNet network for FMNIST -> MNIST, embedded data
 # make report  one page of everything in results/
 # make test  the whole test suite
+# make test-gpu  the tests that need a GPU, then the tables of docs/speed.md; without a GPU it fails
 # make lint  ruff, as .ci/run calls it
 # make clean removes the environment; data, checkpoints and results stay
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: run run-large report test test-fast lint clean
+.PHONY: run run-large report test test-fast test-gpu lint clean
 run: $(VENV)/requirements.stamp
 	$(PY) train_source_model.py --SRC MNIST --DATA embedded
 	$(PY) finetune_source_model_on_target_task.py --SRC MNIST --TRG FMNIST --DATA embedded
@@ -29,6 +30,17 @@ test: $(VENV)/requirements-test.stamp
 
 test-fast: $(VENV)/requirements-test.stamp
 	$(PYTEST) -m "not slow"
+
+NO_GPU := make test-gpu: this machine has no usable CUDA device
+test-gpu: $(VENV)/requirements-test.stamp
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "$(NO_GPU)")'
+	$(PY) -m pytest -m gpu
+	$(PY) -m benchmarks.features
+	$(PY) -m benchmarks.transport
+	$(PY) -m benchmarks.transform
+	$(PY) -m benchmarks.relation --PARTS time
+	$(PY) -m benchmarks.certificate
+	$(PY) -m benchmarks.heads
 
 lint: $(VENV)/requirements-test.stamp
 	$(VENV)/bin/ruff check .

@@ -108,8 +108,12 @@ class Table:
         """Into `folder`, or benchmarks/results; a GPU's table does not replace the CPU's."""
         folder = folder or RESULTS
         folder.mkdir(parents=True, exist_ok=True)
-        suffix = "_cuda" if torch.cuda.is_available() else ""
-        (folder / f"{self.name}{suffix}.txt").write_text("\n".join(self.lines) + "\n")
+        (folder / table_file(self.name)).write_text("\n".join(self.lines) + "\n")
+
+
+def table_file(name: str) -> str:
+    """What a table's file is called on this machine."""
+    return f"{name}_cuda.txt" if torch.cuda.is_available() else f"{name}.txt"
 
 
 def milliseconds(seconds: float) -> str:

@@ -21,6 +21,7 @@ from benchmarks import (
 from benchmarks import features as benchmark_features
 from benchmarks import identity as benchmark_identity
 from benchmarks import transform as benchmark_transform
+from benchmarks.measure import table_file
 from tests.random_tasks import random_features, random_transform
 from tests.tiny_data import write_class_folders
 from utils.backbones import load_backbone
@@ -51,7 +52,7 @@ def test_recipes_prints_a_table_for_each_pair(tmp_path, capsys, monkeypatch):
 
 def values(folder, name: str) -> dict[str, list[str]]:
     """The rows of a table by their label."""
-    lines = (folder / f"{name}.txt").read_text().splitlines()
+    lines = (folder / table_file(name)).read_text().splitlines()
     return {line[:34].strip(): line[34:].split() for line in lines if line[34:].strip()}
 
 
@@ -79,7 +80,7 @@ def test_learning_curve_counts_what_its_intervals_hold(tmp_path):
     assert rows["all"][6] == "6"
     assert (
         f"photos, random:resnet18 at 32 px: {3 * 72} + {3 * 18} images"
-        in (tmp_path / "learning_curve.txt").read_text()
+        in (tmp_path / table_file("learning_curve")).read_text()
     )
 
 
@@ -108,7 +109,7 @@ def test_pseudo_labels_compares_ways_of_clustering(tmp_path, few_lenet_features)
     pseudo_labels.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
     )
-    text = (tmp_path / "pseudo_labels.txt").read_text()
+    text = (tmp_path / table_file("pseudo_labels")).read_text()
     assert text.count("MNIST -> FMNIST, target") == 2
     for method in pseudo_labels.METHODS:
         assert text.count(f"\n{method}  ") == 2
@@ -161,7 +162,7 @@ def test_transform_fits_the_growth_of_the_cost(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_transform, "SIZES", sizes)
     arguments = ["--ITERATIONS", "2", "--REPEATS", "1", "--SIZES", *"0123"]
     benchmark_transform.main([*arguments, "--RESULTS", str(tmp_path)])
-    text = (tmp_path / "transform.txt").read_text()
+    text = (tmp_path / table_file("transform")).read_text()
     assert "seconds an iteration with B a permutation ≈" in text
     assert text.count("fitted") == len(sizes)
 
@@ -196,7 +197,7 @@ def test_pipeline_runs_both_procedures(tmp_path):
     pair = ["--SRC", source, "--TRG", target, "--SEEDS", "1", "--RESULTS", str(tmp_path)]
     short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
     pipeline.main([*pair, "--STAGE_FLAGS", *short])
-    text = (tmp_path / "pipeline.txt").read_text()
+    text = (tmp_path / table_file("pipeline")).read_text()
     assert "all stages: improved" in text and text.count("transfer") == 2
     for part, bound in (("certificate", "bound_certified"), ("published", "bound_published")):
         assert text.count(f"{part}: {bound}") == text.count(f"{part}: target_loss") == 2
@@ -205,10 +206,11 @@ def test_pipeline_runs_both_procedures(tmp_path):
 def test_features_compares_extraction_with_the_bare_forward_pass(tmp_path):
     sizes = ["--IMAGES", "4", "--REPEATS", "1", "--WORKERS", "0", "--CACHED", "50", "8"]
     benchmark_features.main(["--MODELS", "resnet18", *sizes, "--RESULTS", str(tmp_path)])
-    bare, arrays, share, files, _ = values(tmp_path, "features")["resnet18"]
-    assert float(share.strip("(%)")) == pytest.approx(100 * float(arrays) / float(bare), abs=1)
-    assert float(files) > 0
-    assert "50 x 8 found in the cache" in (tmp_path / "features.txt").read_text()
+    bare, *rates = values(tmp_path, "features")["resnet18"]
+    assert len(rates) == 6  # of both arrays and of files, each with its share
+    for rate, share in zip(rates[::2], rates[1::2], strict=True):
+        assert float(share.strip("(%)")) == pytest.approx(100 * float(rate) / float(bare), abs=1)
+    assert "50 x 8 found in the cache" in (tmp_path / table_file("features")).read_text()
 
 
 def test_identity_times_the_looks_at_a_folder(tmp_path, monkeypatch):
@@ -246,5 +248,5 @@ def test_the_command_above_a_table_names_folders_without_their_paths(tmp_path, m
     relation.main(
         ["--PARTS", "clouds", "--FOLDERS", str(tmp_path / "cifar10"), "--RESULTS", str(tmp_path)]
     )
-    first, *_ = (tmp_path / "relation_clouds.txt").read_text().splitlines()
+    first, *_ = (tmp_path / table_file("relation_clouds")).read_text().splitlines()
     assert first == "python3 -m benchmarks.relation --PARTS clouds --FOLDERS cifar10"

@@ -8,6 +8,7 @@ import torch
 import finetune_source_model_on_target_task as stage2
 import rank_models
 from benchmarks import near_copies as benchmark
+from benchmarks.measure import table_file
 from tests.random_tasks import random_features
 from tests.tiny_data import write_class_folders
 from utils.datasets import load_dataset
@@ -188,7 +189,7 @@ def test_the_benchmark_measures_what_is_found(tmp_path):
     argv = ["--FOLDERS", str(tmp_path / "photos"), "--EMBEDDED", "--MODEL", "random:resnet18"]
     argv += ["--IMAGE_SIZE", "32", "--KINDS", "jpeg", "--SCENES", "20", "--NEW", "10"]
     benchmark.main([*argv, "--RESULTS", str(tmp_path)])
-    lines = (tmp_path / "near_copies.txt").read_text().splitlines()
+    lines = (tmp_path / table_file("near_copies")).read_text().splitlines()
     rows = [line.split() for line in lines if line.startswith(("72 images", "jpeg"))]
     (ordinary, scenes_seen) = rows[0], rows[-1]
     assert ordinary[-1] == "no" and len(rows) == 4  # by two networks

@@ -258,6 +258,7 @@ def test_sinkhorn_does_not_drown_the_features_in_float32(shape, weight):
     assert approximate.marginal_error <= 1.2e-2
 
 
+@pytest.mark.gpu
 @requires_cuda
 @pytest.mark.parametrize("method", ["exact", "sinkhorn"])
 def test_cuda_agrees_with_the_cpu(method):

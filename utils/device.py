@@ -74,8 +74,8 @@ class InFittingParts:
             memory = f"the memory of {describe_device(batch.device)} does not suffice for"
             if size == 1:
                 raise InputError(
-                    f"{memory} a single image of this size: free some, or use another --DEVICE or a "
-                    "smaller network or --IMAGE_SIZE"
+                    f"{memory} a single image of this size: free some, or use another --DEVICE, smaller "
+                    "images or a smaller network"
                 )
             self.most = size // 2
             warnings.warn(

@@ -88,10 +88,9 @@ def _ahead(parts: Iterator[T], count: int) -> Iterator[T]:
 
 def _on_stream(parts: Iterator[Part], stream: torch.cuda.Stream | None) -> Iterator[Part]:
     """Each part is made on a stream of its own, and is there when it is given away."""
-    context = contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
     with contextlib.closing(parts):
         while True:
-            with context:
+            with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
                 part = next(parts, None)
             if part is None:
                 return
