@@ -53,7 +53,6 @@ class Dataset:
     copies: dict | None = None
 
 
-# ---------------------------------------------------------------------------------- the one entrance
 def load_dataset(
     name: str,
     origin: str = "auto",
