@@ -1,4 +1,4 @@
-"""The one error a user is expected to cause, and the checks that several rooms share."""
+"""The one error a user is expected to cause, and the checks that several modules share."""
 
 import math
 from collections.abc import Mapping

@@ -96,8 +96,8 @@ def _parts_of(tables: Sequence[LabelTable], level: Folder) -> list[Part]:
 def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Notes) -> Content:
     images = _labelled_images(parts)
     roles = {image.role for image in images}
-    others = roles - {TRAINING, None}  # validation stands in where there is no test
-    tested = min(others, key=lambda role: role == VALIDATION) if others else None
+    # Validation stands in where there is no test.
+    tested = next((role for role in (TEST, VALIDATION) if role in roles), None)
     used = [image for image in images if image.role in (TRAINING, tested)]
     if roles != {None} and not (tested and TRAINING in roles):
         alone = describe_names(sorted(filter(None, roles)))
@@ -106,8 +106,30 @@ def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Not
             "test on, or no splits, and a fifth is held out"
         )
     _note_tables(top, parts, images, used, notes)
-    names, class_of = sorted_classes(image.label for image in used)
-    table = parts[0].table
+    names, number = _numbered_classes(parts[0].table, used)
+    used.sort(key=lambda image: (number[image.label], image.name))
+
+    def split(role: str | None) -> Split:
+        chosen = [image for image in used if image.role == role]
+        labels = torch.tensor([number[image.label] for image in chosen])
+        if missing := [names[k] for k in sorted({*range(len(names))} - {*labels.tolist()})]:
+            raise InputError(
+                f"{parts[0].table.path}: no {role} image of the class {describe_names(missing)}"
+            )
+        return Split(ImageFiles(top.path, tuple(image.name for image in chosen)), labels)
+
+    if tested:
+        notes.splits = notes.splits or f"{TRAINING} + {tested}"
+        return Content(split(TRAINING), split(tested), names)
+    places = [f"{parts[0].table.path}: class {name}" for name in names]
+    return split_by_seed(split(None), names, places, draw, notes)
+
+
+def _numbered_classes(
+    table: LabelTable, images: Sequence[Labelled]
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Return the names of the classes and the number of each label. Warns of classes that may be one."""
+    names, class_of = sorted_classes(image.label for image in images)
     if double := alike(names):
         warnings.warn(
             f"{table.path}: classes differ in their spelling alone ({describe_names(double)}): if "
@@ -120,22 +142,7 @@ def content_of_tables(top: Folder, parts: Sequence[Part], draw: Draw, notes: Not
             "class there is nothing to tell apart"
         )
     number = {name: k for k, name in enumerate(names)}
-    used.sort(key=lambda image: (number[class_of[image.label]], image.name))
-
-    def split(role: str | None) -> Split:
-        chosen = [image for image in used if image.role == role]
-        labels = torch.tensor([number[class_of[image.label]] for image in chosen])
-        if missing := [names[k] for k in sorted({*range(len(names))} - {*labels.tolist()})]:
-            raise InputError(
-                f"{parts[0].table.path}: no {role} image of the class {describe_names(missing)}"
-            )
-        return Split(ImageFiles(top.path, tuple(image.name for image in chosen)), labels)
-
-    if tested:
-        notes.splits = notes.splits or f"{TRAINING} + {tested}"
-        return Content(split(TRAINING), split(tested), tuple(names))
-    places = [f"{parts[0].table.path}: class {name}" for name in names]
-    return split_by_seed(split(None), tuple(names), places, draw, notes)
+    return tuple(names), {label: number[name] for label, name in class_of.items()}
 
 
 def _labelled_images(parts: Sequence[Part]) -> list[Labelled]:

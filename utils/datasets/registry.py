@@ -52,7 +52,6 @@ class Dataset:
     copies: dict | None = None
 
 
-# ---------------------------------------------------------------------------------- the one entrance
 def load_dataset(
     name: str,
     origin: str = "auto",

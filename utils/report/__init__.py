@@ -1,6 +1,7 @@
 """What a person reads: the lines of a run, and tables of several."""
 
 from utils.report.summary import (
+    PUBLISHED_NAMES,
     QUANTITIES,
     UNDEFINED,
     csv_table,
