@@ -34,6 +34,7 @@ SAID_BY = {
     ("utils/linear_head/penalty.py", "--PENALTY"): STAGES_2_AND_3,
     ("utils/options.py", "--PROCEDURE"): (TRAIN, FINETUNE, TRANSFER),
     ("utils/task_transform.py", None): (TRANSFER,),
+    ("utils/procedures/settings.py", "--SETTING"): (TRANSFER,),
     ("utils/report/tables.py", None): (TRANSFER,),
     **{
         (f"utils/ranking/{module}.py", None): (RANK,)

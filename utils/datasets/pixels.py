@@ -5,7 +5,6 @@ Where a scale or a background has to be chosen it is one for a whole data set, b
 """
 
 import contextlib
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -20,9 +19,6 @@ DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that instruments fill
 BLACK, WHITE = 0, 255
 # Of floats: what interpolation adds to 0..1 on both sides; the least that 0..255 are taken to reach.
 OVERSHOOT, BRIGHT = 0.1, 64
-
-# From once the limit on; what it refuses, from twice on, is said in words of ours.
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class Pixels(NamedTuple):
