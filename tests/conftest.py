@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train_source_model
-from benchmarks.campaign.tasks import arrays, places
+from tests.faults.tasks import arrays, places
 from utils.backbones import load_backbone
 from utils.datasets import grey, load_dataset
 from utils.features import TaskRequest, task_of_dataset

@@ -1,3 +1,4 @@
+import runpy
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,7 @@ from benchmarks import features as benchmark_features
 from benchmarks import identity as benchmark_identity
 from benchmarks import transform as benchmark_transform
 from benchmarks.measure import table_file
+from tests.faults.inputs import STAGES
 from tests.random_tasks import random_features, random_transform
 from tests.tiny_data import write_class_folders
 from utils.backbones import load_backbone
@@ -250,3 +252,18 @@ def test_the_command_above_a_table_names_folders_without_their_paths(tmp_path, m
     )
     first, *_ = (tmp_path / table_file("relation_clouds")).read_text().splitlines()
     assert first == "python3 -m benchmarks.relation --PARTS clouds --FOLDERS cifar10"
+
+
+def test_the_campaign_notices_what_fell(tmp_path, capsys, monkeypatch):
+    """As a user runs it; here a value that some flags do take stands among those that none takes."""
+    monkeypatch.setattr("tests.faults.inputs.NO_VALUES", ("0.5",))
+    monkeypatch.setattr("tests.faults.inputs.bad_files", list)
+    stages = {name: given for name, given in STAGES.items() if name.startswith("finetune")}
+    monkeypatch.setattr("tests.faults.inputs.STAGES", stages)
+    monkeypatch.setattr("tests.faults.inputs.bad_combinations", list)
+    monkeypatch.setattr("sys.argv", ["campaign.py", "--PARTS", "inputs", "--RESULTS", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("benchmarks.campaign", run_name="__main__")
+    shown = capsys.readouterr()
+    assert stop.value.code == 1 and "fell: bad input" in shown.err
+    assert (tmp_path / "campaign.txt").read_text() in shown.out

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 import finetune_source_model_on_target_task as stage2
 import rank_models
 import transfer_source_to_target as stage3
-from benchmarks.campaign.tasks import places
+from tests.faults.tasks import places
 from tests.tiny_data import write_image
 from utils.backbones import load_backbone
 from utils.datasets import Grouping, load_dataset

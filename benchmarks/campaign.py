@@ -25,12 +25,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.campaign.damages import damages
-from benchmarks.campaign.inputs import inputs
-from benchmarks.campaign.kills import can_mount, full_disks, kills, read_only, together
-from benchmarks.campaign.tasks import write_tasks
-from benchmarks.campaign.untidy import untidy
 from benchmarks.measure import Table
+from tests.faults.damages import damages
+from tests.faults.inputs import inputs
+from tests.faults.kills import can_mount, full_disks, kills, read_only, together
+from tests.faults.tasks import write_tasks
+from tests.faults.untidy import untidy
 from utils.entry import stage_entry
 
 PARTS = {

@@ -1,4 +1,4 @@
-"""The tiny tasks of the campaign, the commands that it runs on them, and what they leave."""
+"""Tiny tasks, the commands that are run on them, and what they leave."""
 
 import contextlib
 import importlib
@@ -144,7 +144,7 @@ def run_here(script: str, argv: Sequence[str]) -> Ended:
         except (Exception, TooLong):
             status = None
             traceback.print_exc(file=err)
-    if status in (130, 143):  # the campaign itself was asked to end
+    if status in (130, 143):  # the tests or the campaign were asked to end
         raise KeyboardInterrupt
     return Ended(status, out.getvalue(), err.getvalue())
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.campaign.kills import Trial
-from benchmarks.campaign.tasks import Ended, arrays, places, run_here
-from benchmarks.campaign.untidy_cases import (
+from tests.faults.kills import Trial
+from tests.faults.tasks import Ended, arrays, places, run_here
+from tests.faults.untidy_cases import (
     OF_FEATURES,
     OF_FOLDER,
     STAGE_2,

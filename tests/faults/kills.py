@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.campaign.tasks import (
+from tests.faults.tasks import (
     EXTRACT,
     FINETUNE,
     FULL,

@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.campaign.kills import Trial, fresh, start
-from benchmarks.campaign.tasks import (
+from tests.faults.kills import Trial, fresh, start
+from tests.faults.tasks import (
     EXTRACT,
     FINETUNE,
     FULL,

@@ -19,8 +19,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.campaign.kills import Trial
-from benchmarks.campaign.tasks import FEATURES, arrays, picture, places, run_here
+from tests.faults.kills import Trial
+from tests.faults.tasks import FEATURES, arrays, picture, places, run_here
 from utils.options import StageParser
 
 STAGES = {

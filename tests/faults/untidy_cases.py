@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.campaign.tasks import CLASSES, arrays, picture
+from tests.faults.tasks import CLASSES, arrays, picture
 
 EACH = {"train": 12, "test": 6}  # images of each class
 STAGE_2 = "finetune_source_model_on_target_task"
