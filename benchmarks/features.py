@@ -22,11 +22,12 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.measure import Table
-from utils.backbones import DECODERS, GREY, PIL, Backbone, load_backbone
+from utils.backbones import GREY, Backbone, load_backbone
 from utils.datasets import ImageFiles, Split, load_dataset, rgb_image
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import SHARD, batch_size, cached_features, extract_features
+from utils.names import DECODERS, PIL
 
 CACHED = (70_000, 512)
 IMAGES = {"cpu": 256, "cuda": 8192}
