@@ -321,6 +321,21 @@ def test_the_limit_of_pixels_holds_in_both(tmp_path, pair):
     assert "--MAX_PIXELS" in by_tensors[2][0]
 
 
+def test_the_limit_holds_between_the_pictures_of_several_threads(tmp_path, pair, monkeypatch):
+    """Else one that ends would lift it from those that are still read."""
+    real, limits = on_device._Reader.read_by_pil, []
+
+    def read(self, row):
+        limits.append(Image.MAX_IMAGE_PIXELS)
+        return real(self, row)
+
+    monkeypatch.setattr(on_device._Reader, "read_by_pil", read)
+    before = Image.MAX_IMAGE_PIXELS
+    images = replace(files_of(tmp_path, {"CMYK": OTHERS["CMYK"], "PNG": png()}), max_pixels=4321)
+    all_frames(pair[1], images)
+    assert limits == [4321, 4321] and before == Image.MAX_IMAGE_PIXELS
+
+
 # ------------------------------------------------------------------------------- decoders that refuse
 @pytest.fixture
 def photographs(tmp_path):
