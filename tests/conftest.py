@@ -1,58 +1,21 @@
 """Shared by the tests: no network, no Debian data, one source network trained for a second."""
 
-import subprocess
-import threading
+import os
+import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import train_source_model
+import transfer_source_to_target
 from tests.faults.tasks import arrays, places
-from utils.backbones import load_backbone
-from utils.datasets import grey, load_dataset
-from utils.features import TaskRequest, task_of_dataset
-
-# Seconds for what takes a few, on a machine that may be busy: only what hangs takes so long.
-PATIENCE = 1200
-
-
-@contextmanager
-def within_patience(process: subprocess.Popen) -> Iterator[None]:
-    net = threading.Timer(PATIENCE, process.kill)
-    net.start()
-    try:
-        yield
-    finally:
-        net.cancel()
-
-
-def lines_until(process: subprocess.Popen, start: str, count: int) -> list[str]:
-    """What a process says on stderr up to the `count`-th line that starts so: it is told what has
-    happened, where a look at the files sees what is about to.
-    """
-    said = []
-    with within_patience(process):
-        while sum(line.startswith(start) for line in said) < count:
-            line = process.stderr.readline()
-            assert line, f"it ended before: {said}"
-            said.append(line)
-    return said
-
-
-def the_rest(process: subprocess.Popen) -> tuple[str, str]:
-    """(stdout, what is left of stderr) once it and all that it started have ended."""
-    with within_patience(process):
-        told = process.stderr.read()
-        shown = process.stdout.read()
-        process.wait()
-    return shown, told
-
+from utils.datasets import grey
 
 requires_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="compares the GPU's results with the CPU's: no GPU here"
@@ -73,20 +36,58 @@ def isolated(monkeypatch):
         monkeypatch.setattr(f"utils.backbones.{module}.CLIP_CACHE", Path("/nonexistent"))
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> Path:
-    """A folder in which stage 1 has been run on MNIST for one epoch, with the features of both
-    embedded data sets in its cache; copy it before writing.
+@pytest.fixture
+def sketches(request, monkeypatch):
+    """For tests that are not about figures: they are composed, and their files written, but the pixels,
+    half of the time that short runs take, are left out. Where a whole file asks for it, a test marked
+    `figures` has them whole.
     """
-    folder = tmp_path_factory.mktemp("trained")
-    argv = ["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *places(folder)]
-    train_source_model.main(argv)
-    (network,) = (folder / "checkpoints" / "networks").iterdir()
-    backbone = load_backbone("lenet", torch.device("cpu"), weights=network)
-    request = TaskRequest(folder / "data", folder / "checkpoints" / "features")
-    for name in ("MNIST", "FMNIST"):
-        task_of_dataset(load_dataset(name, "embedded"), backbone, request)
-    return folder
+    if request.node.get_closest_marker("figures"):
+        return
+
+    def write(figure, path, **_):
+        Path(path).write_text("not drawn")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", write)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives the folder of a name, which a function has filled in this process or in another one of this
+    run of the tests; copy it before writing.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, full = shared / name, shared / f"{name}.full"
+        with FileLock(shared / f"{name}.lock"):
+            if not full.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                full.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(made_once) -> Path:
+    """A folder in which stage 1 has been run on MNIST for one epoch, with the features of both
+    embedded data sets and the heads of MNIST → FMNIST in its caches; copy it before writing.
+    """
+    return made_once("trained", train)
+
+
+def train(folder: Path) -> None:
+    train_source_model.main(["--SRC", "MNIST", "--DATA", "embedded", "--EPOCHS", "1", *places(folder)])
+    pair = ["--SRC", "MNIST", "--TRG", "FMNIST", "--DATA", "embedded", *places(folder)]
+    aside = ["--RESULTS_DIR", str(folder / "aside")]
+    parts = ["--ANALYSIS", "relation", "published", "--CONTROLS", "1", "--ITERATIONS", "1"]
+    transfer_source_to_target.main([*pair, *parts, *aside])
+    shutil.rmtree(folder / "aside")
 
 
 @pytest.fixture

@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import open_clip
 import pytest
 import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
 
-from tests.conftest import within_patience
+from tests.processes import within_patience
 from utils.backbones import download, load_backbone, pretrained
 from utils.backbones.caches import hub_file, open_clip_file, timm_file
 from utils.errors import InputError
@@ -38,46 +40,36 @@ def files_below(folder: Path) -> set[str]:
 
 # Run by a Python of its own, since huggingface_hub looks at the environment once.
 LOAD = """
-import json, sys, torch
+import json, sys
 from pathlib import Path
 import open_clip
-from utils.backbones import load_backbone, own_classifier
+from utils.backbones import load_backbone
 from utils.errors import InputError
-from utils.storage import state_digest
 
-config = open_clip.get_model_config("RN50-quickgelu")
-config["vision_cfg"].update(layers=[1, 1, 1, 1], width=16, image_size=64)
-config["text_cfg"].update(layers=1, width=64)
-open_clip.factory._MODEL_CONFIGS["RN50-quickgelu"] = config
-if sys.argv[1] == "write":
-    torch.manual_seed(7)
-    whole = open_clip.create_model("RN50-quickgelu", pretrained=None)
-    torch.save(whole.state_dict(), sys.argv[2])
-    print(state_digest(whole.visual.state_dict()))
-else:
-    found = {}
-    for name in sys.argv[2:]:
-        try:
-            found[name] = load_backbone(name, folder=Path(sys.argv[1])).weights_digest
-        except InputError as error:
-            found[name] = str(error)
-    print(json.dumps(found))
+open_clip.factory._MODEL_CONFIGS["RN50-quickgelu"] = json.loads(sys.argv[1])
+found = {}
+for name in sys.argv[3:]:
+    try:
+        found[name] = load_backbone(name, folder=Path(sys.argv[2])).weights_digest
+    except InputError as error:
+        found[name] = str(error)
+print(json.dumps(found))
 """
 
 
-def run_python(*arguments: str, **environment: str) -> str:
+def loaded_by_a_process(config: dict, folder: Path, names: Sequence[str], **environment: str) -> dict:
     process = subprocess.Popen(
-        [sys.executable, "-c", LOAD, *arguments], cwd=REPOSITORY, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, "-c", LOAD, json.dumps(config), str(folder), *names], cwd=REPOSITORY, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     with within_patience(process):
         shown, told = process.communicate()
     assert process.returncode == 0, told
-    return shown.strip().splitlines()[-1]
+    return json.loads(shown.strip().splitlines()[-1])
 
 
-def test_the_hubs_own_cache_is_read_without_a_network(tmp_path):
+def test_the_hubs_own_cache_is_read_without_a_network(tmp_path, monkeypatch):
     """Weights of timm and open_clip below HF_HOME, with HF_HUB_OFFLINE: these very ones; and one line
     where they are not.
     """
@@ -88,13 +80,18 @@ def test_the_hubs_own_cache_is_read_without_a_network(tmp_path):
     save_file(network.state_dict(), safe)
     network.reset_classifier(0)
     clip = place_on_hub(hub, "timm/resnet50_clip.openai", "open_clip_pytorch_model.bin")
-    tower = run_python("write", str(clip))
+    config = open_clip.get_model_config("RN50-quickgelu")
+    config["vision_cfg"].update(layers=[1, 1, 1, 1], width=16, image_size=64)
+    config["text_cfg"].update(layers=1, width=64)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "RN50-quickgelu", config)
+    whole = open_clip.create_model("RN50-quickgelu", pretrained=None)
+    torch.save(whole.state_dict(), clip)
     before = files_below(hub)
     names = ("timm:test_resnet.r160_in1k", "open_clip:RN50-quickgelu/openai", "timm:test_vit.r160_in1k")
     offline = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(hub)}
-    found = json.loads(run_python(str(tmp_path / "checkpoints"), *names, **offline))
+    found = loaded_by_a_process(config, tmp_path / "checkpoints", names, **offline)
     assert found[names[0]] == state_digest(network.state_dict())
-    assert found[names[1]] == tower
+    assert found[names[1]] == state_digest(whole.visual.state_dict())
     complaint = (
         f"are neither below {tmp_path / 'checkpoints' / 'pretrained_models'} nor in Hugging Face's"
     )

@@ -1,19 +1,20 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.distributed import TCPStore
 
-from tests.conftest import PATIENCE, places
+from tests.conftest import places
+from tests.processes import run as python
+from tests.processes import start
 from tests.tiny_data import write_class_folders
 from utils import distributed
 from utils.backbones import LeNet, load_backbone
 from utils.datasets import ImageFiles, Split, load_dataset, rgb_image
+from utils.datasets import grey as grey_data
 from utils.errors import InputError
 from utils.features import (
     Features,
@@ -235,13 +236,16 @@ def test_nan_features_of_a_network_are_named(tmp_path, lenet):
 
 
 STAGE_2 = "finetune_source_model_on_target_task.py"
-# KILLED_AFTER: so many shards, the whole group of processes; 0: never.
+# SAMPLES: a folder of smaller embedded data sets. KILLED_AFTER: so many shards, the whole group of
+# processes; 0: never.
 SMALL_SHARDS = """
 import os, signal, sys
+from pathlib import Path
 sys.path.insert(0, sys.argv.pop(1))
 import finetune_source_model_on_target_task
+from utils.datasets import grey
 from utils.features import cache
-cache.SHARD = 64
+cache.SHARD, grey.EMBEDDED_DIR = 64, Path(os.environ["SAMPLES"])
 left, write = int(os.environ.get("KILLED_AFTER", 0)), cache.Shard.write
 def write_and_count(*args):
     global left
@@ -254,41 +258,42 @@ finetune_source_model_on_target_task.main(sys.argv[1:])
 """
 
 
-def stage_2(
-    folder, *flags: str, runner: tuple[str, ...] = (), script: tuple[str, ...] = (STAGE_2,)
-) -> list[str]:
-    """A command that extracts the 5,000 embedded MNIST images."""
+def stage_2(folder, *flags: str) -> list[str]:
+    """Arguments to extract the embedded MNIST images."""
     return [
-        sys.executable, *runner, *script, "--SRC", "FMNIST", "--TRG",
-        "MNIST", "--DATA", "embedded", "--model", "efficientnet_lite0", "--IMAGE_SIZE", "32",
-        *places(folder), *flags,
+        "--SRC", "FMNIST", "--TRG", "MNIST", "--DATA", "embedded", "--model", "efficientnet_lite0",
+        "--IMAGE_SIZE", "32", *places(folder), *flags,
     ]  # fmt: skip
+
+
+def few_embedded_images(folder) -> str:
+    """640 + 250 images of each data set that has a sample, in the place of 4,000 + 1,000."""
+    folder.mkdir()
+    for path in grey_data.EMBEDDED_DIR.glob("*.npz"):
+        with np.load(path) as arrays:
+            few = {name: arrays[name][: 640 if "train" in name else 250] for name in arrays}
+        np.savez(folder / path.name, **few)
+    return str(folder)
 
 
 @pytest.mark.slow
 def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
     (tmp_path / "driver.py").write_text(SMALL_SHARDS)
-    script = (str(tmp_path / "driver.py"), str(REPOSITORY))
+    driver = (str(tmp_path / "driver.py"), str(REPOSITORY))
+    small = {"SAMPLES": few_embedded_images(tmp_path / "samples")}
     cache = tmp_path / "one" / "checkpoints" / "features"
-    killed = subprocess.run(
-        stage_2(tmp_path / "one", script=script), cwd=REPOSITORY, start_new_session=True,
-        env={**os.environ, "KILLED_AFTER": "3"}, capture_output=True,
-    )  # fmt: skip
+    command = (*driver, *stage_2(tmp_path / "one"))
+    killed = python(*command, new_session=True, KILLED_AFTER="3", **small)
     assert killed.returncode == -signal.SIGKILL
     before = {path: path.stat().st_mtime_ns for path in shard_files(cache)}
     assert len(before) == 3
-    again = stage_2(tmp_path / "one", script=script)
-    subprocess.run(again, cwd=REPOSITORY, check=True, capture_output=True)
+    again = python(*command, **small)
+    assert again.returncode == 0, again.stderr
     after = {path: path.stat().st_mtime_ns for path in shard_files(cache)}
-    assert len(after) == 79 and before.items() <= after.items()
+    assert len(after) == 14 and before.items() <= after.items()
 
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = subprocess.run(
-        stage_2(tmp_path / "two", runner=torchrun, script=script),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+    done = python(*torchrun, *driver, *stage_2(tmp_path / "two"), **small)
     assert done.returncode == 0, done.stderr
     twice = shard_files(tmp_path / "two" / "checkpoints" / "features")
     assert [path.name for path in twice] == [path.name for path in after]
@@ -316,7 +321,6 @@ def test_a_killed_extraction_goes_on_and_two_processes_equal_one(tmp_path):
     assert records[0] == records[1]
 
 
-@pytest.mark.slow
 def test_an_error_while_workers_wait_ends_them(tmp_path):
     """Else the process would wait for them for ever when it ends."""
     full_disk = """if True:
@@ -331,29 +335,35 @@ def test_an_error_while_workers_wait_ends_them(tmp_path):
     write_class_folders(tmp_path / "photos", ("a", "b"), 400)
     argv = ["--SRC", f"folder:{tmp_path / 'photos'}", "--TRG", f"folder:{tmp_path / 'photos'}"]
     argv += ["--MODEL", "efficientnet_lite0", "--IMAGE_SIZE", "32", "--WORKERS", "2", *places(tmp_path)]
-    command = [sys.executable, "-c", full_disk, *argv]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
+    done = python("-c", full_disk, *argv)
     assert done.returncode == 2 and "No space left on device" in done.stderr, done.stderr
 
 
-@pytest.mark.slow
+def two_processes(*argv: str) -> tuple[list[int], str]:
+    """(exit statuses, what they said on stderr) of two that find each other as torchrun's do; it would
+    end the other one when one fails, these must do so themselves.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
+    place["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    both = [start(*argv, RANK=str(k), LOCAL_RANK=str(k), **place) for k in range(2)]
+    said = [process.communicate()[1] for process in both]
+    return [process.returncode for process in both], "".join(said)
+
+
 def test_an_error_of_several_processes_is_said_once(tmp_path):
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    command = stage_2(tmp_path, "--WEIGHTS", str(tmp_path / "absent.pth"), runner=torchrun)
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1 and "stage 2 (finetune), process 0: there is no weight file" in errors[0]
+    status, said = two_processes(STAGE_2, *stage_2(tmp_path, "--WEIGHTS", str(tmp_path / "absent.pth")))
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert status == [2, 2] and len(errors) == 1
+    assert "stage 2 (finetune), process 0: there is no weight file" in errors[0]
 
     # What no one foresaw in one process ends the others as well: here a file where a folder must be.
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "features").write_text("")
-    done = subprocess.run(
-        stage_2(tmp_path, runner=torchrun), cwd=REPOSITORY, capture_output=True, text=True
-    )
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert done.returncode != 0 and len(errors) == 1 and "features" in errors[0]
-    assert "Connection closed" not in done.stderr
+    status, said = two_processes(STAGE_2, *stage_2(tmp_path))
+    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    assert status == [2, 2] and len(errors) == 1 and "features" in errors[0]
+    assert "Connection closed" not in said
 
 
 def test_rank_counts_under_torchrun_alone(monkeypatch):

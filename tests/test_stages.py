@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import report
 import train_source_model as stage_1
 import transfer_source_to_target as stage_3
 from tests.conftest import places
+from tests.processes import run as python
 from utils.backbones import LeNet
 from utils.names import REPOSITORY
 from utils.storage import save_checkpoint
@@ -43,8 +45,9 @@ KEYS = {
     "environment",
     "seconds",
 }
+pytestmark = pytest.mark.usefixtures("sketches")
 PAIR = ["--SRC", "MNIST", "--TRG", "FMNIST", "--DATA", "embedded"]
-SHORT = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
+SHORT = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--CONTROLS", "19"]
 
 
 @pytest.fixture
@@ -75,6 +78,7 @@ def files(folder: Path) -> set[Path]:
 
 
 # ------------------------------------------------------------------------------------- the whole way
+@pytest.mark.figures
 def test_three_stages_leave_what_the_design_says(workplace, capsys):
     stage_2.main([*PAIR, *places(workplace)])
     stage_3.main(
@@ -168,14 +172,9 @@ def test_feature_files_need_no_network(tmp_path, feature_files):
 
 def test_intervals_stopping_and_the_solver_are_flags(tmp_path, feature_files, capsys):
     base = [
-        "--SRC",
-        feature_files[0],
-        "--TRG",
-        feature_files[1],
-        "--BATCH_SIZE",
-        "60",
+        "--SRC", feature_files[0], "--TRG", feature_files[1], *SHORT, "--BATCH_SIZE", "60",
         *places(tmp_path),
-    ]
+    ]  # fmt: skip
     results = tmp_path / "results" / "results.jsonl"
 
     def record(*flags: str) -> dict:
@@ -267,12 +266,11 @@ def test_a_finished_stage_says_so_and_stops(workplace, capsys):
         assert (workplace / "results/results.jsonl").read_text() == lines
     stage_3.main([*argv, "--TAU", "0.3"])
     assert "the result was there" not in capsys.readouterr().out
+    folder = workplace / "results/transfer/MNIST_to_FMNIST/lenet_LearnedAll_seed0"
     for analysis, gone in (("published", "certificate"), ("certificate", "transform")):
-        folder = workplace / "results/transfer/MNIST_to_FMNIST/lenet_LearnedAll_seed0"
         assert (folder / f"{gone}.safetensors").exists()
         stage_3.main([*argv, "--ANALYSIS", analysis])
         assert not (folder / f"{gone}.safetensors").exists()  # it would describe an earlier run
-        stage_3.main([*argv, "--OVERWRITE"])
 
 
 def test_a_retrained_network_makes_old_results_old(workplace, capsys):
@@ -297,7 +295,6 @@ def test_a_retrained_network_makes_old_results_old(workplace, capsys):
     assert "the result was there" not in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
     """SIGKILL in the middle of learning; the next run must end as one that was never stopped."""
     ended_while_saving = """if True:
@@ -321,25 +318,24 @@ def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
         "--ANALYSIS", "published", "--CPUS", "1",
     ]  # fmt: skip
 
-    def command(folder: Path, how: int = 0, saved: int = 0) -> list[str]:
-        ends = [str(int(how)), str(saved)]
-        return [sys.executable, "-c", ended_while_saving, *ends, *flags, *places(folder)]
+    def ended(folder: Path, how: int = 0, saved: int = 0) -> CompletedProcess:
+        return python("-c", ended_while_saving, str(int(how)), str(saved), *flags, *places(folder))
 
     run = ("transfer", "features-source_to_features-target", "features_LearnedAll_seed0")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
     checkpoint = killed.joinpath("results", *run, "resume_transform.pt")
     for how, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
-        ended = subprocess.run(command(killed, how, 20), cwd=REPOSITORY, capture_output=True, text=True)
-        assert ended.returncode == status, ended.stderr
-        said = "terminated: the same command goes on from there" in ended.stderr
+        stopped = ended(killed, how, 20)
+        assert stopped.returncode == status, stopped.stderr
+        said = "terminated: the same command goes on from there" in stopped.stderr
         assert said == (how == signal.SIGTERM)
         assert checkpoint.exists()
         assert not (checkpoint.parent / "result.json").exists()
     assert list(checkpoint.parent.glob(".*.tmp"))  # what the killed one was writing
 
     for folder in (killed, whole):
-        subprocess.run(command(folder), check=True, cwd=REPOSITORY, stdout=-1)
+        assert ended(folder).returncode == 0
     assert without_seconds(result(killed, *run)) == without_seconds(result(whole, *run))
     assert not checkpoint.exists()
     assert not list(tmp_path.rglob("*.tmp"))
@@ -559,6 +555,7 @@ def test_results_of_an_earlier_version_are_made_again(workplace):
     stage_2.main([*PAIR, "--TAU", "0.2", *places(workplace)])  # shown as it is
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("dim", [1, 2])
 def test_few_dimensions(tmp_path, dim):
     rng = np.random.default_rng(0)

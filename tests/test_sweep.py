@@ -7,8 +7,6 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from argparse import Namespace
 from concurrent.futures import Future
@@ -21,15 +19,16 @@ import pytest
 import rank_models
 import sweep
 import train_source_model
-from tests.conftest import PATIENCE, lines_until, places, the_rest
+from tests.conftest import places
+from tests.processes import PATIENCE, Forked, lines_until, start, the_rest
 from utils import storage
 from utils.errors import InputError
 from utils.linear_head import shared
-from utils.names import REPOSITORY
 from utils.report import latex, markdown, summarise
 from utils.storage import Run, finished_results, only_one, read_records
 from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engines, jobs, run_jobs
 
+pytestmark = pytest.mark.usefixtures("sketches")
 SHORT = (
     "--TRANSFER_FLAGS",
     "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1 --CONTROLS 19",
@@ -381,25 +380,21 @@ def test_lost_jobs_are_run_again_and_bad_input_is_not():
 @pytest.fixture
 def started(feature_files, tmp_path):
     """Starts a sweep of 16 cells in two processes. Those of the second pair cannot end while the test
-    holds their folders: whatever the test does after the first pair, it does to a sweep at work.
+    holds their folders: whatever the test does after the first pair, it does to a sweep at work. Without
+    holding them it goes on in one process.
     """
     cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SEED", *map(str, range(4))]
-    flags = [*cells, "--SETTING", "FixedAll", "--JOBS", "2", *places(tmp_path)]
+    flags = [*cells, "--SETTING", "FixedAll", *SHORT, "--CPUS", "1", *places(tmp_path)]
     second = {job.folder for job in plan(*flags) if job.source == feature_files[1]}
     assert len(second) == 8
 
-    def start(hold: bool = True) -> tuple[subprocess.Popen, ExitStack]:
+    def begin(hold: bool = True) -> tuple[Forked, ExitStack]:
         held = ExitStack()
         for folder in second if hold else ():
             held.enter_context(only_one(folder.with_name(f"{folder.name}.exchange")))
-        # A shell that starts the tests in the background has Ctrl-C ignored, which is inherited.
-        process = subprocess.Popen(
-            [sys.executable, "sweep.py", *flags], cwd=REPOSITORY, text=True, stdout=-1, stderr=-1,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-        return process, held
+        return start("sweep.py", *flags, "--JOBS", "2" if hold else "1"), held
 
-    return start
+    return begin
 
 
 @pytest.mark.slow

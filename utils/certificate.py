@@ -239,7 +239,7 @@ def _choose_weight_decay(
     best, least = weight_decay, math.inf
     for power in range(MOST_TENFOLDS + 1):
         tried = weight_decay * 10**power
-        value = judged_on.judge(learned_on.learn(begin, settings.trial_steps, tried, learn_labels))
+        value = judged_on.judge(learned_on.learn(begin, settings.steps_of_a_trial, tried, learn_labels))
         if not value < least:
             break
         best, least = tried, value
@@ -375,7 +375,7 @@ def match_classes(
         problem = _Problem(Features(kept.x[:, matching], kept.y), target, settings, seed)
         eye = torch.eye(len(matching))
         begin = problem.variables(replace(start, c=torch.zeros_like(start.c)), eye.to(kept.x), eye)
-        learned = problem.learn(begin, settings.trial_steps, 0.0, learn_labels=True)
+        learned = problem.learn(begin, settings.steps_of_a_trial, 0.0, learn_labels=True)
         values.append(problem.judge(learned))
     return matchings[int(np.argmin(np.nan_to_num(values, nan=np.inf)))]
 

@@ -138,6 +138,11 @@ class CertificateSettings:
     matchings: int = described(4, "ways to pair the classes that are tried", OURS, most=1000)
     trial_steps: int = described(80, "steps of each trial, of a pairing or of a weight of U", OURS)
 
+    @property
+    def steps_of_a_trial(self) -> int:
+        """A trial takes no more than the learning that it is for."""
+        return min(self.trial_steps, self.steps)
+
 
 @dataclass(frozen=True)
 class ScaleSettings:
