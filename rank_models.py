@@ -47,6 +47,7 @@ from utils.options import (
 from utils.ranking import (
     ACCURACY,
     FINE_TUNINGS,
+    LINEAR,
     METRICS,
     Comparison,
     Ranking,
@@ -94,10 +95,8 @@ def parse_options(argv: Sequence[str] | None):
     add_procedure_flag(group)
     add_flags_of_stage(group, "train")
     data = parser.add_argument_group("what the scores see")
-    add_flag(
-        data, "--SHOTS", type=whole(2), metavar="N",
-        help="only N training images of each class, at least 2",
-    )  # fmt: skip
+    shots = "only N training images of each class, at least 2"
+    add_flag(data, "--SHOTS", type=whole(2), metavar="N", help=shots)
     add_flag(
         data, "--SAMPLES", type=whole(), default=10_000, metavar="N",
         help="at most about N training images, of each class its share (default 10000)",
@@ -157,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with only_one(folder, busy):
         ranking = rank_entries(comparison, failed=train_lenets(comparison, options))
         ranking = replace(ranking, command=options.command)
-        table = ranking.table("balanced" if ranking.measured_balanced else "accuracy")
+        table = ranking.table(options.METRIC if options.FINETUNE == LINEAR else ACCURACY)
         print(f"{ranking.line}\n{ranking.more_line}\n\n{markdown_table(*table)}", end="")
         warn_of_near_copies(ranking.near_copies)
         warn_of_another(folder, ranking)

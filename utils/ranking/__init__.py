@@ -13,7 +13,7 @@ from utils.ranking.decision import (
     more_or_another,
     predict_accuracy,
 )
-from utils.ranking.entries import FINE_TUNINGS, Comparison, Entry, RankingSettings
+from utils.ranking.entries import FINE_TUNINGS, LINEAR, Comparison, Entry, RankingSettings
 from utils.ranking.figures import draw_decision, draw_ranking
 from utils.ranking.fine_tuning import fine_tune, measure_full
 from utils.ranking.metrics import (

@@ -29,7 +29,7 @@ from utils.features import (
     require_same_labels,
     task_slug,
 )
-from utils.ranking.decision import ACCURACY, BALANCED
+from utils.ranking.decision import ACCURACY, BALANCED, METRICS
 from utils.ranking.truth import Truth, read_truth
 from utils.stage import PairRequest, check_pair
 
@@ -64,6 +64,11 @@ class RankingSettings:
     labels: Path | None = None
     procedure: str = "improved"
     device: str = "auto"
+
+    def __post_init__(self):
+        for value, choices in ((self.metric, METRICS), (self.fine_tuning, (None, *FINE_TUNINGS))):
+            if value not in choices:
+                raise InputError(f"{value} is none of {', '.join(filter(None, choices))}")
 
 
 @dataclass(frozen=True)
