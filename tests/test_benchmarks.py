@@ -8,6 +8,7 @@ from benchmarks import (
     certificate,
     few_images,
     heads,
+    learners,
     learning_curve,
     pipeline,
     pseudo_labels,
@@ -248,3 +249,12 @@ def test_the_command_above_a_table_names_folders_without_their_paths(tmp_path, m
     )
     first, *_ = (tmp_path / "relation_clouds.txt").read_text().splitlines()
     assert first == "python3 -m benchmarks.relation --PARTS clouds --FOLDERS cifar10"
+
+
+def test_learners_say_what_each_costs_and_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(learners, "SIZES", ((200, 6, 3, 0.3),))
+    learners.main(["--RESULTS", str(tmp_path)])
+    rows = values(tmp_path, "learners")
+    assert float(rows["Lipschitz head"][3]) <= 1e-3  # the proven gap
+    assert float(rows["certificate"][2]) <= float(rows["certificate"][3])  # end, start
+    assert 0 < float(rows["ridge head, source"][2]) < 1.2 and float(rows["ridge head, target"][0]) > 0
