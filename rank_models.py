@@ -29,7 +29,7 @@ import train_source_model
 import utils
 from utils.entry import stage_entry, tell_once
 from utils.errors import InputError
-from utils.names import ACCURACY, FINE_TUNINGS, LENET, METRICS
+from utils.names import ACCURACY, FINE_TUNINGS, LENET, LINEAR, METRICS
 from utils.options import (
     StageParser,
     add_flag,
@@ -71,10 +71,8 @@ def parse_options(argv: Sequence[str] | None):
     add_procedure_flag(group)
     add_flags_of_stage(group, "train")
     data = parser.add_argument_group("what the scores see")
-    add_flag(
-        data, "--SHOTS", type=whole(2), metavar="N",
-        help="only N training images of each class, at least 2",
-    )  # fmt: skip
+    shots = "only N training images of each class, at least 2"
+    add_flag(data, "--SHOTS", type=whole(2), metavar="N", help=shots)
     add_flag(
         data, "--SAMPLES", type=whole(), default=10_000, metavar="N",
         help="at most about N training images, of each class its share (default 10000)",
@@ -134,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with utils.storage.only_one(folder, busy):
         ranking = utils.ranking.rank_entries(comparison, failed=train_lenets(comparison, options))
         ranking = replace(ranking, command=options.command)
-        table = ranking.table("balanced" if ranking.measured_balanced else "accuracy")
+        table = ranking.table(options.METRIC if options.FINETUNE == LINEAR else ACCURACY)
         print(f"{ranking.line}\n{ranking.more_line}\n\n{utils.report.markdown_table(*table)}", end="")
         utils.near_copies.warn_of_near_copies(ranking.near_copies)
         utils.ranking.warn_of_another(folder, ranking)

@@ -9,6 +9,7 @@ from benchmarks import (
     certificate,
     few_images,
     heads,
+    learners,
     learning_curve,
     pipeline,
     pseudo_labels,
@@ -267,3 +268,12 @@ def test_the_campaign_notices_what_fell(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert stop.value.code == 1 and "fell: bad input" in shown.err
     assert (tmp_path / "campaign.txt").read_text() in shown.out
+
+
+def test_learners_say_what_each_costs_and_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(learners, "SIZES", ((200, 6, 3, 0.3),))
+    learners.main(["--RESULTS", str(tmp_path)])
+    rows = values(tmp_path, "learners")
+    assert float(rows["Lipschitz head"][3]) <= 1e-3  # the proven gap
+    assert float(rows["certificate"][2]) <= float(rows["certificate"][3])  # end, start
+    assert 0 < float(rows["ridge head, source"][2]) < 1.2 and float(rows["ridge head, target"][0]) > 0

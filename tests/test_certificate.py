@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.random_tasks import random_features
+from utils import certificate
 from utils.bound import certified_terms, one_sided_cost
 from utils.certificate import (
     CertificateTransform,
@@ -212,13 +213,54 @@ def test_what_is_minimised_is_the_certificate(generator):
         "c": torch.randn(3, generator=generator), "o": torch.randn(3, generator=generator),
         "B": torch.randn(3, 3, generator=generator),
     }  # fmt: skip
-    loss, transport = problem.parts(variables, 20)
+    loss, transport = problem._match(variables, 20).terms()
     found = certified_terms(
         torch.softmax(variables["B"], 0), labels, source.x @ variables["U"].T + variables["c"],
         logits @ variables["M"].T + variables["o"], labels, potentials=False,
     )  # fmt: skip
     assert loss.mean().item() == pytest.approx(found.source_loss.value, rel=1e-5)
     assert transport.mean().item() == pytest.approx(found.transport.value, rel=1e-4)
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_gradients_are_those_of_automatic_differentiation(generator, alike):
+    """In float64, the matching held fixed; also where all classes have the same logits and the largest
+    difference is not unique.
+    """
+    labels = torch.arange(90) % 3
+    source = Features(torch.randn(90, 4, generator=generator), labels)
+    logits = torch.randn(90, 3, generator=generator).double()
+    problem = _Problem(source, Features(logits, labels), CertificateSettings(points_per_class=12), 0)
+    problem.x, problem.prior = source.x.double(), torch.tensor([0.5, 0.3, 0.2]).double()
+    shapes = {"U": (3, 4), "M": (3, 3), "c": (3,), "o": (3,), "B": (3, 3)}
+    variables = {
+        name: torch.randn(shape, generator=generator).double() * (0.0 if alike and name != "B" else 1.0)
+        for name, shape in shapes.items()
+    }
+    batch = problem._match(variables, 12)
+    leaves = {name: value.clone().requires_grad_() for name, value in variables.items()}
+    g = (batch.x @ leaves["U"].T + leaves["c"]).view(3, 12, 3)
+    g_target = (batch.z @ leaves["M"].T + leaves["o"]).view(3, 12, 3)
+    log_B = torch.log_softmax(leaves["B"], 0)[:, None]
+    difference, q = g_target - g, torch.softmax(g + log_B, 2)
+    loss = torch.logsumexp(g, 2) - torch.logsumexp(g + log_B, 2)
+    transport = difference.amax(2) - (q * difference).sum(2)
+    (problem.prior @ (loss + transport).mean(1)).backward()
+    found = problem.gradients(variables, batch)
+    assert found.keys() == leaves.keys()
+    for name, leaf in leaves.items():
+        torch.testing.assert_close(found[name], leaf.grad, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_classes_a_few_at_a_time_change_nothing(generator, monkeypatch):
+    g, g_target = (torch.randn(7, 5, 4, generator=generator) for _ in range(2))
+    expected = torch.stack(
+        [torch.stack([(b - a).max() for a in ours for b in theirs]).view(5, 5)
+         for ours, theirs in zip(g, g_target, strict=True)]
+    )  # fmt: skip
+    for elements in (1, 250, 2**23):
+        monkeypatch.setattr(certificate, "BATCH_ELEMENTS", elements)
+        assert torch.equal(certificate._highest_differences(g_target, g), expected)
 
 
 def test_a_start_that_cannot_be_improved_is_kept_and_said(generator):

@@ -1,4 +1,5 @@
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +26,7 @@ from utils.linear_head import (
     shared_linear_head,
     summed_gradient_norms,
 )
-from utils.linear_head.lipschitz import _class_shares, _optimality_gap
+from utils.linear_head.lipschitz import _better_multipliers, _class_shares, _flows, _optimality_gap
 from utils.procedures import HeadSettings
 from utils.storage import ResumePoint
 
@@ -59,6 +60,27 @@ def test_gradient_norms_equal_autograd(head, generator):
     expected = (gradient(head, x, y) + gradient(head, x, other)).norm(dim=1)
     torch.testing.assert_close(summed_gradient_norms(head, x, y, other), expected)
     torch.testing.assert_close(label_gradient_norms(head, x, y), gradient(head, x, y).norm(dim=1))
+
+
+def test_the_gradient_of_a_norm_of_zero_is_zero(head, generator):
+    """Elsewhere it is automatic differentiation's of the norm written out, ‖Wᵀ(p − e_y)‖."""
+    x = torch.randn(5, 6, dtype=torch.float64, generator=generator)
+    for weight in (head.weight, torch.zeros_like(head.weight), head.weight[:1].expand(4, 6).clone()):
+        bias = torch.tensor([0.0, 0.0, 0.0, 800.0]).double()  # p is e_3 to the last digit
+        ours, theirs = (weight.clone().requires_grad_() for _ in range(2))
+        norms = loss_gradient_norms(LinearHead(ours, bias), x)
+        direction = torch.softmax(x @ theirs.T + bias, 1)[:, None] - torch.eye(4).double()
+        written_out = torch.linalg.vector_norm(direction @ theirs, dim=2)
+        torch.testing.assert_close(norms, written_out, rtol=1e-9, atol=1e-7)
+        assert (norms[:, 3] == 0).all()
+        positive = norms > 0
+        (found,) = torch.autograd.grad(norms.sum(), ours)
+        assert found.isfinite().all()
+        if positive.any():
+            (expected,) = torch.autograd.grad(written_out[positive].sum(), theirs)
+            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+        else:
+            assert not found.any()
 
 
 def test_lipschitz_constant_is_the_largest_difference(head):
@@ -147,11 +169,42 @@ def test_the_stated_gap_holds_whatever_the_head_and_the_multipliers(seed, classe
     best = functional.cross_entropy(head.logits(features.x).double(), features.y).item()
     other = random_head(classes, 3, tau * torch.rand(1, generator=generator).item(), generator)
     other = LinearHead(other.weight * min(1.0, tau / lipschitz_constant(other.weight)), other.bias)
-    multipliers = np.triu(torch.rand(classes, classes, generator=generator).numpy(), k=1)
+    multipliers = torch.rand(classes, classes, generator=generator).double().triu(1)
     shares = _class_shares(features.x, features.y, classes)
     loss = functional.cross_entropy(other.logits(features.x).double(), features.y).item()
-    gap = _optimality_gap(other, features.x, features.y, shares, multipliers, tau)
-    assert loss - gap <= best + 1e-5
+    for goal in (math.inf, 0.0):  # with the multipliers as they are, and with better ones
+        gap = _optimality_gap(other, features.x, features.y, shares, multipliers, tau, goal)
+        assert loss - gap <= best + 1e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_better_multipliers_prove_as_much_as_any(seed):
+    """Σ ‖F_ij‖ written down densely, its least value by SciPy's minimiser without derivatives."""
+    generator = torch.Generator().manual_seed(seed)
+    w, gradient = (torch.randn(3, 4, generator=generator).double() for _ in range(2))
+    gradient = gradient - gradient.mean(0)
+    pairs = list(itertools.combinations(range(3), 2))
+
+    def flows(values) -> float:
+        S = np.zeros((3, 3))
+        for (i, j), value in zip(pairs, values, strict=True):
+            S[i, j] = S[j, i] = value
+        ours = w.numpy()
+        rest = gradient.numpy() + S.sum(1)[:, None] * ours - S @ ours
+        F = {(i, j): -S[i, j] * (ours[i] - ours[j]) + (rest[i] - rest[j]) / 3
+             for i, j in itertools.permutations(range(3), 2)}  # fmt: skip
+        for i in range(3):  # they carry what they must, whatever S is
+            assert np.allclose(sum(F[i, j] for j in range(3) if j != i), gradient[i].numpy())
+        return sum(np.linalg.norm(F[pair]) for pair in pairs)
+
+    start = torch.rand(3, 3, generator=generator).double().triu(1)
+    symmetric = start + start.T
+    values = [symmetric[pair].item() for pair in pairs]
+    assert _flows(w, gradient, symmetric) == pytest.approx(flows(values))
+    found = _better_multipliers(w, gradient, symmetric, enough=0.0)
+    least = minimize(flows, values, method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}).fun
+    assert _flows(w, gradient, found) == pytest.approx(least, rel=1e-4)
+    assert _flows(w, gradient, found) <= flows(values)
 
 
 def test_a_rare_class_lies_in_the_part_that_is_solved_first(generator):

@@ -594,6 +594,13 @@ def test_a_ranking_is_read_as_it_was_written(tmp_path, files):
     assert json.loads((tmp_path / "again" / "ranking.json").read_text()) == once
 
 
+@pytest.mark.parametrize("wrong", [{"metric": "Balanced"}, {"fine_tuning": "half"}])
+def test_settings_that_mean_nothing_are_refused(wrong):
+    (value,) = wrong.values()
+    with pytest.raises(InputError, match=f"^{value} is none of "):
+        RankingSettings(**wrong)
+
+
 def test_a_ranking_of_an_earlier_version_is_read(tmp_path, files):
     found = rank([*files.values()], settings=RankingSettings(resamples=50))
     with replace_files(tmp_path / "ranked") as new:

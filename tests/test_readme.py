@@ -126,15 +126,15 @@ def test_the_commands_over_many_runs_are_understood(script):
             assert len(rank_models.comparison_of(options).entries) > 5
 
 
-def floors() -> dict[str, list[str]]:
-    """Packages and single rooms of utils, each with its rooms, in the order of docs/design.md."""
+def layers() -> dict[str, list[str]]:
+    """Packages and single modules of utils, each with its modules, in the order of docs/design.md."""
     lines = (REPOSITORY / "docs" / "design.md").read_text().splitlines()
     rows = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
-    return {re.findall(r"`(\w+)`", name)[0]: re.findall(r"`(\w+)`", rooms) for name, rooms in rows}
+    return {re.findall(r"`(\w+)`", name)[0]: re.findall(r"`(\w+)`", modules) for name, modules in rows}
 
 
-def imported_rooms(path: Path) -> set[tuple[str, ...]]:
-    """What a file of utils imports of utils, at its top or when it runs: (package, room) or (room,)."""
+def imported_modules(path: Path) -> set[tuple[str, ...]]:
+    """What a file of utils imports of utils, wherever it does: (package, module) or (module,)."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -151,25 +151,27 @@ def imported_rooms(path: Path) -> set[tuple[str, ...]]:
 UTILS = REPOSITORY / "utils"
 
 
-def test_the_table_of_rooms_is_complete():
+def test_the_table_of_modules_is_complete():
     packages = {path.name for path in UTILS.iterdir() if (path / "__init__.py").exists()}
-    rooms = {path.stem for path in UTILS.glob("[a-z]*.py")}
-    assert sorted(floors()) == sorted(packages | rooms)
+    modules = {path.stem for path in UTILS.glob("[a-z]*.py")}
+    assert sorted(layers()) == sorted(packages | modules)
     for package in packages:
         of_package = [path.stem for path in (UTILS / package).glob("[a-z]*.py")]
-        assert sorted(floors()[package]) == sorted(of_package), package
+        assert sorted(layers()[package]) == sorted(of_package), package
 
 
 @pytest.mark.parametrize("path", sorted(UTILS.rglob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_nothing_imports_upwards(path):
-    order, (floor, *room) = list(floors()), path.relative_to(UTILS).with_suffix("").parts
-    for other, *other_room in imported_rooms(path):
-        if other != floor:
-            assert order.index(other) < order.index(floor), f"{path}: {other}"
-            assert not other_room, f"{path} enters {other} by its window {other_room}"
+    order, (layer, *module) = list(layers()), path.relative_to(UTILS).with_suffix("").parts
+    for other, *other_module in imported_modules(path):
+        if other != layer:
+            assert order.index(other) < order.index(layer), f"{path}: {other}"
+            assert not other_module, (
+                f"{path} imports {other_module} of {other}, which {other} does not name for others"
+            )
         else:
-            rooms = floors()[floor]
-            assert other_room and rooms.index(other_room[0]) < rooms.index(room[0]), path
+            modules = layers()[layer]
+            assert other_module and modules.index(other_module[0]) < modules.index(module[0]), path
 
 
 def test_nothing_below_knows_the_scripts():
@@ -184,11 +186,11 @@ def test_nothing_below_knows_the_scripts():
                 assert node.value not in scripts, f"{path}: {node.value}"
 
 
-@pytest.mark.parametrize("door", sorted(UTILS.glob("*/__init__.py")), ids=lambda door: door.parent.name)
-def test_a_door_only_opens(door):
-    """A package's __init__ re-exports names of its own rooms and does nothing else."""
-    about, *imports = ast.parse(door.read_text()).body
+@pytest.mark.parametrize("init", sorted(UTILS.glob("*/__init__.py")), ids=lambda init: init.parent.name)
+def test_an_init_only_names_what_others_may_use(init):
+    """A package's __init__ re-exports names of its own modules and does nothing else."""
+    about, *imports = ast.parse(init.read_text()).body
     assert isinstance(about, ast.Expr)
     for node in imports:
-        assert isinstance(node, ast.ImportFrom) and node.module.startswith(f"utils.{door.parent.name}.")
+        assert isinstance(node, ast.ImportFrom) and node.module.startswith(f"utils.{init.parent.name}.")
         assert not [name.name for name in node.names if name.name.startswith("_")]

@@ -93,6 +93,23 @@ def test_the_gap_bounds_what_any_map_is_off(generator):
         assert value(best) - value(B) <= problem.gap(B).item() + 1e-6
 
 
+@pytest.mark.parametrize("sources, targets", [(4, 3), (2, 5), (6, 1)])
+def test_all_points_at_once_are_the_same_sums(generator, sources, targets):
+    """What a GPU computes, on the processor: steps, gap and sums in float64; one class has no point."""
+    logits = 2 * torch.randn(3, sources, 90, generator=generator).double()
+    labels = torch.randint(targets, (90,), generator=generator)
+    labels[labels == targets - 1] = 0
+    prior = torch.bincount(labels, minlength=targets).double() / 90
+    ways = [relation._Problem(torch.softmax(logits, 1), labels, prior, way) for way in (False, True)]
+    B = torch.softmax(torch.randn(3, targets, sources, generator=generator).double(), 1)
+    for _ in range(5):
+        steps = [way.step(B) for way in ways]
+        for name in ("ratios", "gap"):
+            torch.testing.assert_close(*(getattr(way, name)(B) for way in ways), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(*steps, rtol=1e-10, atol=1e-10)
+        B = steps[0]
+
+
 def test_renamed_labels_are_found(generator):
     logits = 6 * torch.eye(4)[torch.arange(400) % 4] + torch.randn(400, 4, generator=generator)
     renamed = torch.tensor([2, 0, 3, 1])[torch.arange(400) % 4]

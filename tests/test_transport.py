@@ -1,13 +1,21 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import ot
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog
+from scipy.optimize import linear_sum_assignment, linprog
 
 from tests.conftest import requires_cuda
-from utils.transport import EuclideanCost, _reduced_label_cost, optimal_potentials, solve_transport
+from utils.transport import (
+    EuclideanCost,
+    _reduced_label_cost,
+    optimal_potentials,
+    solve_assignments,
+    solve_transport,
+)
 
 SHAPES = ("soft", "near_permutation", "permutation", "many_to_one")
 
@@ -341,3 +349,14 @@ def test_a_solver_that_stops_early_is_an_error(monkeypatch):
     monkeypatch.setattr("utils.transport.EMD_ITERATIONS", 1)
     with pytest.raises(RuntimeError, match="did not reach the optimum"):
         solve_transport(torch.rand(30, 20))
+
+
+@pytest.mark.parametrize("count, size", [(1, 1), (7, 3), (40, 30)])
+def test_assignments_at_once_are_those_one_by_one(generator, count, size):
+    costs = torch.randn(count, size, size, generator=generator)
+    costs[0] = 1.0  # all plans are as good
+    expected = [linear_sum_assignment(cost)[1].tolist() for cost in costs.numpy()]
+    assert solve_assignments(costs).tolist() == expected
+    for workers in (1, 3, 64):
+        with ThreadPoolExecutor(workers) as pool:
+            assert solve_assignments(costs, pool).tolist() == expected

@@ -38,7 +38,6 @@ def stage_entry(stage: str) -> Callable:
         def run(argv: Sequence[str] | None = None, **defaults: Any) -> None:
             with warnings.catch_warnings(), _sigterm_raises():
                 warnings.showwarning = _print_warning
-                leave_large_images_to_us()
                 _told.clear()
                 _use_plain_letters_where_needed()
                 try:
@@ -66,13 +65,6 @@ def _is_lack_of_memory(error: Exception) -> bool:
     texts = ("can't allocate memory", "out of memory", "out of shared memory", "unable to write to file")
     known = isinstance(error, MemoryError)
     return known or any(text in str(error) for text in texts)
-
-
-def leave_large_images_to_us() -> None:
-    """Silence Pillow's warning from once its limit of pixels on: what it refuses, from twice on, is said
-    in words of ours.
-    """
-    warnings.filterwarnings("ignore", "Image size .* could be decompression bomb")
 
 
 def warning_line(message: object, category: type[Warning]) -> str:

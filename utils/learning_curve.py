@@ -31,7 +31,6 @@ from itertools import product
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -222,15 +221,14 @@ def learning_curve(
     right = torch.empty(len(shares), len(judged), dtype=torch.bool, device=y.device)
     right[-1] = fitted.held_out_logits[order].argmax(1) == y[judged]
     fitted_to: list[list[int]] = []
-    with threadpool_limits(1, user_api="blas"):  # as in linear_head/ridge.py
-        for k in fold[judged].unique().tolist():
-            out, head = fold[judged] == k, None
-            parts = nested_parts(y, fold != k, shares, num_classes, seed, features.groups)
-            fitted_to.append([len(part) for part in parts])
-            for row, part in enumerate(parts[:-1]):  # none of their heads has seen the fifth
-                decay = fitted.weight_decay
-                head = fit_ridge(x[part], y[part], num_classes, decay, head, SEARCHED)
-                right[row, out] = functional.linear(x[judged[out]], *head).argmax(1) == y[judged[out]]
+    for k in fold[judged].unique().tolist():
+        out, head = fold[judged] == k, None
+        parts = nested_parts(y, fold != k, shares, num_classes, seed, features.groups)
+        fitted_to.append([len(part) for part in parts])
+        for row, part in enumerate(parts[:-1]):  # none of their heads has seen the fifth
+            decay = fitted.weight_decay
+            head = fit_ridge(x[part], y[part], num_classes, decay, head, SEARCHED)
+            right[row, out] = functional.linear(x[judged[out]], *head).argmax(1) == y[judged[out]]
     sizes = [round(q * len(y)) for q in shares]
     means = [sum(column) / len(column) for column in zip(*fitted_to, strict=True)]
     of_images = HeldOut.of(y, fold, judged, features.groups)

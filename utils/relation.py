@@ -81,7 +81,9 @@ SUFFICIENT = 1e-3  # nats, of (3)
 # The exponent of expectation maximisation's factor. Above 1 it is over-relaxed: half the steps.
 RELAXATION = 1.5
 LOWEST = -60.0  # of a log-probability: smaller numbers slow a processor down and change nothing
-BLOCK_ELEMENTS = 2**22  # of the logits (C, K_S, n) of controls that are fitted together
+# Of the logits (C, K_S, n) of controls that are fitted together: few enough for a processor's cache to
+# help, and enough to keep a GPU busy in a gigabyte of its memory.
+BLOCK_ELEMENTS, BLOCK_ELEMENTS_CUDA = 2**22, 2**25
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,28 @@ def _losses(h: Tensor, labels: Tensor) -> Tensor:
 
 
 class _Problem:
-    """(2) for C arrays of probabilities (C, K_S, n) of the same points, which are kept by class."""
+    """(2) for C arrays of probabilities (C, K_S, n) of the same points.
 
-    def __init__(self, p: Tensor, labels: Tensor, prior: Tensor):
+    A processor takes a class at a time (K_T small products of what lies side by side). On a GPU, where
+    to begin a product costs more than to compute it, `at_once` takes all points with the row of B that
+    is theirs.
+    """
+
+    def __init__(self, p: Tensor, labels: Tensor, prior: Tensor, at_once: bool | None = None):
         self.count, self.prior = len(labels), prior[:, None]
-        sizes = torch.bincount(labels, minlength=len(prior)).tolist()
-        self.points = p[:, :, labels.argsort(stable=True)].split(sizes, 2)
+        self.at_once = p.is_cuda if at_once is None else at_once
+        if self.at_once:
+            self.p, self.labels = p, labels
+            self.membership = functional.one_hot(labels, len(prior)).to(p)  # (n, K_T)
+        else:
+            sizes = torch.bincount(labels, minlength=len(prior)).tolist()
+            self.points = p[:, :, labels.argsort(stable=True)].split(sizes, 2)
 
     def ratios(self, B: Tensor) -> Tensor:
         """Σ_{i: t_i = t} p_is / Σ_r B_tr p_ir: (C, K_T, K_S)."""
+        if self.at_once:
+            mixture = (B[:, self.labels].transpose(1, 2) * self.p).sum(1, keepdim=True)  # (C, 1, n)
+            return ((self.p / mixture) @ self.membership).transpose(1, 2)
         of_class = []
         for p, row in zip(self.points, B.split(1, 1), strict=True):
             mixture = row @ p  # (C, 1, n_t)
@@ -256,7 +271,7 @@ def _judge(
     least: float,
     progress: str,
 ) -> _Judged:
-    """Fits and tests `count` controls, as many at a time as BLOCK_ELEMENTS allow. `groups`: of the
+    """Fits and tests `count` controls, as many at a time as the device's block allows. `groups`: of the
     points that are fitted to.
     """
     train_labels, test_labels = labels
@@ -264,7 +279,8 @@ def _judge(
     with tqdm(total=count, desc=progress, unit="control", disable=None, leave=False) as bar:
         while len(losses) < count:
             first = draw()
-            together = max(1, BLOCK_ELEMENTS // first[0].numel())
+            block = BLOCK_ELEMENTS_CUDA if first[0].is_cuda else BLOCK_ELEMENTS
+            together = max(1, block // first[0].numel())
             drawn = [first, *(draw() for _ in range(min(together, count - len(losses)) - 1))]
             train, test = (torch.stack(parts) for parts in zip(*drawn, strict=True))
             maps = _fit(train, train_labels, num_targets, groups)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,22 +35,88 @@ def class_counts(prior: Tensor, size: int, sampler: str) -> Tensor:
     return counts
 
 
+class ByClass:
+    """The samples of each class, to be drawn from at every step of a learner: for all classes at once.
+
+    The drawing is done on the host, so that a seed gives the same batches on every device; one transfer
+    takes them to the device of the labels.
+    """
+
+    def __init__(self, labels: Tensor, num_classes: int):
+        self.device = labels.device
+        labels = labels.cpu()
+        self.samples = labels.argsort(stable=True).numpy()  # of class 0, then of class 1, …
+        self.sizes = torch.bincount(labels, minlength=num_classes).numpy()
+        self.first = self.sizes.cumsum() - self.sizes
+
+    def draw(self, counts: Sequence[int] | Tensor, generator: torch.Generator) -> Tensor:
+        """So many samples of each class at random, class after class; where there are fewer, all of them
+        again and again. Equal in distribution to a permutation of each class's samples, of which as many
+        as are wanted are taken. Raises ValueError for a class without samples.
+        """
+        counts = np.asarray(counts)
+        if (missing := np.flatnonzero((counts > 0) & (self.sizes == 0))).size:
+            raise ValueError(f"no samples of classes {missing.tolist()} to draw from")
+        rounds = -(-counts // self.sizes.clip(min=1))
+        of_class = np.arange(len(counts)).repeat(rounds)  # a row for each round of each class
+        number = np.arange(len(of_class)) - (rounds.cumsum() - rounds)[of_class]
+        sizes = self.sizes[of_class]
+        wanted = np.minimum(sizes, counts[of_class] - number * sizes)
+        places = _distinct_places(sizes, wanted, generator)
+        drawn = self.samples[self.first[of_class].repeat(wanted) + places]
+        return torch.from_numpy(drawn).to(self.device)
+
+
+def _distinct_places(sizes: np.ndarray, wanted: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """For each row `wanted` different numbers of 0 … `sizes` − 1 in random order, row after row.
+
+    From few numbers: the order of random keys, one for each number. From many: drawn with replacement,
+    and what repeats an earlier one of its row is drawn again. What is drawn again depends on which
+    numbers are equal, never on what they are, so every choice in every order is as likely as any other.
+    The cost is that of what is wanted, however large the classes are.
+    """
+    width = int(wanted.max(initial=0))
+    slots = np.arange(width)
+    used = slots < wanted[:, None]
+    places = np.where(used, 0, -1 - slots)  # what is not used repeats nothing
+    few = sizes <= FEW * wanted
+    if few.any():
+        across = max(width, int(sizes[few].max()))
+        keys = torch.rand(int(few.sum()), across, generator=generator, dtype=torch.float64).numpy()
+        keys[np.arange(across) >= sizes[few, None]] = np.inf
+        places[few] = np.where(used[few], keys.argsort(1)[:, :width], places[few])
+    row, slot = (used & ~few[:, None]).nonzero()
+    while len(row):
+        numbers = torch.randint(2**62, (len(row),), generator=generator).numpy()
+        places[row, slot] = numbers % sizes[row]
+        again = np.unique(row)
+        ordered = np.sort(places[again] * width + slots)  # equal numbers side by side, the first first
+        index, column = (ordered[:, 1:] // width == ordered[:, :-1] // width).nonzero()
+        row, slot = again[index], ordered[index, column + 1] % width
+    return places[used]
+
+
+FEW = 4  # numbers for each one wanted: with more of them hardly any is drawn twice
+
+
 def draw_stratified(
-    index: list[Tensor], prior: Tensor, size: int, sampler: str, generator: torch.Generator
+    by_class: ByClass, prior: Tensor, size: int, sampler: str, generator: torch.Generator
 ) -> Tensor:
     """Indices of a batch stratified by `prior`. Without replacement inside a class; a class with
     fewer points than its share is capped (`truncated`) or repeated (`exact`, to keep the prior).
     """
     counts = class_counts(prior, size, sampler)
     if sampler == "truncated":
-        counts = torch.minimum(counts, torch.tensor([len(points) for points in index]))
-    return draw_by_counts(index, counts, generator)
+        counts = torch.minimum(counts, torch.from_numpy(by_class.sizes))
+    return by_class.draw(counts, generator)
 
 
 def draw_by_counts(
     index: list[Tensor], counts: Sequence[int] | Tensor, generator: torch.Generator
 ) -> Tensor:
-    """So many points of each class at random; where there are fewer, all of them again and again."""
+    """So many points of each class at random; where there are fewer, all of them again and again. Once:
+    a learner that draws at every step takes `ByClass`.
+    """
     drawn = []
     for points, count in zip(index, torch.as_tensor(counts).tolist(), strict=True):
         if not count:

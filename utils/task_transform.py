@@ -37,14 +37,7 @@ from utils.procedures import (
     TransformSettings,
 )
 from utils.relation import fit_label_map
-from utils.sampling import (
-    class_counts,
-    class_means,
-    class_prior,
-    draw_by_counts,
-    draw_stratified,
-    index_by_class,
-)
+from utils.sampling import ByClass, class_counts, class_means, class_prior, draw_stratified
 from utils.storage import ResumePoint
 from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
 
@@ -383,8 +376,8 @@ class _Problem:
     ):
         self.source, self.target, self.settings = source, target, settings
         self.num_sources = head.num_classes
-        self.source_index = index_by_class(source.y, head.num_classes)
-        self.target_index = index_by_class(target.y, num_targets)
+        self.source_by_class = ByClass(source.y, head.num_classes)
+        self.target_by_class = ByClass(target.y, num_targets)
         self.source_prior = class_prior(source.y, head.num_classes)
         self.target_prior = class_prior(target.y, num_targets)
         with torch.no_grad():  # W and c are fixed: every sample's loss is known once and for all
@@ -396,8 +389,8 @@ class _Problem:
     def terms(self, transform: TaskTransform, generator: torch.Generator) -> Tensor:
         """OBJECTIVE_TERMS on one batch, float64, differentiable in the transform's parameters."""
         size, sampler = self.settings.batch_size, self.settings.sampler
-        i = draw_stratified(self.source_index, transform.D.detach(), size, sampler, generator)
-        j = draw_stratified(self.target_index, self.target_prior, size, sampler, generator)
+        i = draw_stratified(self.source_by_class, transform.D.detach(), size, sampler, generator)
+        j = draw_stratified(self.target_by_class, self.target_prior, size, sampler, generator)
         class_losses = self._class_losses(generator)
         feature_distance, label_distance = distribution_mismatch(
             transform,
@@ -425,7 +418,7 @@ class _Problem:
             return self.split_loss
         counts = class_counts(self.source_prior, self.settings.batch_size, "truncated")
         least = torch.full_like(counts, max(1, int(counts.min())))
-        index = draw_by_counts(self.source_index, least, generator)
+        index = self.source_by_class.draw(least, generator)
         return class_means(self.losses[index], self.source.y[index], self.num_sources)
 
 
@@ -474,10 +467,11 @@ def distribution_mismatch(
 def _barycentres(plan: TransportPlan, z: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """(a (n,), c (n, d), Σ_j P_ij ‖z_j‖² − Σ_i a_i ‖c_i‖²) of a plan from `count` points to z (m, d)."""
     row_mass = z.new_zeros(count).index_add_(0, plan.rows, plan.mass)
-    matrix = torch.sparse_coo_tensor(
-        torch.stack([plan.rows, plan.columns]), plan.mass, (count, len(z)), check_invariants=False
-    )
-    centres = torch.sparse.mm(matrix, z) / row_mass[:, None]
+    # Said for all that is built in here: on CUDA the product makes a sparse tensor of its own.
+    with torch.sparse.check_sparse_tensor_invariants(False):
+        places = torch.stack([plan.rows, plan.columns])
+        matrix = torch.sparse_coo_tensor(places, plan.mass, (count, len(z)), check_invariants=False)
+        centres = torch.sparse.mm(matrix, z) / row_mass[:, None]
     within = plan.mass @ z.square().sum(1)[plan.columns] - row_mass @ centres.square().sum(1)
     return row_mass, centres, within
 

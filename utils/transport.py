@@ -21,6 +21,7 @@ without looking at their points: r[s, t] + min C ≥ max u_s + max v_t is enough
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,6 +210,26 @@ def solve_transport(
         torch.from_numpy(mass).to(device, dtype),
         float(mass @ paired),
     )
+
+
+def solve_assignments(costs: Tensor, pool: ThreadPoolExecutor | None = None) -> Tensor:
+    """The column of each row in the one-to-one plan of least cost, for C problems at once: (C, n) from
+    (C, n, n). With a `pool` its threads share the problems (SciPy's solver lets go of Python's lock);
+    what is found does not depend on it.
+    """
+    problems = costs.cpu().numpy()
+    parts = [problems]
+    if pool is not None and problems.size >= WORTH_THREADS:
+        parts = np.array_split(problems, min(len(problems), pool._max_workers))
+    columns = map(_assign_each, parts) if len(parts) == 1 else pool.map(_assign_each, parts)
+    return torch.from_numpy(np.concatenate(list(columns))).to(costs.device)
+
+
+WORTH_THREADS = 2**15  # costs in all: for fewer, handing them to a thread takes as long as solving them
+
+
+def _assign_each(problems: np.ndarray) -> np.ndarray:
+    return np.stack([linear_sum_assignment(cost)[1] for cost in problems])
 
 
 def optimal_potentials(cost: Tensor, plan: TransportPlan) -> tuple[Tensor, Tensor]:

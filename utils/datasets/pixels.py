@@ -5,6 +5,7 @@ Where a scale or a background has to be chosen it is one for a whole data set, b
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -124,11 +125,16 @@ def _choose_scale(kind: str, low: float, high: float) -> Scale:
 # ------------------------------------------------------------------------------------- a single file
 @contextlib.contextmanager
 def pixel_limit(most: int | None) -> Iterator[None]:
-    """Let Pillow suspect an attack in the block from `most` pixels on; None: from its own limit on."""
+    """Let Pillow suspect an attack in the block from `most` pixels on; None: from its own limit on. It
+    warns from once the limit on, which is not shown: what it refuses, from twice on, is said in words of
+    ours.
+    """
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = most or before
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset as TorchDataset
 
 from utils.backbones import Backbone, ImageTransform
 from utils.datasets import ImageFiles, Split, image_name, rgb_image, select_groups
-from utils.entry import leave_large_images_to_us
 from utils.errors import InputError, Remark
 
 MOST_IMAGES = 1024  # of one batch
@@ -169,7 +168,6 @@ def _leave_signals_to_the_main_process(_: int) -> None:
     """It ends the workers, by SIGTERM, and alone says what happened: they go without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    leave_large_images_to_us()  # where processes are not forked
 
 
 def pins(backbone: Backbone) -> bool:

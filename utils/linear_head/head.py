@@ -67,7 +67,8 @@ def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
     """‖Wᵀ(p − e_y)‖₂ for every row of x (n, d) and every label y: (n, K), float64.
 
     Expanded as pᵀGp − 2 (Gp)_y + G_yy with G = WWᵀ (K, K), so no (n, K, d) array is made. The
-    rows of W are centred first, which changes no difference and removes most cancellation.
+    rows of W are centred first, which changes no difference and removes most cancellation. Where a norm
+    is 0 its gradient is taken as 0, the least of the subgradients there.
     """
     weight = head.weight.double()
     weight = weight - weight.mean(0)
@@ -75,7 +76,8 @@ def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
     p = torch.softmax(head.logits(x).double(), dim=1)
     gp = p @ gram
     squared = (p * gp).sum(1, keepdim=True) - 2 * gp + gram.diagonal()
-    return squared.clamp_min(0).sqrt()
+    positive = squared > 0  # the square root's slope is infinite at 0, and infinite times 0 is no number
+    return torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
 
 
 def label_gradient_norms(head: LinearHead, x: Tensor, y: Tensor) -> Tensor:

@@ -3,16 +3,13 @@
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from scipy.optimize import OptimizeResult, minimize
-from scipy.special import xlogy
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from tqdm import tqdm
 
 from utils.features import Features
 from utils.linear_head.head import LinearHead, lipschitz_constant
+from utils.linear_head.lbfgs import minimise
 from utils.linear_head.ridge import mean_loss
 from utils.sampling import draw_by_counts, index_by_class
 
@@ -29,13 +26,9 @@ def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: st
     starts from zero and sees all samples at once, from memory (n·d floats, and `CHUNK` of the n·K
     logits at a time).
     """
-    state = _Multipliers(np.zeros(num_classes * (features.x.shape[1] + 1)), num_classes)
-    # NumPy's and SciPy's BLAS threads, waiting for work, would take the cores from PyTorch's: four times
-    # the time. What they are given here is small.
-    with (
-        threadpool_limits(1, user_api="blas"),
-        tqdm(desc=progress, unit="round", disable=None, leave=False) as bar,
-    ):
+    variables = torch.zeros(num_classes * (features.x.shape[1] + 1), dtype=torch.float64)
+    state = _Multipliers(variables.to(features.x.device), num_classes)
+    with tqdm(desc=progress, unit="round", disable=None, leave=False) as bar:
         # A tenth of many samples leads close to the solution at a tenth of the cost.
         if len(features) >= 100 * features.x.shape[1]:
             part = _tenth_of_each_class(features.y)
@@ -54,22 +47,22 @@ def _tenth_of_each_class(labels: Tensor) -> Tensor:
 class _Multipliers:
     """Where the augmented Lagrangian stands: variables (W / scale, c) flat, λ (upper triangle), ρ."""
 
-    flat: np.ndarray
+    flat: Tensor
     num_classes: int
     rho: float = 1.0
 
     def __post_init__(self):
-        self.multipliers = np.zeros((self.num_classes,) * 2)
-        self.pairs = np.triu(np.ones_like(self.multipliers, dtype=bool), k=1)
+        self.multipliers = self.flat.new_zeros((self.num_classes,) * 2)
+        self.pairs = torch.ones_like(self.multipliers, dtype=torch.bool).triu(1)
 
-    def weight_and_bias(self, flat: np.ndarray, tau: float) -> tuple[np.ndarray, np.ndarray]:
+    def weight_and_bias(self, flat: Tensor, tau: float) -> tuple[Tensor, Tensor]:
         """The solver's variable is W / min(τ, 1), of order one like c."""
         split = len(flat) - self.num_classes
-        return min(tau, 1.0) * flat[:split].reshape(self.num_classes, -1), flat[split:]
+        return min(tau, 1.0) * flat[:split].view(self.num_classes, -1), flat[split:]
 
-    def raised(self, violations: np.ndarray) -> np.ndarray:
+    def raised(self, violations: Tensor) -> Tensor:
         """λ⁺ = max(0, λ + ρ g) for i < j, (K, K)."""
-        return np.where(self.pairs, np.maximum(0, self.multipliers + self.rho * violations), 0)
+        return (self.multipliers + self.rho * violations).clamp_min(0) * self.pairs
 
 
 def _solve_rounds(
@@ -80,46 +73,43 @@ def _solve_rounds(
     best, tolerance = None, 1e-6
     class_shares = _class_shares(x, y, state.num_classes)
 
-    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(flat: Tensor) -> tuple[float, Tensor]:
         w, c = state.weight_and_bias(flat, tau)
-        means = mean_loss(x, y, torch.from_numpy(w).to(x), torch.from_numpy(c).to(x))
+        means = mean_loss(x, y, w.to(x), c.to(x))
         active = state.raised(_violations(w, tau))
         gradient = means.gradient_weight + _laplacian(active + active.T, w) / tau**2
-        value = means.loss + (active**2).sum() / (2 * state.rho)
-        return value, np.concatenate([min(tau, 1.0) * gradient.ravel(), means.gradient_bias])
+        value = means.loss + float(active.square().sum()) / (2 * state.rho)
+        return value, torch.cat([min(tau, 1.0) * gradient.flatten(), means.gradient_bias])
 
-    def reached(flat: np.ndarray) -> bool:
+    def reached(flat: Tensor) -> bool:
         """Whether the scaled head of `flat` is good enough; remembers it if it is the best so far."""
         nonlocal best
         w, c = state.weight_and_bias(flat, tau)
         violations = _violations(w, tau)
-        if best and violations[state.pairs].max(initial=0) > FEASIBLE:
+        if best and _worst(violations, state) > FEASIBLE:
             return False
-        head = LinearHead(_scaled_into(torch.from_numpy(w).to(x), tau), torch.from_numpy(c).to(x))
-        gap = _optimality_gap(head, x, y, class_shares, state.raised(violations), tau)
+        head = LinearHead(_scaled_into(w.to(x), tau), c.to(x))
+        gap = _optimality_gap(head, x, y, class_shares, state.raised(violations), tau, goal)
         if best is None or gap < best.optimality_gap:
             best = replace(head, optimality_gap=gap)
         return gap <= goal
 
-    def look(intermediate_result: OptimizeResult) -> None:
+    def look(flat: Tensor) -> bool:
         nonlocal steps
         steps += 1
-        if steps % LOOK_EVERY == 0 and reached(intermediate_result.x):
-            raise StopIteration
+        return steps % LOOK_EVERY == 0 and reached(flat)
 
     for _ in range(OUTER_ROUNDS):
         steps = 0
-        options = {"maxiter": 200, "maxcor": 20, "ftol": tolerance, "gtol": 1e-9}
-        solved = minimize(
-            objective, state.flat, jac=True, method="L-BFGS-B", options=options, callback=look
-        )
-        state.flat = solved.x
+        state.flat = minimise(
+            objective, state.flat, tolerance=tolerance, most_steps=STEPS, look=look
+        ).variables
         bar.update()
-        if reached(state.flat):
+        if (best and best.optimality_gap <= goal) or reached(state.flat):
             break
         violations = _violations(state.weight_and_bias(state.flat, tau)[0], tau)
         state.multipliers = state.raised(violations)
-        if violations[state.pairs].max(initial=0) > FEASIBLE:
+        if _worst(violations, state) > FEASIBLE:
             state.rho *= 4
         elif tolerance < FINEST:
             break
@@ -128,6 +118,7 @@ def _solve_rounds(
     return best
 
 
+STEPS = 200  # of L-BFGS in a round
 OUTER_ROUNDS = 30
 FINEST = 1e-13  # relative decrease a step: rounding allows no finer solution
 LOOK_EVERY = 20  # steps of L-BFGS
@@ -142,34 +133,43 @@ def _scaled_into(weight: Tensor, tau: float) -> Tensor:
     return weight
 
 
-def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> np.ndarray:
+def _worst(violations: Tensor, state: _Multipliers) -> float:
+    """The largest g_ij; 0 where there is a single class."""
+    return float(torch.where(state.pairs, violations, -math.inf).max().clamp_min(0))
+
+
+def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
     """Mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1) float64."""
     sums = torch.zeros((num_classes, x.shape[1]), dtype=torch.float64, device=x.device)
     for x_part, y_part in zip(x.split(2**15), y.split(2**15), strict=True):
         sums.index_add_(0, y_part, x_part.double())
     counts = torch.bincount(y, minlength=num_classes)[:, None]
-    return (torch.cat([sums, counts], dim=1) / len(y)).cpu().numpy()
+    return torch.cat([sums, counts], dim=1) / len(y)
 
 
-def _violations(w: np.ndarray, tau: float) -> np.ndarray:
+def _violations(w: Tensor, tau: float) -> Tensor:
     """g_ij = (‖w_i − w_j‖²/τ² − 1)/2 for all pairs, (K, K)."""
     return (_pair_products(w / tau, w / tau) - 1) / 2
 
 
-def _pair_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _pair_products(a: Tensor, b: Tensor) -> Tensor:
     """⟨a_i − a_j, b_i − b_j⟩ for all pairs, (K, K) from (K, d) twice."""
-    gram = a @ b.T
-    diagonal = gram.diagonal()
-    return diagonal[:, None] + diagonal[None, :] - gram - gram.T
+    return _pairs(a @ b.T)
 
 
-def _laplacian(weights: np.ndarray, w: np.ndarray) -> np.ndarray:
+def _laplacian(weights: Tensor, w: Tensor) -> Tensor:
     """Σ_j weights_ij (w_i − w_j) for every i, (K, d); weights (K, K) symmetric."""
     return weights.sum(1)[:, None] * w - weights @ w
 
 
 def _optimality_gap(
-    head: LinearHead, x: Tensor, y: Tensor, class_shares: np.ndarray, multipliers: np.ndarray, tau: float
+    head: LinearHead,
+    x: Tensor,
+    y: Tensor,
+    class_shares: Tensor,
+    multipliers: Tensor,
+    tau: float,
+    goal: float = math.inf,
 ) -> float:
     """How far the head's mean loss is above the constrained optimum at most, in nats, by duality.
 
@@ -178,26 +178,93 @@ def _optimality_gap(
     G = mean (p_i − e_{y_i}) x_iᵀ and g = mean (p_i − e_{y_i}). The last is 0 if g = 0 and −∞ else, so
     the head's own p_i are mixed with the least share ε of one q that makes g vanish. Where antisymmetric
     F_ij ∈ R^d satisfy Σ_j F_ij = G_i, ⟨W, G⟩ = Σ_{i<j} ⟨w_i − w_j, F_ij⟩ ≥ −τ Σ_{i<j} ‖F_ij‖. Taken is
-    F_ij = −λ_ij (w_i − w_j)/τ² + (R_i − R_j)/K, R what the first part leaves of G. `class_shares` is
+    F_ij = −λ_ij (w_i − w_j)/τ² + (R_i − R_j)/K, R what the first part leaves of G, with the given λ and,
+    where that proves no gap below `goal`, with better ones (`_better_multipliers`). `class_shares` is
     mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1).
     """
     means = mean_loss(x, y, head.weight, head.bias, with_entropy=True)
-    w, classes = head.weight.double().cpu().numpy(), head.num_classes
+    w = head.weight.double()
     gradient, entropy = means.gradient_weight, means.entropy
     frequency = class_shares[:, -1]
-    excess = (means.gradient_bias / frequency).max(initial=0)
+    excess = float((means.gradient_bias / frequency).max().clamp_min(0))
     if excess > 0:
         share = excess / (1 + excess)
-        q = (frequency - means.gradient_bias / excess).clip(min=0)
-        of_q = np.outer(q, class_shares[:, :-1].sum(0)) - class_shares[:, :-1]
+        q = (frequency - means.gradient_bias / excess).clamp_min(0)
+        of_q = torch.outer(q, class_shares[:, :-1].sum(0)) - class_shares[:, :-1]
         gradient = (1 - share) * gradient + share * of_q
-        entropy = (1 - share) * entropy - share * xlogy(q, q).sum()
+        entropy = (1 - share) * entropy - share * float(torch.xlogy(q, q).sum())
     symmetric = (multipliers + multipliers.T) / tau**2
+    gap = means.loss - entropy + tau * _flows(w, gradient, symmetric)
+    if gap > goal:
+        enough = (goal - means.loss + entropy) / tau
+        better = _better_multipliers(w, gradient, symmetric, enough)
+        gap = min(gap, means.loss - entropy + tau * _flows(w, gradient, better))
+    return gap
+
+
+def _flows(w: Tensor, gradient: Tensor, symmetric: Tensor) -> float:
+    """Σ_{i<j} ‖F_ij‖ of `_optimality_gap`, with S = λ/τ² (K, K) `symmetric`."""
+    classes = len(w)
     rest = gradient + _laplacian(symmetric, w)
     squared = (
         symmetric**2 * _pair_products(w, w)
         - 2 / classes * symmetric * _pair_products(w, rest)
         + _pair_products(rest, rest) / classes**2
     )
-    flows = np.sqrt(np.triu(squared, k=1).clip(min=0)).sum()
-    return float(means.loss - (entropy - tau * flows))
+    return float(squared.triu(1).clamp_min(0).sqrt().sum())
+
+
+def _better_multipliers(w: Tensor, gradient: Tensor, symmetric: Tensor, enough: float) -> Tensor:
+    """S with smaller Σ_{i<j} ‖F_ij‖, by L-BFGS until that is `enough`: a convex function of S.
+
+    The augmented Lagrangian's own λ follow its last step; those that prove most lie elsewhere, and
+    looking for them takes no look at the samples: with P = WWᵀ, Q = GWᵀ, GGᵀ and L the Laplacian of S,
+        RWᵀ = Q + LP,   RRᵀ = GGᵀ + LQᵀ + QL + LPL,   R = G + LW.
+    With N_ij = 1/‖F_ij‖ and v_i = Σ_j N_ij F_ij the derivative for S_ij is
+        ⟨v_i − v_j, w_i − w_j⟩/K − N_ij ⟨F_ij, w_i − w_j⟩.
+    """
+    classes = len(w)
+    P, Q, of_gradient = w @ w.T, gradient @ w.T, gradient @ gradient.T
+    rows, columns = torch.triu_indices(classes, classes, 1, device=w.device)
+    apart, unit = _pairs(P), float(symmetric.max()) or 1.0
+
+    def matrix(flat: Tensor) -> Tensor:
+        S = torch.zeros_like(P)
+        S[rows, columns] = S[columns, rows] = unit * flat
+        return S
+
+    def objective(flat: Tensor) -> tuple[float, Tensor]:
+        S = matrix(flat)
+        L = _as_laplacian(S)
+        RW = Q + L @ P
+        of_rest = of_gradient + L @ Q.T + RW @ L
+        along = _pairs(RW) / classes - S * apart  # ⟨F_ij, w_i − w_j⟩
+        squared = S * (S * apart - 2 / classes * _pairs(RW)) + _pairs(of_rest) / classes**2
+        lengths = (squared.clamp_min(0) + SMOOTHED * largest).sqrt()
+        N = 1 / lengths
+        VW = _as_laplacian(N) @ RW / classes - _as_laplacian(N * S) @ P
+        slope = _pairs(VW) / classes - N * along
+        return float(lengths[rows, columns].sum()), unit * slope[rows, columns]
+
+    def sufficient(flat: Tensor) -> bool:
+        return _flows(w, gradient, matrix(flat)) <= enough
+
+    largest = float(of_gradient.diagonal().max()) or 1.0
+    start = symmetric[rows, columns] / unit
+    found = minimise(objective, start, tolerance=1e-9, most_steps=BETTER_STEPS, look=sufficient)
+    return matrix(found.variables)
+
+
+BETTER_STEPS = 100
+SMOOTHED = 1e-18  # of the largest ‖G_i‖²: keeps the norms differentiable where F_ij = 0
+
+
+def _pairs(products: Tensor) -> Tensor:
+    """⟨a_i − a_j, b_i − b_j⟩ for all pairs from ⟨a_i, b_j⟩, (K, K) both."""
+    diagonal = products.diagonal()
+    return diagonal[:, None] + diagonal[None, :] - products - products.T
+
+
+def _as_laplacian(weights: Tensor) -> Tensor:
+    """diag(Σ_j weights_ij) − weights, (K, K); weights' own diagonal cancels."""
+    return weights.sum(1).diag() - weights

@@ -13,14 +13,12 @@ dimensions than samples and λ is small, it would end where it begins.
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from utils.linear_head.lbfgs import minimise
 from utils.sampling import FOLDS, share_of_each_class, stratified_folds
 
 STEP = math.sqrt(10)  # between neighbours of the grid of λ
@@ -61,11 +59,7 @@ def fit_validated_ridge(
     (n,) are held out together.
     """
     fold = stratified_folds(y, groups)
-    with (
-        # BLAS threads of NumPy and SciPy, waiting for work, would take the cores from PyTorch's.
-        threadpool_limits(1, user_api="blas"),
-        tqdm(desc=progress, unit="fit", disable=None, leave=False) as bar,
-    ):
+    with tqdm(desc=progress, unit="fit", disable=None, leave=False) as bar:
         decay, starts = _choose_weight_decay(x, y, num_classes, fold, bar)
         whole = fit_ridge(x, y, num_classes, decay, starts.get(0))
         held_out = [(fold < 0).nonzero().flatten()]
@@ -136,24 +130,25 @@ def fit_ridge(
     """(W (K, d), c (K,)) of (1) at one λ, by L-BFGS from `start` (default: zero)."""
     dim = x.shape[1]
     shape = (num_classes, dim + 1)
-    flat = np.zeros(shape).ravel()
+    flat = torch.zeros(shape, dtype=torch.float64, device=x.device)
     if start is not None:
-        flat = torch.cat([start[0], start[1][:, None]], dim=1).double().cpu().numpy().ravel()
+        flat = torch.cat([start[0], start[1][:, None]], dim=1).double()
 
-    def split(values: np.ndarray) -> tuple[Tensor, Tensor]:
-        both = torch.from_numpy(values).to(x).view(shape)
+    def split(values: Tensor) -> Head:
+        both = values.to(x).view(shape)
         return both[:, :dim].contiguous(), both[:, dim].contiguous()
 
-    def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+    def objective(values: Tensor) -> tuple[float, Tensor]:
         weight, bias = split(values)
         means = mean_loss(x, y, weight, bias)
-        w = weight.double().cpu().numpy()
+        w = weight.double()
         gradient = means.gradient_weight + weight_decay * w
-        value = means.loss + weight_decay / 2 * (w**2).sum()
-        return value, np.concatenate([gradient, means.gradient_bias[:, None]], axis=1).ravel()
+        value = means.loss + weight_decay / 2 * float(w.square().sum())
+        return value, torch.cat([gradient, means.gradient_bias[:, None]], dim=1).flatten()
 
-    options = {"maxiter": MOST_STEPS, "maxcor": 20, "ftol": tolerance, "gtol": 1e-7}
-    return split(minimize(objective, flat, jac=True, method="L-BFGS-B", options=options).x)
+    return split(
+        minimise(objective, flat.flatten(), tolerance=tolerance, most_steps=MOST_STEPS).variables
+    )
 
 
 @dataclass(frozen=True)
@@ -164,8 +159,8 @@ class Means:
 
     loss: float
     entropy: float
-    gradient_weight: np.ndarray
-    gradient_bias: np.ndarray
+    gradient_weight: Tensor
+    gradient_bias: Tensor
 
 
 def mean_loss(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: bool = False) -> Means:
@@ -184,5 +179,4 @@ def mean_loss(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: 
         gradient_weight += p.T @ x_part
         gradient_bias += p.sum(0)
     count = len(y)
-    gradients = ((part / count).cpu().numpy() for part in (gradient_weight, gradient_bias))
-    return Means(loss / count, entropy / count, *gradients)
+    return Means(loss / count, entropy / count, gradient_weight / count, gradient_bias / count)

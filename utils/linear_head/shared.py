@@ -47,7 +47,7 @@ def shared_linear_head(
 _FITTED_HERE: set[Path] = set()  # --OVERWRITE is for each of a sweep's cells, and they share heads
 
 
-FITS = 2  # counts the ways in which heads have been fitted: another version's are not used
+FITS = 3  # counts the ways in which heads have been fitted: another version's are not used
 HEAD_TENSORS = ("weight", "bias", "held_out", "held_out_logits")
 HEAD_FIGURES = ("optimality_gap", "fit_seconds", "weight_decay", "held_out_loss")
 

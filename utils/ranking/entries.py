@@ -19,7 +19,17 @@ from utils.features import (
     require_same_labels,
     task_slug,
 )
-from utils.names import ACCURACY, BALANCED, FULL, HEAD, LENET, ROBUST_PREFIX, is_grey_model
+from utils.names import (
+    ACCURACY,
+    BALANCED,
+    FINE_TUNINGS,
+    FULL,
+    HEAD,
+    LENET,
+    METRICS,
+    ROBUST_PREFIX,
+    is_grey_model,
+)
 from utils.ranking.truth import Truth, read_truth
 from utils.stage import PairRequest, check_pair
 
@@ -52,6 +62,11 @@ class RankingSettings:
     labels: Path | None = None
     procedure: str = "improved"
     device: str = "auto"
+
+    def __post_init__(self):
+        for value, choices in ((self.metric, METRICS), (self.fine_tuning, (None, *FINE_TUNINGS))):
+            if value not in choices:
+                raise InputError(f"{value} is none of {', '.join(filter(None, choices))}")
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,6 @@ class Ranking:
         found = {name: one.measured(self.metric) for name, one in self.standings.items()}
         return {name: accuracy for name, accuracy in found.items() if accuracy is not None}
 
-    @property
-    def measured_balanced(self) -> bool:
-        """Whether these are balanced accuracies."""
-        known = any(one.balanced_accuracy is not None for one in self.standings.values())
-        return self.metric == BALANCED and known
-
     def table(self, column: str = "accuracy") -> tuple[list[str], list[list[str]]]:
         """(head, rows) for a person; `column`: what the accuracies are called."""
         return candidate_table(

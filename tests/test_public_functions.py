@@ -22,28 +22,30 @@ from utils.sweep import run_jobs
 from utils.task_transform import learn_task_transform
 from utils.transport import solve_transport
 
-DOORS = (
+PUBLIC = (
     load_dataset, load_backbone, own_classifier, extract_features, fit_linear_head, solve_transport,
     relate, learn_task_transform, learn_certificate, transfer_bound, learning_curve, near_copies, decide,
     rank, run_jobs,
 )  # fmt: skip
-each_door = pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
+each_function = pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
 
 
-@each_door
-def test_parameters_returns_errors_and_sources_are_told(door):
-    text = inspect.getdoc(door)
+@each_function
+def test_parameters_returns_errors_and_sources_are_told(function):
+    text = inspect.getdoc(function)
     for part in ("Args:", "Returns:", "Raises:", "Source:", "Example:"):
         assert part in text
     told = text.partition("Args:")[2].partition("Returns:")[0]
-    for name in inspect.signature(door).parameters:
+    for name in inspect.signature(function).parameters:
         assert f"\n    {name}: " in told
 
 
-@each_door
-def test_the_example_gives_what_it_says(door):
-    module = sys.modules[door.__module__]
-    (example,) = doctest.DocTestFinder(recurse=False).find(door, door.__name__, globs=vars(module))
+@each_function
+def test_the_example_gives_what_it_says(function):
+    module = sys.modules[function.__module__]
+    (example,) = doctest.DocTestFinder(recurse=False).find(
+        function, function.__name__, globs=vars(module)
+    )
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0
 
