@@ -1,10 +1,12 @@
 """Shared by the tests: no network, no Debian data, one source network trained for a second."""
 
+import gc
 import os
 import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,17 @@ import train_source_model
 import transfer_source_to_target
 from tests.faults.tasks import arrays, places
 from utils.datasets import grey
+from utils.procedures import CertificateSettings, settings_for
 
 requires_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="compares the GPU's results with the CPU's: no GPU here"
 )
+
+
+def pytest_collection_finish():
+    """The million objects of imported libraries stay: no garbage collection looks at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -42,19 +51,31 @@ def sketches(request, monkeypatch):
     half of the time that short runs take, are left out. Where a whole file asks for it, a test marked
     `figures` has them whole.
     """
-    if request.node.get_closest_marker("figures"):
-        return
+    if not request.node.get_closest_marker("figures"):
+        sketch_figures(monkeypatch)
 
+
+def sketch_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(figure, path, **_):
         Path(path).write_text("not drawn")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", write)
 
 
+@pytest.fixture
+def quick_certificates(monkeypatch):
+    """A ranking learns five of them a candidate; how good they are, test_certificate.py asks."""
+    quick = CertificateSettings(steps=20, matchings=1, trial_steps=5, points_per_class=30)
+    monkeypatch.setattr(
+        "utils.ranking.candidates.settings_for",
+        lambda *names: replace(settings_for(*names), certificate=quick),
+    )
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Gives the folder of a name, which a function has filled in this process or in another one of this
-    run of the tests; copy it before writing.
+    run of the tests, with sketches of figures; copy it before writing.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -66,7 +87,9 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Pat
             if not full.exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                fill(folder)
+                with pytest.MonkeyPatch.context() as patched:
+                    sketch_figures(patched)
+                    fill(folder)
                 full.touch()
         return folder
 
@@ -97,10 +120,14 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def feature_files(tmp_path) -> tuple[str, str]:
+    return write_feature_files(tmp_path)
+
+
+def write_feature_files(folder: Path) -> tuple[str, str]:
     """Two feature files of three well separated classes in five dimensions, as `features:` names."""
     rng = np.random.default_rng(0)
     names = []
     for name, shift in (("source", 0.0), ("target", 1.0)):
-        np.savez(tmp_path / f"{name}.npz", **arrays(rng, shift))
-        names.append(f"features:{tmp_path / f'{name}.npz'}")
+        np.savez(folder / f"{name}.npz", **arrays(rng, shift))
+        names.append(f"features:{folder / f'{name}.npz'}")
     return tuple(names)

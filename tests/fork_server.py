@@ -6,6 +6,7 @@ fork does what `python ...` would, but for the seconds of those imports.
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -126,6 +127,7 @@ def status_of_running(*argv: str) -> int:
 if __name__ == "__main__":
     for found in pkgutil.walk_packages(utils.__path__, "utils."):
         importlib.import_module(found.name)
+    gc.freeze()  # what a collection looks at, a fork has a copy of
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
     if asked:
         # Taking the interpreter apart would copy all that a fork shares with the server.

@@ -33,6 +33,8 @@ from utils.features import Features, Task, TaskRequest, task_of_dataset
 from utils.procedures.small import IMPROVED
 from utils.task_transform import distribution_mismatch
 
+pytestmark = pytest.mark.usefixtures("sketches")
+
 
 def write_features(folder) -> str:
     """A pair of small tasks as feature files, as `--PAIRS` takes it."""
@@ -109,6 +111,7 @@ def few_lenet_features(trained, monkeypatch):
 @pytest.mark.slow
 def test_pseudo_labels_compares_ways_of_clustering(tmp_path, few_lenet_features):
     short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--BATCH_SIZE", "100"]
+    short += ["--CONTROLS", "19"]
     pseudo_labels.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
     )
@@ -123,6 +126,7 @@ def test_pseudo_labels_compares_ways_of_clustering(tmp_path, few_lenet_features)
 @pytest.mark.slow
 def test_source_classes_compares_choices(tmp_path, few_lenet_features):
     short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--BATCH_SIZE", "100"]
+    short += ["--CONTROLS", "19"]
     source_classes.main(
         ["--PAIRS", "MNIST,FMNIST", "--SEEDS", "1", "--RESULTS", str(tmp_path), "--FLAGS", *short]
     )
@@ -198,7 +202,7 @@ def test_certificate_compares_the_variants(tmp_path, monkeypatch):
 def test_pipeline_runs_both_procedures(tmp_path):
     source, target = write_features(tmp_path).split(",")
     pair = ["--SRC", source, "--TRG", target, "--SEEDS", "1", "--RESULTS", str(tmp_path)]
-    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1"]
+    short = ["--ITERATIONS", "5", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1", "--CONTROLS", "19"]
     pipeline.main([*pair, "--STAGE_FLAGS", *short])
     text = (tmp_path / table_file("pipeline")).read_text()
     assert "all stages: improved" in text and text.count("transfer") == 2
@@ -224,6 +228,7 @@ def test_identity_times_the_looks_at_a_folder(tmp_path, monkeypatch):
         assert len(cells) == 8 and all(float(cell.strip("()")) >= 0 for cell in cells)
 
 
+@pytest.mark.figures
 def test_relation_tells_a_task_from_turned_and_from_meaningless_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(relation, "ANGLES", (0, 90))
     monkeypatch.setattr(relation, "RUNS", 1)

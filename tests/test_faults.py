@@ -7,8 +7,19 @@ import pytest
 from tests.faults.damages import READ_BACK, damages
 from tests.faults.inputs import inputs
 from tests.faults.kills import kills
-from tests.faults.tasks import FINETUNE, TRAIN, left_in, run_here, what_differs, write_tasks
+from tests.faults.tasks import (
+    FINETUNE,
+    TRAIN,
+    Command,
+    as_process,
+    left_in,
+    run_here,
+    what_differs,
+    write_tasks,
+)
 from tests.faults.untidy import untidy
+from tests.processes import Forked, start
+from utils.names import REPOSITORY
 from utils.storage import read_json, write_json
 
 
@@ -17,6 +28,11 @@ def fallen(trials, tmp_path: Path, count: int) -> list[str]:
     tried = list(trials(tmp_path / "data", tmp_path / "work", count, 0))
     assert len(tried) == count
     return [f"{trial.what}: {trial.problem}" for trial in tried if trial.problem]
+
+
+def start_forked(command: Command, data: Path, place: Path) -> Forked:
+    _, *argv = as_process(command, data, place, REPOSITORY)
+    return start(*argv, cwd=place, new_session=True)
 
 
 def test_bad_inputs_end_with_one_line(tmp_path):
@@ -39,6 +55,7 @@ def test_damaged_files_are_made_again(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_killed_commands_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.faults.kills.SHARES", {TRAIN: 1.0})
+    monkeypatch.setattr("tests.faults.kills.start", start_forked)
     assert fallen(kills, tmp_path, 2) == []
 
 

@@ -35,9 +35,10 @@ OTHERS = (
     "fine-tune.py --SRC imagenet_small TRG cifar10 --model {}",
     "transfer.py --SRC imagenet_small TRG cifar10 --model {}",
 )
+pytestmark = pytest.mark.usefixtures("sketches")
 SHORT = (
-    "--BATCH_SIZE", "20", "--ITERATIONS", "2", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1",
-    "--BOOTSTRAP", "5",
+    "--BATCH_SIZE", "20", "--ITERATIONS", "1", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1",
+    "--BOOTSTRAP", "5", "--CONTROLS", "19",
 )  # fmt: skip
 
 
@@ -118,7 +119,6 @@ def test_robust_resnet_18(place, monkeypatch):
     assert record["model"] == "robust_resnet18_eps0.1"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["simclr", "moco", "swav"])
 def test_self_supervised_models(place, monkeypatch, model):
     put_weights(place, model)
@@ -152,6 +152,7 @@ def test_the_published_procedure(place, monkeypatch):
     assert record["config"]["tau_measure"] == "all_labels"
 
 
+@pytest.mark.figures
 def test_the_users_own_folders(tmp_path, monkeypatch, capsys):
     for name, shift in (("birds", 0), ("cats", 5)):
         for split, each in (("train", 12), ("test", 6)):

@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import rank_models
 import report
 import sweep
 import transfer_source_to_target as stage_3
-from tests.conftest import places
+from tests.conftest import places, write_feature_files
 from utils.figures import (
     GROUPS_A_FIGURE,
     Paragraph,
@@ -30,12 +32,18 @@ ALL_PARTS = ("--ANALYSIS", "relation", "published", "certificate")
 
 
 @pytest.fixture
-def swept(tmp_path, feature_files):
-    """Two pairs, two settings, two seeds."""
-    cells = ["--SRC", *feature_files, "--TRG", *feature_files, "--SEED", "0", "1"]
-    settings = ["--SETTING", "FixedAll", "LearnedAll"]
-    sweep.main([*cells, *settings, *ALL_PARTS, "--TRANSFER_FLAGS", SHORT, *places(tmp_path)])
+def swept(made_once, tmp_path):
+    """A sweep's results of two pairs, two settings, two seeds, to do with as one likes."""
+    folder = made_once("swept", run_sweep)
+    shutil.copytree(folder / "results", tmp_path / "results")
     return tmp_path / "results"
+
+
+def run_sweep(folder: Path) -> None:
+    files = write_feature_files(folder)
+    cells = ["--SRC", *files, "--TRG", *files, "--SEED", "0", "1"]
+    settings = ["--SETTING", "FixedAll", "LearnedAll"]
+    sweep.main([*cells, *settings, *ALL_PARTS, "--TRANSFER_FLAGS", SHORT, *places(folder)])
 
 
 class Page(HTMLParser):
@@ -127,6 +135,7 @@ def _fine_tuned_losses(groups):
     return [value for group in groups for value in group["values"]["fine_tuned_loss"]]
 
 
+@pytest.mark.usefixtures("sketches")
 def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
     base = ["--SRC", feature_files[0], "--TRG", feature_files[1], *SHORT.split(), *places(tmp_path)]
     stage_3.main(base)
@@ -150,6 +159,7 @@ def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
     assert two_classes[3] == "—"  # two source classes cannot stand for three clusters
 
 
+@pytest.mark.usefixtures("quick_certificates")
 def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_files, capsys):
     target = ["--TRG", feature_files[1], "--RESAMPLES", "30"]
     rank_models.main(["--SRC", feature_files[0], *target, *places(tmp_path)])
@@ -188,6 +198,7 @@ def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_
     assert (tmp_path / "again" / "terms.pdf").read_bytes() == (folder / "terms.pdf").read_bytes()
 
 
+@pytest.mark.usefixtures("sketches")
 def test_the_command_of_a_row_makes_it_again(swept, tmp_path):
     records, _ = read_records(swept / "results.jsonl")
     record = next(r for r in records if r["stage"] == "transfer" and r["setting"] == "LearnedAll")
@@ -224,6 +235,7 @@ def test_no_results_is_said_in_one_line(tmp_path, capsys):
     assert "holds no result (" in (told := capsys.readouterr().err) and "line 1 is no result" in told
 
 
+@pytest.mark.usefixtures("sketches")
 def test_what_is_no_result_is_named_and_left_out(swept, capsys):
     """Records and rankings of another version, or edited by hand."""
     path = swept / "results.jsonl"
@@ -248,6 +260,7 @@ def test_what_is_no_result_is_named_and_left_out(swept, capsys):
     report.main(["--RESULTS_DIR", str(swept)])
 
 
+@pytest.mark.usefixtures("sketches")
 def test_many_groups_take_several_figures(swept):
     records, _ = read_records(swept / "results.jsonl")
     template = next(record for record in records if record["stage"] == "transfer")

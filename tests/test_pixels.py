@@ -1,8 +1,6 @@
 """Whatever a file holds becomes the RGB picture that it stands for."""
 
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 from io import BytesIO
@@ -13,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.processes import run as python
 from tests.tiny_data import write_class_folders
 from utils.backbones import GREY, load_backbone
 from utils.datasets import ImageFiles, identity, load_dataset, rgb_image
 from utils.errors import InputError
 from utils.features import cache as feature_cache
 from utils.features import cached_features, decoded_split, decoding
-from utils.names import REPOSITORY
 
 RNG = np.random.default_rng(0)
 CLASSES = ("circle", "square")
@@ -463,7 +461,7 @@ def test_pillow_says_nothing_of_large_images_in_its_own_words(tmp_path):
         f"images = load_dataset({f'folder:{tmp_path}/photos'!r}, max_pixels=700).train.images\n"
         "rgb_image(images, 0)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    ran = python("-c", code)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 

@@ -23,7 +23,6 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.learning_curve import LearningCurve
 from utils.linear_head import fit_validated_ridge
-from utils.procedures import CertificateSettings, settings_for
 from utils.ranking import (
     PREDICTED,
     Candidate,
@@ -60,14 +59,7 @@ from utils.storage import read_json, replace_files, write_json
 SHORT = ("--RESAMPLES", "200")
 
 
-@pytest.fixture(autouse=True)
-def quick_certificates(monkeypatch):
-    """A ranking learns five of them a candidate; how good they are, test_certificate.py asks."""
-    quick = CertificateSettings(steps=20, matchings=1, trial_steps=5)
-    monkeypatch.setattr(
-        "utils.ranking.candidates.settings_for",
-        lambda *names: replace(settings_for(*names), certificate=quick),
-    )
+pytestmark = pytest.mark.usefixtures("quick_certificates")
 
 
 # ------------------------------------------------------------------------------------------- intervals
@@ -859,9 +851,9 @@ def test_own_grey_images_with_the_lenet(tmp_path, photographs, capsys):
 def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypatch):
     argv = [
         "--SRC", "MNIST", "--TRG", "FMNIST", "--model", "lenet", "random:lenet", "--DATA", "embedded",
-        "--TRAIN_FLAGS", "--EPOCHS 1", "--SAMPLES", "3000", *SHORT, *places(tmp_path),
+        "--TRAIN_FLAGS", "--EPOCHS 1", "--SAMPLES", "600", *SHORT, *places(tmp_path),
     ]  # fmt: skip
-    rank_models.main([*argv, "--FINETUNE", "full", "--EPOCHS", "1"])
+    rank_models.main([*argv, "--FINETUNE", "full", "--EPOCHS", "5"])
     path = tmp_path / "results" / "rank" / "FMNIST" / "ranking.json"
     candidates = json.loads(path.read_text())["candidates"]
     accuracies = {name: about["accuracy"] for name, about in candidates.items()}
@@ -870,7 +862,7 @@ def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypa
     assert accuracies["lenet"] > accuracies["random:lenet"] + 0.1 > 0.35
     assert len(list((tmp_path / "checkpoints" / "fine_tuned").iterdir())) == 2  # and used again
     monkeypatch.setattr("utils.ranking.fine_tuning.fine_tune", None)
-    comparison = compared(*argv, "--EPOCHS", "1")
+    comparison = compared(*argv, "--EPOCHS", "5")
     for name, entry in comparison.entries.items():
         assert measure_full(entry, comparison.settings)[0] == accuracies[name]
     sizes = {about["parameters"] for about in candidates.values()}

@@ -5,7 +5,6 @@ import platform
 import random
 import shutil
 import subprocess
-import sys
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import finetune_source_model_on_target_task as stage_2
 import rank_models
 import report
 from tests.conftest import places
+from tests.processes import run as python
 from utils.errors import InputError
-from utils.names import REPOSITORY
 from utils.storage import (
     ResumePoint,
     Run,
@@ -161,7 +160,7 @@ KILLED_IN_AN_EXCHANGE = """if True:
                 die()
         results.append_record, os.replace = killing_append, killing_replace
         stage_2.main([*argv, "--RESULTS_DIR", f"{place}/results"])
-    for point in sys.argv[2:6]:  # a fork each: Python starts once
+    for point in sys.argv[2:6]:  # a fork each
         if os.fork() == 0:
             killed_at(point, f"{sys.argv[1]}/{point}", sys.argv[6:])
             os._exit(0)
@@ -185,10 +184,9 @@ def test_a_kill_at_each_point_of_an_exchange(tmp_path, feature_files, capsys):
 
     whole = run(tmp_path / "whole", "--TAU", "0.3")
     earlier = [run(tmp_path / point, "--TAU", "0.5") for point in POINTS]
-    subprocess.run(
-        [sys.executable, "-c", KILLED_IN_AN_EXCHANGE, str(tmp_path), *POINTS, *argv, "--TAU", "0.3"],
-        check=True, cwd=REPOSITORY,
-    )  # fmt: skip
+    argv += ["--TAU", "0.3"]
+    killed = python("-c", KILLED_IN_AN_EXCHANGE, str(tmp_path), *POINTS, *argv)
+    assert killed.returncode == 0, killed.stderr
     for point, before in zip(POINTS, earlier, strict=True):
         results = tmp_path / point / "results"
         finished, problems = finished_results(results)
@@ -208,7 +206,7 @@ def test_a_kill_at_each_point_of_an_exchange(tmp_path, feature_files, capsys):
         assert "1 runs" in told.out and ("not in their folders" in told.err) == unfinished
         assert f"{record['test_loss']:.3f}" in (results / "report" / "index.html").read_text()
 
-        assert run(tmp_path / point, "--TAU", "0.3") == whole
+        assert run(tmp_path / point) == whole
         assert finished_results(results)[1] == [] and not list(results.rglob("*.tmp"))
 
 

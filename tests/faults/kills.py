@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +125,8 @@ def kills(data: Path, work: Path, count: int, seed: int) -> Iterator[Trial]:
         moment = fraction * known[command].seconds
         process = start(command, data, place)
         time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it was quicker than the undisturbed one
+            os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         problem = end(start(command, data, place)) or what_differs(place, known[command].results)
         shutil.rmtree(place)
