@@ -87,7 +87,7 @@ def minimise(
                 break
             memory = _Memory()
             continue
-        first = 1.0 if not memory.empty else min(1.0, 1 / float(direction.norm()))
+        first = 1.0 if not memory.empty else 1 / float(direction.norm())  # of length one
         begin = _Point(0.0, here.variables, here.value, here.gradient, slope)
         found = _line_search(lambda step: at(here.variables, direction, step), begin, first)  # noqa: B023
         if found is None:
