@@ -96,7 +96,7 @@ def _distinct_places(sizes: np.ndarray, wanted: np.ndarray, generator: torch.Gen
     return places[used]
 
 
-FEW = 4  # numbers for each one wanted: with more of them hardly any is drawn twice
+FEW = 8  # numbers for each one wanted: with more of them hardly any is drawn twice
 
 
 def draw_stratified(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 MEMORY = 20  # pairs (s, y)
 DECREASE, CURVATURE = 1e-4, 0.9  # c₁ and c₂ of the strong Wolfe conditions
-MOST_TRIALS = 25  # evaluations of one line search
+MOST_TRIALS = 15  # evaluations of one line search
 MOST_GROWTH = 4.0  # of the step from one trial to the next, as long as none is too long
+ROUNDING = 1e-14  # relative to the value, or to one
 LEAST_GRADIENT = 1e-7  # its largest entry at which nothing is left to do
 
 Objective = Callable[[Tensor], tuple[float, Tensor]]
@@ -86,7 +87,7 @@ def minimise(
                 break
             memory = _Memory()
             continue
-        first = 1.0 if not memory.empty else min(1.0, 1 / float(direction.norm()))
+        first = 1.0 if not memory.empty else 1 / float(direction.norm())  # of length one
         begin = _Point(0.0, here.variables, here.value, here.gradient, slope)
         found = _line_search(lambda step: at(here.variables, direction, step), begin, first)  # noqa: B023
         if found is None:
@@ -168,9 +169,10 @@ def _line_search(at: Callable[[float], _Point], begin: _Point, first: float) -> 
             step = max(step, 1.1 * low.step)
             continue
         width = abs(high.step - low.step)
-        if width <= 1e-12 * max(high.step, low.step):
-            break
-        step = _cubic_minimum(low, high, (low.step + high.step) / 2)
+        if abs(low.slope) * width <= ROUNDING * max(1.0, abs(low.value)):
+            break  # what is left to gain is lost in the value's last digits
+        otherwise = (low.step + high.step) / 2 if high.usable else low.step + (high.step - low.step) / 10
+        step = _cubic_minimum(low, high, otherwise)
         nearest, farthest = sorted((low.step, high.step))
         step = min(max(step, nearest + 0.1 * width), farthest - 0.1 * width)
     return best
