@@ -24,7 +24,7 @@ report: $(VENV)/requirements.stamp
 	$(PY) report.py
 
 # One process a core, each with one thread: most tests are small.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 test: $(VENV)/requirements-test.stamp
 	$(PYTEST)
 

@@ -25,6 +25,11 @@ requires_cuda = pytest.mark.skipif(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """The long ones first, so that processes which share the tests end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_collection_finish():
     """The million objects of imported libraries stay: no garbage collection looks at them again."""
     gc.collect()
@@ -45,11 +50,10 @@ def isolated(monkeypatch):
         monkeypatch.setattr(f"utils.backbones.{module}.CLIP_CACHE", Path("/nonexistent"))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def sketches(request, monkeypatch):
-    """For tests that are not about figures: they are composed, and their files written, but the pixels,
-    half of the time that short runs take, are left out. Where a whole file asks for it, a test marked
-    `figures` has them whole.
+    """Figures are composed and their files written, but in tests that are not about them, those that are
+    not marked `figures`, without pixels: these are half of the time that short runs take.
     """
     if not request.node.get_closest_marker("figures"):
         sketch_figures(monkeypatch)

@@ -33,8 +33,6 @@ from utils.features import Features, Task, TaskRequest, task_of_dataset
 from utils.procedures.small import IMPROVED
 from utils.task_transform import distribution_mismatch
 
-pytestmark = pytest.mark.usefixtures("sketches")
-
 
 def write_features(folder) -> str:
     """A pair of small tasks as feature files, as `--PAIRS` takes it."""

@@ -35,7 +35,6 @@ OTHERS = (
     "fine-tune.py --SRC imagenet_small TRG cifar10 --model {}",
     "transfer.py --SRC imagenet_small TRG cifar10 --model {}",
 )
-pytestmark = pytest.mark.usefixtures("sketches")
 SHORT = (
     "--BATCH_SIZE", "20", "--ITERATIONS", "1", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1",
     "--BOOTSTRAP", "5", "--CONTROLS", "19",

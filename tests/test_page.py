@@ -135,7 +135,6 @@ def _fine_tuned_losses(groups):
     return [value for group in groups for value in group["values"]["fine_tuned_loss"]]
 
 
-@pytest.mark.usefixtures("sketches")
 def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
     base = ["--SRC", feature_files[0], "--TRG", feature_files[1], *SHORT.split(), *places(tmp_path)]
     stage_3.main(base)
@@ -159,6 +158,7 @@ def test_runs_with_pseudo_labels_stand_apart(tmp_path, feature_files):
     assert two_classes[3] == "—"  # two source classes cannot stand for three clusters
 
 
+@pytest.mark.figures
 @pytest.mark.usefixtures("quick_certificates")
 def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_files, capsys):
     target = ["--TRG", feature_files[1], "--RESAMPLES", "30"]
@@ -198,7 +198,6 @@ def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_
     assert (tmp_path / "again" / "terms.pdf").read_bytes() == (folder / "terms.pdf").read_bytes()
 
 
-@pytest.mark.usefixtures("sketches")
 def test_the_command_of_a_row_makes_it_again(swept, tmp_path):
     records, _ = read_records(swept / "results.jsonl")
     record = next(r for r in records if r["stage"] == "transfer" and r["setting"] == "LearnedAll")
@@ -235,7 +234,6 @@ def test_no_results_is_said_in_one_line(tmp_path, capsys):
     assert "holds no result (" in (told := capsys.readouterr().err) and "line 1 is no result" in told
 
 
-@pytest.mark.usefixtures("sketches")
 def test_what_is_no_result_is_named_and_left_out(swept, capsys):
     """Records and rankings of another version, or edited by hand."""
     path = swept / "results.jsonl"
@@ -260,7 +258,6 @@ def test_what_is_no_result_is_named_and_left_out(swept, capsys):
     report.main(["--RESULTS_DIR", str(swept)])
 
 
-@pytest.mark.usefixtures("sketches")
 def test_many_groups_take_several_figures(swept):
     records, _ = read_records(swept / "results.jsonl")
     template = next(record for record in records if record["stage"] == "transfer")

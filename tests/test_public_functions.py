@@ -51,6 +51,7 @@ def test_the_example_gives_what_it_says(function):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_the_page_about_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     page = (REPOSITORY / "docs" / "python.md").read_text()

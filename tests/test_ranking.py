@@ -492,6 +492,7 @@ def test_an_undefined_score_is_left_out_with_a_warning(tmp_path, sources):
 
 
 # ------------------------------------------------------------------------------------------ the script
+@pytest.mark.figures
 def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     truth = tmp_path / "truth.csv"
     rows = zip(("poor", "fair", "good"), (0.3, 0.6, 0.9), strict=True)
@@ -502,6 +503,8 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     rank_models.main([*argv, "--TRUTH", str(truth)])
     shown = capsys.readouterr().out
     folder = tmp_path / "results" / "rank" / "features-best"
+    for path in (*folder.glob("*.png"), *folder.glob("*.pdf")):
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF"), path
     record = json.loads((folder / "ranking.json").read_text())
     candidates = record["candidates"]
     accuracies = {name: about["accuracy"] for name, about in candidates.items()}

@@ -36,7 +36,6 @@ STAGE_COMMANDS = [
 ]
 
 
-@pytest.mark.usefixtures("sketches")
 def test_the_commands_of_the_stages(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name in ("A", "B"):

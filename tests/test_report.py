@@ -23,6 +23,7 @@ from utils.report import (
 )
 from utils.task_transform import learn_task_transform
 
+pytestmark = pytest.mark.figures
 NAMES = (tuple("0123"), ("a rather long name", "b", "c", "d"))
 
 

@@ -28,7 +28,6 @@ from utils.report import latex, markdown, summarise
 from utils.storage import Run, finished_results, only_one, read_records
 from utils.sweep import COMPUTED, FAILED, REUSED, Job, Outcome, Processes, engines, jobs, run_jobs
 
-pytestmark = pytest.mark.usefixtures("sketches")
 SHORT = (
     "--TRANSFER_FLAGS",
     "--ITERATIONS 5 --BATCH_SIZE 30 --BOOTSTRAP 5 --CERTIFICATE_STEPS 3 --MATCHINGS 1 --CONTROLS 19",
