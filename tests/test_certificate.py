@@ -213,7 +213,7 @@ def test_what_is_minimised_is_the_certificate(generator):
         "c": torch.randn(3, generator=generator), "o": torch.randn(3, generator=generator),
         "B": torch.randn(3, 3, generator=generator),
     }  # fmt: skip
-    loss, transport = problem._match(variables, 20).terms()
+    loss, transport = problem._match(variables, 20, problem.x).terms()
     found = certified_terms(
         torch.softmax(variables["B"], 0), labels, source.x @ variables["U"].T + variables["c"],
         logits @ variables["M"].T + variables["o"], labels, potentials=False,
@@ -237,7 +237,7 @@ def test_the_gradients_are_those_of_automatic_differentiation(generator, alike):
         name: torch.randn(shape, generator=generator).double() * (0.0 if alike and name != "B" else 1.0)
         for name, shape in shapes.items()
     }
-    batch = problem._match(variables, 12)
+    batch = problem._match(variables, 12, problem.x)
     leaves = {name: value.clone().requires_grad_() for name, value in variables.items()}
     g = (batch.x @ leaves["U"].T + leaves["c"]).view(3, 12, 3)
     g_target = (batch.z @ leaves["M"].T + leaves["o"]).view(3, 12, 3)
@@ -250,6 +250,17 @@ def test_the_gradients_are_those_of_automatic_differentiation(generator, alike):
     assert found.keys() == leaves.keys()
     for name, leaf in leaves.items():
         torch.testing.assert_close(found[name], leaf.grad, rtol=1e-10, atol=1e-12, msg=name)
+
+
+def test_steps_in_bfloat16_learn_what_steps_in_float32_learn(generator, monkeypatch):
+    """The certificate of large U, whose products are rounded, is that of exact products within 2 %."""
+    source, target, *heads = tasks(generator)
+    exact = learn_certificate(source, target, *heads, SETTINGS)
+    monkeypatch.setattr(certificate, "LARGE", 1)
+    monkeypatch.setattr(certificate, "multiplies_bfloat16", lambda device: True)
+    rounded = learn_certificate(source, target, *heads, SETTINGS)
+    assert rounded.U.dtype == torch.float32 and not torch.equal(rounded.U, exact.U)
+    assert rounded.end == pytest.approx(exact.end, rel=0.02)
 
 
 def test_classes_a_few_at_a_time_change_nothing(generator, monkeypatch):

@@ -1,7 +1,7 @@
-"""Adam, for learners that know their gradients in closed form.
+"""Adam on named tensors whose gradients are handed over.
 
-The steps of torch.optim.Adam to the last digit, without what that imports when it is first used (a
-second on a laptop), for a handful of tensors whose gradients are handed over.
+The steps of torch.optim.Adam to the last digit, without what that imports when it is first used: torch's
+compiler, a second.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,20 @@ class Adam:
         self.means = {name: torch.zeros_like(value) for name, value in variables.items()}
         self.squares = {name: torch.zeros_like(value) for name, value in variables.items()}
 
+    def state_dict(self) -> dict:
+        """Return all that the next step depends on."""
+        return {"count": self.count, "means": self.means, "squares": self.squares}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Go on from a state that `state_dict` gave, on the variables' device."""
+        self.count = state["count"]
+        for kept, name in ((self.means, "means"), (self.squares, "squares")):
+            for key, value in kept.items():
+                value.copy_(state[name][key])
+
     @torch.no_grad()
     def step(self, gradients: Mapping[str, Tensor], rates: Mapping[str, float]) -> None:
-        """Moves each variable that has a rate, θ ← θ − rate · m / (1 − β₁ᵗ) / (√v / √(1 − β₂ᵗ) + ε). The
+        """Move each variable that has a rate, θ ← θ − rate · m / (1 − β₁ᵗ) / (√v / √(1 − β₂ᵗ) + ε). The
         running means of the gradient and of its square are m and v.
         """
         self.count += 1

@@ -38,6 +38,7 @@ from utils.bound import (
     mean_of,
     term_intervals,
 )
+from utils.device import multiplies_bfloat16
 from utils.errors import InputError
 from utils.features import Features
 from utils.grouped import least_share_right
@@ -269,6 +270,7 @@ class _Problem:
         seed: int,
     ):
         self.x, self.logits = source.x.float(), target.x
+        self.rounded = self.x.to(_precision_of_steps(self.x, target.x.shape[1]))
         self.settings, self.classes = settings, target.x.shape[1]
         self.source, self.target = (ByClass(side.y, self.classes) for side in (source, target))
         self.prior = class_prior(target.y, self.classes).to(self.x)
@@ -299,7 +301,9 @@ class _Problem:
         bar = tqdm(range(steps), desc="certificate", unit="step", disable=None, leave=False)
         with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for step in bar:
-                gradients = self.gradients(variables, self._match(variables, self.points, pool))
+                gradients = self.gradients(
+                    variables, self._match(variables, self.points, self.rounded, pool)
+                )
                 gradients["U"].add_(variables["U"], alpha=weight_decay)
                 fraction = (1 + math.cos(math.pi * step / steps)) / 2
                 fraction = SMALLEST_RATE + (1 - SMALLEST_RATE) * fraction
@@ -307,7 +311,11 @@ class _Problem:
         return variables
 
     def _match(
-        self, variables: dict[str, Tensor], points: int, pool: ThreadPoolExecutor | None = None
+        self,
+        variables: dict[str, Tensor],
+        points: int,
+        features: Tensor,
+        pool: ThreadPoolExecutor | None = None,
     ) -> "_Matched":
         """A fresh batch of m points of each class and side, matched for the cost c_t between
         g = U x + c and g' = M z + o,
@@ -315,9 +323,10 @@ class _Problem:
         """
         shape, counts = (self.classes, points), [points] * self.classes
         i, j = (side.draw(counts, self.generator) for side in (self.source, self.target))
-        x, z = self.x.index_select(0, i), self.logits.index_select(0, j)
+        x, z = features.index_select(0, i), self.logits.index_select(0, j)
         log_B = torch.log_softmax(variables["B"], 0)[:, None]  # (K_T, 1, K)
-        g = functional.linear(x, variables["U"], variables["c"]).view(*shape, -1)  # (K_T, m, K)
+        U, c = variables["U"], variables["c"]
+        g = functional.linear(x, U.to(x)).to(U).add_(c).view(*shape, -1)  # (K_T, m, K)
         g_target = functional.linear(z, variables["M"], variables["o"]).view(*shape, -1)
         q = torch.softmax(g + log_B, dim=2)
         costs = _highest_differences(g_target, g)
@@ -344,7 +353,7 @@ class _Problem:
         of_target = (highest.sub_(q)).mul_(weight).flatten(0, 1)
         of_log_B = (q + s).sum(1).mul_(-weight[:, 0])
         return {
-            "U": of_g.T @ batch.x,
+            "U": (of_g.T.to(batch.x) @ batch.x).to(of_g),
             "c": of_g.sum(0),
             "M": of_target.T @ batch.z,
             "o": of_target.sum(0),
@@ -357,7 +366,7 @@ class _Problem:
         """The certificate on points of every class, the same at each call."""
         kept, self.generator = self.generator, torch.Generator().manual_seed(0)
         most = min(JUDGED_PER_CLASS, max(2, math.isqrt(4 * BATCH_ELEMENTS // self.classes**2)))
-        loss, transport = self._match(variables, most).terms()
+        loss, transport = self._match(variables, most, self.x).terms()
         self.generator = kept
         return (self.prior @ (loss + transport)).item()
 
@@ -381,6 +390,18 @@ class _Matched:
         loss = torch.logsumexp(self.g, 2) - torch.logsumexp(self.g + self.label_logs, 2)
         transport = self.difference.amax(2) - (self.q * self.difference).sum(2)
         return loss.mean(1), transport.mean(1)
+
+
+def _precision_of_steps(x: Tensor, classes: int) -> torch.dtype:
+    """What U x is taken in while U is learned: bfloat16 where the device multiplies it faster and U is
+    large. Its rounding, 1/256, is far below what one batch differs from the next by; U itself is kept,
+    and what was learned is judged, in float32.
+    """
+    large = x.shape[1] * classes >= LARGE
+    return torch.bfloat16 if large and multiplies_bfloat16(x.device) else torch.float32
+
+
+LARGE = 2**16  # numbers of U; below it the products are not what a step waits for
 
 
 def _highest_differences(g_target: Tensor, g: Tensor) -> Tensor:

@@ -43,6 +43,16 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({torch.cuda.get_device_name(device)})"
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for products of bfloat16 (an older torch does not tell of a
+    CPU's: no).
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(told.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 # ------------------------------------------------------------------------------------------ full memory
 # As PyTorch's allocators and CUDA's libraries put it.
 FULL = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from utils.adam import Adam
 from utils.errors import InputError, check_batch_size
 from utils.features import Features
 from utils.linear_head import LinearHead
@@ -232,9 +233,8 @@ def _descend(
     free = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == LEARNED_ALL else ())
     rates = {"B": settings.label_learning_rate, "D": settings.prior_learning_rate}
     rates = {name: rates.get(name, settings.learning_rate) for name in free}
-    optimiser = torch.optim.Adam(
-        [{"params": [variables[name].requires_grad_()], "lr": rate} for name, rate in rates.items()]
-    )
+    learned = {name: variables[name].requires_grad_() for name in free}
+    optimiser = Adam(learned)
     history: list[Tensor] = []
     if state:
         with torch.no_grad():
@@ -250,15 +250,15 @@ def _descend(
     )  # fmt: skip
     for iteration in iterations:
         fraction = learning_rate_fraction(settings, iteration)
-        for group, rate in zip(optimiser.param_groups, rates.values(), strict=True):
-            group["lr"] = fraction * rate
         try:
             terms = problem.terms(_as_transform(variables, settings.learned, {}), generator)
         except CostError as error:
             raise _diverged(iteration, str(error)) from error
-        optimiser.zero_grad()
-        (problem.weights @ terms).backward()
-        optimiser.step()
+        gradients = torch.autograd.grad(problem.weights @ terms, list(learned.values()))
+        optimiser.step(
+            dict(zip(learned, gradients, strict=True)),
+            {name: fraction * rate for name, rate in rates.items()},
+        )
         _require_convergence(variables, iteration)
         history.append(terms.detach())
         if resume and resume.due():

@@ -217,10 +217,11 @@ def solve_assignments(costs: Tensor, pool: ThreadPoolExecutor | None = None) -> 
     (C, n, n). With a `pool` its threads share the problems (SciPy's solver lets go of Python's lock);
     what is found does not depend on it.
     """
-    problems = costs.cpu().numpy().astype(np.float64)
+    reduced = costs.to(torch.float64, copy=True)
     # What a row or a column costs at least, any plan pays. Without it the solver has shorter ways to go.
-    problems -= problems.min(2, keepdims=True)
-    problems -= problems.min(1, keepdims=True)
+    reduced -= reduced.amin(2, keepdim=True)
+    reduced -= reduced.amin(1, keepdim=True)
+    problems = reduced.cpu().numpy()
     parts = [problems]
     if pool is not None and problems.size >= WORTH_THREADS:
         parts = np.array_split(problems, min(len(problems), pool._max_workers))

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from utils.agreement import order_agreement
+import utils
 from utils.features import PSEUDO_VARIANT
 from utils.figures.run import COLOURS, MARKERS, draw_accuracies, save_both, subplots
 from utils.report import (
@@ -324,7 +324,9 @@ def agreement_of_bounds(groups: Sequence[Mapping]) -> tuple[list[str], list[list
         cells = [UNDEFINED, UNDEFINED]
         if len(pairs) > 2:
             bounds, losses, numbers = zip(*pairs, strict=True)
-            found = order_agreement(bounds, losses, 1000, 0, numbers, ("Pearson", "Kendall"))
+            found = utils.agreement.order_agreement(
+                bounds, losses, 1000, 0, numbers, ("Pearson", "Kendall")
+            )
             cells = [format_value(*one) for one in found.values()]
         if len(pairs) > 2 or title == "all":
             rows.append([title, QUANTITIES[bound], *cells, str(len(pairs))])
