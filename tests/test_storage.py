@@ -282,6 +282,8 @@ def test_a_resume_point_belongs_to_one_computation(tmp_path):
     assert ResumePoint(path, "another").load() is None
     path.write_bytes(path.read_bytes()[:40])
     assert ResumePoint(path, "mine").load() is None
+    save_checkpoint(path, {"fingerprint": "mine", "state": {"epoch": 3}})  # an earlier version's
+    assert ResumePoint(path, "mine").load() is None
     ResumePoint(path, "mine").clear()
     assert not path.exists()
 

@@ -75,14 +75,15 @@ def _leaves(value: object) -> Iterator[object]:
 
 T = TypeVar("T")
 SAVE_EVERY = 5.0  # seconds
+LAYOUT = 2  # of the states: raised when a learner keeps other things in its state
 
 
 @dataclass
 class ResumePoint:
     """Where a long computation leaves its state so that the next run goes on from there.
 
-    `fingerprint` identifies the computation (settings and inputs): a state left by another one is
-    ignored. States are saved at most every `seconds`; 0 saves each time.
+    `fingerprint` identifies the computation (settings and inputs): a state left by another one, or by
+    a version that keeps other things in its states, is ignored. States are saved at most every `seconds`; 0 saves each time.
     """
 
     path: Path
@@ -94,18 +95,23 @@ class ResumePoint:
         """Return the saved state of this computation, or None where there is none that can be used."""
         instead = "what it was to resume begins anew"
         saved = read_if_whole(self.path, load_checkpoint, instead) or {}
-        return saved.get("state") if saved.get("fingerprint") == self.fingerprint else None
+        return saved.get("state") if self._mark.items() <= saved.items() else None
 
     def due(self) -> bool:
         """Tell whether it is time to save again: asked first, since building a state costs copies."""
         return time.monotonic() - self._last_save >= self.seconds
 
     def save(self, state: Mapping) -> None:
-        save_checkpoint(self.path, {"fingerprint": self.fingerprint, "state": dict(state)})
+        save_checkpoint(self.path, {**self._mark, "state": dict(state)})
         self._last_save = time.monotonic()
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
+
+    @property
+    def _mark(self) -> dict:
+        """What a state must carry to be gone on from here."""
+        return {"fingerprint": self.fingerprint, "layout": LAYOUT}
 
 
 def warn_of_damage(error: InputError, instead: str) -> None:
