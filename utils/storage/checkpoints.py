@@ -83,7 +83,8 @@ class ResumePoint:
     """Where a long computation leaves its state so that the next run goes on from there.
 
     `fingerprint` identifies the computation (settings and inputs): a state left by another one, or by
-    a version that keeps other things in its states, is ignored. States are saved at most every `seconds`; 0 saves each time.
+    a version that keeps other things in its states, is ignored. States are saved at most every
+    `seconds`; 0 saves each time.
     """
 
     path: Path
