@@ -289,7 +289,7 @@ def check_before_learning(
     target: utils.datasets.Dataset | utils.features.Task,
 ) -> None:
     """Raises InputError for what cannot be learned, before any image is looked at."""
-    utils.task_transform.check_learned(options.SETTING, *num_classes)
+    utils.published.check_learned(options.SETTING, *num_classes)
     if {PUBLISHED, CERTIFICATE} & {*wanted}:
         utils.stage.warn_of_few_classes(*num_classes)
     if PUBLISHED in wanted and options.SETTING != "FixedAll":  # which draws no batch
@@ -459,16 +459,16 @@ def published_form_of(
     settings: ScaleSettings,
     seconds: dict[str, float],
     resume: utils.storage.ResumePoint,
-) -> tuple[dict, dict[str, Tensor], utils.task_transform.TaskTransform]:
+) -> tuple[dict, dict[str, Tensor], utils.published.TaskTransform]:
     """(what the record says of the published form, its tensors, the transform with its history)."""
     head = pair.head(0, settings.source_head, options, "source head")
     seconds["source_head"] = head.fit_seconds
     with utils.stage.timed(seconds, "transform"):
-        transform = utils.task_transform.learn_task_transform(
+        transform = utils.published.learn_task_transform(
             *pair.train, head, settings.transform, seed=options.SEED, resume=resume
         )
     with utils.stage.timed(seconds, "bound"):
-        bound = utils.bound.transfer_bound(
+        bound = utils.published.transfer_bound(
             transform, head, *pair.test,
             tau_measure=settings.tau_measure, bootstrap=options.BOOTSTRAP, seed=options.SEED,
         )  # fmt: skip
@@ -478,7 +478,7 @@ def published_form_of(
         "source_head_optimality_gap": head.optimality_gap,
         "iterations": transform.iterations,
         "start": transform.start,
-        "final_objective": utils.task_transform.final_objective(transform, settings.transform),
+        "final_objective": utils.published.final_objective(transform, settings.transform),
     }
     return quantities, {**transform.tensors(), "weight": head.weight, "bias": head.bias}, transform
 

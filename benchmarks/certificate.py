@@ -31,8 +31,13 @@ from torch.nn import functional
 import train_source_model
 import transfer_source_to_target
 from benchmarks.measure import Table
-from utils.bound import certified_terms
-from utils.certificate import Certificate, CertificateTransform, certify, learn_certificate
+from utils.certificate import (
+    Certificate,
+    CertificateTransform,
+    certified_terms,
+    certify,
+    learn_certificate,
+)
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features, Task, TaskRequest, is_feature_file, load_task, standardise

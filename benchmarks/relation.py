@@ -58,7 +58,6 @@ from benchmarks.relation_sources import (
 )
 from benchmarks.relation_tables import contribution, new_table, of, percent, share
 from utils.backbones import Backbone
-from utils.bound import transfer_bound
 from utils.certificate import certify, learn_certificate
 from utils.datasets import FOLDER_PREFIX
 from utils.entry import stage_entry
@@ -67,8 +66,8 @@ from utils.features import Features
 from utils.linear_head import LinearHead, fit_linear_head
 from utils.procedures import START_BETTER, START_RANDOM
 from utils.procedures.small import IMPROVED
+from utils.published import learn_task_transform, transfer_bound
 from utils.relation import SIGNIFICANT, Relation
-from utils.task_transform import learn_task_transform
 
 TRANSFORM, CERTIFICATE = IMPROVED.transform, IMPROVED.certificate
 

@@ -3,9 +3,9 @@
     python3 -m benchmarks.transform
     python3 -m benchmarks.transform --SIZES 0 --ITERATIONS 3
 
-The dense formulation is (1) of utils/task_transform.py written down with N x N arrays: all distances,
-POT's `ot.emd`, the loss as a sum over the dense plan, gradients through the distances. The fit asks
-whether the cost of an iteration near a permutation grows as N²/K + N·d² + d³.
+The dense formulation is (1) of utils/published/transform.py written down with N x N arrays: all
+distances, POT's `ot.emd`, the loss as a sum over the dense plan, gradients through the distances. The
+fit asks whether the cost of an iteration near a permutation grows as N²/K + N·d² + d³.
 """
 
 import argparse
@@ -17,13 +17,12 @@ from scipy.optimize import nnls
 from torch.nn import functional
 
 from benchmarks.measure import Measurement, Table, measure
-from utils import task_transform
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.procedures import TransformSettings
-from utils.task_transform import TaskTransform, learn_task_transform
+from utils.published import TaskTransform, learn_task_transform, transform
 from utils.transport import solve_transport
 
 SIZES = ((500, 10, 200), (1000, 37, 512), (1500, 100, 512), (2500, 100, 1024), (2500, 100, 2048))
@@ -89,12 +88,12 @@ def main(argv: list[str] | None = None) -> None:
         table.heading(f"{setting}: {what}")
         for size in sizes:
             ours = learn(size, options.ITERATIONS, device, options.REPEATS, setting)
-            kept = task_transform.distribution_mismatch
-            task_transform.distribution_mismatch = dense_mismatch
+            kept = transform.distribution_mismatch
+            transform.distribution_mismatch = dense_mismatch
             try:
                 dense = learn(size, options.ITERATIONS, device, 1, setting)
             finally:
-                task_transform.distribution_mismatch = kept
+                transform.distribution_mismatch = kept
             each = ours.seconds / options.ITERATIONS
             iterations = RELEASED.get(size[0], (2001, 1e6))[0]
             table.row(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from utils.features import Features
 from utils.linear_head import LinearHead
-from utils.task_transform import TaskTransform
+from utils.published import TaskTransform
 
 
 def random_features(count: int, dim: int, num_classes: int, generator: torch.Generator) -> Features:

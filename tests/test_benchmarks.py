@@ -31,7 +31,7 @@ from utils.backbones import load_backbone
 from utils.datasets import identity, load_dataset
 from utils.features import Features, Task, TaskRequest, task_of_dataset
 from utils.procedures.small import IMPROVED
-from utils.task_transform import distribution_mismatch
+from utils.published import distribution_mismatch
 
 
 def write_features(folder) -> str:

@@ -9,12 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.random_tasks import random_features, random_head, random_transform
-from utils.bound import transfer_bound
 from utils.features import Features
 from utils.linear_head import LinearHead, lipschitz_constant
 from utils.procedures import TransformSettings
+from utils.published import learn_task_transform, transfer_bound
 from utils.statistics import Resamples, least_share, wilson_interval
-from utils.task_transform import learn_task_transform
 
 
 @settings(max_examples=150, deadline=None)

@@ -9,23 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.random_tasks import random_features
-from utils import certificate
-from utils.bound import certified_terms, one_sided_cost
 from utils.certificate import (
     CertificateTransform,
-    _confusability,
-    _Problem,
-    _quadratic_assignments,
+    certified_terms,
     certify,
+    cost,
     impossible,
     learn_certificate,
     match_classes,
+    objective,
+    one_sided_cost,
 )
+from utils.certificate.matching import _confusability, _quadratic_assignments
+from utils.certificate.objective import CertificateObjective
 from utils.errors import InputError
 from utils.features import Features
-from utils.linear_head import LinearHead, fit_linear_head
+from utils.linear_head import LinearHead, Logits, fit_linear_head, log_class_probabilities
 from utils.procedures import CertificateSettings
-from utils.task_transform import log_class_probabilities
 
 SETTINGS = CertificateSettings(steps=150, matchings=2, trial_steps=30)
 NAMES = tuple("abcdefghij")
@@ -110,7 +110,7 @@ def test_the_certificate_is_never_below_the_target_loss(
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**31), zeros=st.booleans())
 def test_the_one_sided_cost_bounds_the_change_of_the_loss(seed, zeros):
-    """Equation (1) of bound.py, and that it is at most max Δ − min Δ."""
+    """Equation (1) of cost.py, and that it is at most max Δ − min Δ."""
     generator = torch.Generator().manual_seed(seed)
     B = torch.softmax(2 * torch.randn(3, 4, generator=generator).double(), 0)
     if zeros:
@@ -201,23 +201,32 @@ def test_steps_do_not_depend_on_the_head_or_on_the_number_of_features(generator)
     assert learn_certificate(*wide, *fitted, SETTINGS).end < 1.2 * plain.end
 
 
+SHAPES = {  # of three classes and four features
+    "source_weight": (3, 4),
+    "combination": (3, 3),
+    "source_bias": (3,),
+    "target_bias": (3,),
+    "label_logits": (3, 3),
+}
+
+
 def test_what_is_minimised_is_the_certificate(generator):
     """On a batch of all points (equal classes on both sides) the objective is the certificate."""
     labels = torch.arange(60) % 3
     source = Features(torch.randn(60, 4, generator=generator), labels)
     logits = torch.randn(60, 3, generator=generator)
     settings = CertificateSettings(points_per_class=20)
-    problem = _Problem(source, Features(logits, labels), settings, 0)
-    variables = {
-        "U": torch.randn(3, 4, generator=generator), "M": torch.randn(3, 3, generator=generator),
-        "c": torch.randn(3, generator=generator), "o": torch.randn(3, generator=generator),
-        "B": torch.randn(3, 3, generator=generator),
-    }  # fmt: skip
-    loss, transport = problem._match(variables, 20, problem.x).terms()
+    problem = CertificateObjective(source, Logits(logits, labels), settings, 0)
+    variables = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    loss, transport = problem.match(variables, 20, problem.x, generator).terms()
     found = certified_terms(
-        torch.softmax(variables["B"], 0), labels, source.x @ variables["U"].T + variables["c"],
-        logits @ variables["M"].T + variables["o"], labels, potentials=False,
-    )  # fmt: skip
+        torch.softmax(variables["label_logits"], 0),
+        labels,
+        source.x @ variables["source_weight"].T + variables["source_bias"],
+        logits @ variables["combination"].T + variables["target_bias"],
+        labels,
+        potentials=False,
+    )
     assert loss.mean().item() == pytest.approx(found.source_loss.value, rel=1e-5)
     assert transport.mean().item() == pytest.approx(found.transport.value, rel=1e-4)
 
@@ -230,18 +239,20 @@ def test_the_gradients_are_those_of_automatic_differentiation(generator, alike):
     labels = torch.arange(90) % 3
     source = Features(torch.randn(90, 4, generator=generator), labels)
     logits = torch.randn(90, 3, generator=generator).double()
-    problem = _Problem(source, Features(logits, labels), CertificateSettings(points_per_class=12), 0)
+    problem = CertificateObjective(
+        source, Logits(logits, labels), CertificateSettings(points_per_class=12), 0
+    )
     problem.x, problem.prior = source.x.double(), torch.tensor([0.5, 0.3, 0.2]).double()
-    shapes = {"U": (3, 4), "M": (3, 3), "c": (3,), "o": (3,), "B": (3, 3)}
     variables = {
-        name: torch.randn(shape, generator=generator).double() * (0.0 if alike and name != "B" else 1.0)
-        for name, shape in shapes.items()
+        name: torch.randn(shape, generator=generator).double()
+        * (0.0 if alike and name != "label_logits" else 1.0)
+        for name, shape in SHAPES.items()
     }
-    batch = problem._match(variables, 12, problem.x)
+    batch = problem.match(variables, 12, problem.x, generator)
     leaves = {name: value.clone().requires_grad_() for name, value in variables.items()}
-    g = (batch.x @ leaves["U"].T + leaves["c"]).view(3, 12, 3)
-    g_target = (batch.z @ leaves["M"].T + leaves["o"]).view(3, 12, 3)
-    log_B = torch.log_softmax(leaves["B"], 0)[:, None]
+    g = (batch.x @ leaves["source_weight"].T + leaves["source_bias"]).view(3, 12, 3)
+    g_target = (batch.z @ leaves["combination"].T + leaves["target_bias"]).view(3, 12, 3)
+    log_B = torch.log_softmax(leaves["label_logits"], 0)[:, None]
     difference, q = g_target - g, torch.softmax(g + log_B, 2)
     loss = torch.logsumexp(g, 2) - torch.logsumexp(g + log_B, 2)
     transport = difference.amax(2) - (q * difference).sum(2)
@@ -256,22 +267,22 @@ def test_steps_in_bfloat16_learn_what_steps_in_float32_learn(generator, monkeypa
     """The certificate of large U, whose products are rounded, is that of exact products within 2 %."""
     source, target, *heads = tasks(generator)
     exact = learn_certificate(source, target, *heads, SETTINGS)
-    monkeypatch.setattr(certificate, "LARGE", 1)
-    monkeypatch.setattr(certificate, "multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(objective, "LARGE", 1)
+    monkeypatch.setattr(objective, "multiplies_bfloat16", lambda device: True)
     rounded = learn_certificate(source, target, *heads, SETTINGS)
     assert rounded.U.dtype == torch.float32 and not torch.equal(rounded.U, exact.U)
     assert rounded.end == pytest.approx(exact.end, rel=0.02)
 
 
-def test_classes_a_few_at_a_time_change_nothing(generator, monkeypatch):
-    g, g_target = (torch.randn(7, 5, 4, generator=generator) for _ in range(2))
-    expected = torch.stack(
-        [torch.stack([(b - a).max() for a in ours for b in theirs]).view(5, 5)
-         for ours, theirs in zip(g, g_target, strict=True)]
-    )  # fmt: skip
-    for elements in (1, 250, 2**23):
-        monkeypatch.setattr(certificate, "BATCH_ELEMENTS", elements)
-        assert torch.equal(certificate._highest_differences(g_target, g), expected)
+@pytest.mark.parametrize("elements", [1, 250, 2**23])
+def test_the_costs_of_a_batch_are_those_of_all_pairs(generator, monkeypatch, elements):
+    """However many classes or points are taken at a time."""
+    g, g_target = (torch.randn(4, 5, 4, generator=generator).double() for _ in range(2))
+    B = torch.softmax(torch.randn(4, 4, generator=generator).double(), 0)
+    monkeypatch.setattr(cost, "PAIR_ELEMENTS", elements)
+    found = cost.costs_in_batch(cost.cost_weights(g, B.log()[:, None]), g, g_target)
+    expected = torch.stack([one_sided_cost(B[t], g[t], g_target[t]) for t in range(4)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
 def test_a_start_that_cannot_be_improved_is_kept_and_said(generator):

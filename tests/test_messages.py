@@ -33,7 +33,7 @@ SAID_BY = {
     ("utils/features/source_classes.py", "--SOURCE_CLASSES"): (TRANSFER,),
     ("utils/linear_head/penalty.py", "--PENALTY"): STAGES_2_AND_3,
     ("utils/options.py", "--PROCEDURE"): (TRAIN, FINETUNE, TRANSFER),
-    ("utils/task_transform.py", None): (TRANSFER,),
+    ("utils/published/transform.py", None): (TRANSFER,),
     ("utils/procedures/settings.py", "--SETTING"): (TRANSFER,),
     ("utils/report/tables.py", None): (TRANSFER,),
     **{

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from utils.backbones import load_backbone, own_classifier
-from utils.bound import transfer_bound
 from utils.certificate import learn_certificate
 from utils.datasets import load_dataset
 from utils.features import extract_features
@@ -16,10 +15,10 @@ from utils.learning_curve import learning_curve
 from utils.linear_head import fit_linear_head
 from utils.names import REPOSITORY
 from utils.near_copies import near_copies
+from utils.published import learn_task_transform, transfer_bound
 from utils.ranking import decide, rank
 from utils.relation import relate
 from utils.sweep import run_jobs
-from utils.task_transform import learn_task_transform
 from utils.transport import solve_transport
 
 PUBLIC = (

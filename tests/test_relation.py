@@ -79,7 +79,7 @@ def test_the_gap_bounds_what_any_map_is_off(generator):
     """(3) for maps that are no optimum, against the fitted one."""
     logits, labels = 2 * torch.randn(1, 4, 200, generator=generator), torch.arange(200) % 3
     prior = torch.full((3,), 1 / 3)
-    problem = relation._Problem(torch.softmax(logits, 1), labels, prior)
+    problem = relation._MapLikelihood(torch.softmax(logits, 1), labels, prior)
 
     def value(B):
         h = (B @ torch.softmax(logits, 1))[0].gather(0, labels[None])
@@ -100,7 +100,9 @@ def test_all_points_at_once_are_the_same_sums(generator, sources, targets):
     labels = torch.randint(targets, (90,), generator=generator)
     labels[labels == targets - 1] = 0
     prior = torch.bincount(labels, minlength=targets).double() / 90
-    ways = [relation._Problem(torch.softmax(logits, 1), labels, prior, way) for way in (False, True)]
+    ways = [
+        relation._MapLikelihood(torch.softmax(logits, 1), labels, prior, way) for way in (False, True)
+    ]
     B = torch.softmax(torch.randn(3, targets, sources, generator=generator).double(), 1)
     for _ in range(5):
         steps = [way.step(B) for way in ways]

@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from tests.random_tasks import random_features, random_head
-from utils.bound import transfer_bound
 from utils.certificate import certify, learn_certificate
 from utils.features import Features
 from utils.figures import draw_certificate, draw_published, draw_relation
 from utils.linear_head import fit_linear_head
 from utils.procedures import CertificateSettings, RelationSettings, TransformSettings
+from utils.published import learn_task_transform, transfer_bound
 from utils.relation import relate
 from utils.report import (
     CERTIFICATE_ROWS,
@@ -21,7 +21,6 @@ from utils.report import (
     print_relation,
     print_where,
 )
-from utils.task_transform import learn_task_transform
 
 pytestmark = pytest.mark.figures
 NAMES = (tuple("0123"), ("a rather long name", "b", "c", "d"))

@@ -187,7 +187,7 @@ def test_an_error_that_no_one_foresaw_leaves_a_log(command, tmp_path, monkeypatc
         raise ZeroDivisionError("a bug")
 
     with monkeypatch.context() as patched:
-        patched.setattr("utils.bound.transfer_bound", broken)
+        patched.setattr("utils.published.transfer_bound", broken)
         with pytest.raises(SystemExit):
             sweep.main([*command, "--SETTING", "FixedAll", "--RETRIES", "1"])
     assert "ZeroDivisionError: a bug (see " in capsys.readouterr().err

@@ -10,17 +10,15 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import fit_linear_head
 from utils.procedures import TransformSettings
-from utils.sampling import ByClass, class_counts, class_prior, draw_stratified
-from utils.storage import ResumePoint
-from utils.task_transform import (
+from utils.published import (
     OBJECTIVE_TERMS,
     TaskTransform,
     distribution_mismatch,
-    inverse_mismatch,
-    label_distances_squared,
-    label_mismatch,
     learn_task_transform,
 )
+from utils.published.transform import inverse_mismatch, label_distances_squared, label_mismatch
+from utils.sampling import ByClass, class_counts, class_prior, draw_stratified
+from utils.storage import ResumePoint
 
 SMALL = TransformSettings(iterations=30, batch_size=40, label_weight=1e3)
 

@@ -113,10 +113,10 @@ def _fit(logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None
     prior = class_prior(labels, num_targets).to(logits)
     start = prior[:, None].expand(len(logits), -1, logits.shape[1]).contiguous()
     temperature, B = _search_temperature(logits, labels, start, groups)
-    problem = _Problem(_probabilities(temperature, logits), labels, prior)
+    likelihood = _MapLikelihood(_probabilities(temperature, logits), labels, prior)
     for count in range(1, MOST_STEPS + 1):
-        B = problem.step(B)
-        if count % CHECK_EVERY == 0 and (gap := problem.gap(B)).max() <= SUFFICIENT:
+        B = likelihood.step(B)
+        if count % CHECK_EVERY == 0 and (gap := likelihood.gap(B)).max() <= SUFFICIENT:
             break
     return _Maps(B, temperature, gap)
 
@@ -136,9 +136,9 @@ def _search_temperature(
     best, least, B, best_B = 1 / spread, torch.full_like(spread, math.inf), start, start
     for relative in TEMPERATURES:
         p, p_held_out = (_probabilities(relative / spread, part) for part in parts)
-        problem = _Problem(p, labels[fitted], prior)
+        likelihood = _MapLikelihood(p, labels[fitted], prior)
         for _ in range(TRIAL_STEPS):
-            B = problem.step(B)
+            B = likelihood.step(B)
         loss = _losses(B @ p_held_out, labels[held_out]).mean(1)
         better = loss < least
         best, least = torch.where(better, relative / spread, best), torch.minimum(loss, least)
@@ -151,7 +151,7 @@ def _losses(h: Tensor, labels: Tensor) -> Tensor:
     return -h.gather(1, labels.expand(len(h), 1, -1))[:, 0].log()
 
 
-class _Problem:
+class _MapLikelihood:
     """(2) for C arrays of probabilities (C, K_S, n) of the same points.
 
     A processor takes a class at a time (K_T small products of what lies side by side). On a GPU, where

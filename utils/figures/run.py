@@ -16,9 +16,9 @@ from matplotlib.text import Text
 from torch import Tensor
 
 from utils.features import Features
+from utils.published import TaskTransform
 from utils.report import verdict
 from utils.storage import atomic_write
-from utils.task_transform import TaskTransform
 
 # ----------------------------------------------------------------------------------------- the figures
 COLOURS = {

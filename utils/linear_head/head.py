@@ -11,9 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from utils.datasets import select_groups
 from utils.features import Features, Standardiser
 from utils.grouped import balanced_accuracy, share_interval
 from utils.statistics import majority_share
+
+
+@dataclass(frozen=True)
+class Logits:
+    """values (n, K) of samples with labels y (n,), numbered from 0 on; groups as in Features."""
+
+    values: Tensor
+    y: Tensor
+    groups: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def select(self, index: Tensor) -> "Logits":
+        """Return those of the samples `index`, or of a mask."""
+        return Logits(self.values[index], self.y[index], select_groups(self.groups, index))
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,11 @@ class LinearHead:
     def logits(self, x: Tensor) -> Tensor:
         """X (n, d) → (n, K)."""
         return functional.linear(x, self.weight, self.bias)
+
+    def held_out_side(self, side: Features) -> Logits:
+        """Return the held-out logits of `side`, the samples that the head was fitted on."""
+        groups = select_groups(side.groups, self.held_out)
+        return Logits(self.held_out_logits, side.y[self.held_out], groups)
 
     def to(self, target: torch.device | torch.dtype) -> "LinearHead":
         moved = {"weight": self.weight.to(target), "bias": self.bias.to(target)}

@@ -150,7 +150,8 @@ class ScaleSettings:
 
     `target_head` is stage 2's, `source_head` that of the published form; the two heads of the relation
     and of the certificate have validated strength (linear_head/ridge.py). `tau_measure` says how
-    tau_measured is taken (bound.py), `deviation_floor` belongs to standardising (features.Standardiser).
+    tau_measured is taken (published/bound.py), `deviation_floor` belongs to standardising
+    (features.Standardiser).
     """
 
     training: TrainingSettings | None

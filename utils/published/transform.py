@@ -27,7 +27,7 @@ from tqdm import tqdm
 from utils.adam import Adam
 from utils.errors import InputError, check_batch_size
 from utils.features import Features
-from utils.linear_head import LinearHead
+from utils.linear_head import LinearHead, log_class_probabilities
 from utils.procedures import (
     LEARNED,
     LEARNED_ALL,
@@ -38,7 +38,14 @@ from utils.procedures import (
     TransformSettings,
 )
 from utils.relation import fit_label_map
-from utils.sampling import ByClass, class_counts, class_means, class_prior, draw_stratified
+from utils.sampling import (
+    ByClass,
+    class_counts,
+    class_means,
+    class_prior,
+    draw_stratified,
+    random_permutation,
+)
 from utils.storage import ResumePoint
 from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
 
@@ -98,21 +105,6 @@ class TaskTransform:
         return replace(self, **moved)
 
 
-MIXTURE_ELEMENTS = 2**23  # of the (n, K_T, K_S) logits held at a time
-
-
-def log_class_probabilities(logits: Tensor, B: Tensor) -> Tensor:
-    """Log of B softmax(g) for logits g (n, K_S) and B (K_T, K_S): (n, K_T), LSE(g + log B_t) − LSE(g). A
-    row of zeros gives −∞; nothing else does, however far apart the logits are.
-    """
-    log_B = B.to(logits).log()
-    highest = logits.amax(1, keepdim=True)
-    shifted = logits - highest  # what is left of a large common part would drown the small differences
-    rows = max(1, MIXTURE_ELEMENTS // log_B.numel())
-    parts = [torch.logsumexp(part[:, None] + log_B, dim=2) for part in shifted.split(rows)]
-    return torch.cat(parts) - torch.logsumexp(shifted, dim=1, keepdim=True)
-
-
 # ---------------------------------------------------------------------------------------- the learner
 def learn_task_transform(
     source: Features,
@@ -123,7 +115,7 @@ def learn_task_transform(
     seed: int = 0,
     resume: ResumePoint | None = None,
 ) -> TaskTransform:
-    """Learns the published form's transform: minimises (1).
+    """Learn the published form's transform: minimises (1).
 
     LearnedAll learns A, b, Ā, B, D. LearnedA keeps B at a random permutation and D at the source
     prior, with no softmax on either. FixedAll learns nothing: A = Ā = I, b = 0.
@@ -167,7 +159,7 @@ def learn_task_transform(
     check_batch_size(
         settings.batch_size, max(head.num_classes, num_targets), min(len(source), len(target))
     )
-    problem = _Problem(source, target, head, settings, num_targets)
+    objective = PublishedObjective(source, target, head, settings, num_targets)
     state = resume.load() if resume else None
     start = state["start"] if state else None
     if settings.learned == LEARNED_ALL and not state:
@@ -176,9 +168,11 @@ def learn_task_transform(
             starts[START_LABEL_MAP] = _label_map_start(head, target, num_targets)
         start = settings.start
         if start == START_BETTER:
-            start = _better_start(problem, variables, starts, settings, seed)
+            start = _better_start(objective, variables, starts, settings, seed)
         variables["B"] = starts[start]
-    return replace(_descend(problem, variables, generator, settings, start, resume, state), start=start)
+    return replace(
+        _descend(objective, variables, generator, settings, start, resume, state), start=start
+    )
 
 
 def _label_map_start(head: LinearHead, target: Features, num_targets: int) -> Tensor:
@@ -191,7 +185,7 @@ SMALLEST_AT_START = 1e-3  # of B
 
 
 def _better_start(
-    problem: "_Problem",
+    objective: "PublishedObjective",
     variables: Mapping[str, Tensor],
     starts: Mapping[str, Tensor],
     settings: TransformSettings,
@@ -209,7 +203,7 @@ def _better_start(
         begin = {**{key: value.clone() for key, value in variables.items()}, "B": B.clone()}
         generator = torch.Generator().manual_seed(seed)
         try:
-            tried = _descend(problem, begin, generator, short)
+            tried = _descend(objective, begin, generator, short)
         except InputError:
             reached[name] = (math.inf, math.inf)
         else:
@@ -219,7 +213,7 @@ def _better_start(
 
 
 def _descend(
-    problem: "_Problem",
+    objective: "PublishedObjective",
     variables: dict[str, Tensor],
     generator: torch.Generator,
     settings: TransformSettings,
@@ -251,10 +245,10 @@ def _descend(
     for iteration in iterations:
         fraction = learning_rate_fraction(settings, iteration)
         try:
-            terms = problem.terms(_as_transform(variables, settings.learned, {}), generator)
+            terms = objective.terms(_as_transform(variables, settings.learned, {}), generator)
         except CostError as error:
             raise _diverged(iteration, str(error)) from error
-        gradients = torch.autograd.grad(problem.weights @ terms, list(learned.values()))
+        gradients = torch.autograd.grad(objective.weights @ terms, list(learned.values()))
         optimiser.step(
             dict(zip(learned, gradients, strict=True)),
             {name: fraction * rate for name, rate in rates.items()},
@@ -332,7 +326,7 @@ def _initial_variables(
     if learned == "LearnedAll":
         B = torch.rand(num_targets, num_sources, generator=generator, dtype=torch.float64)
     else:
-        B = torch.eye(num_targets, dtype=torch.float64)[_permutation(num_targets, generator)]
+        B = torch.eye(num_targets, dtype=torch.float64)[random_permutation(num_targets, generator)]
     eye = torch.eye(dim, device=device)
     return {
         "A": eye.clone(),
@@ -341,15 +335,6 @@ def _initial_variables(
         "B": B.to(device),
         "D": class_prior(source.y, num_sources),
     }
-
-
-def random_permutation(num_classes: int, seed: int) -> Tensor:
-    """The source class that B maps to each target class under LearnedA and FixedAll: (K,)."""
-    return _permutation(num_classes, torch.Generator().manual_seed(seed))
-
-
-def _permutation(num_classes: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(num_classes, generator=generator)
 
 
 def _as_transform(
@@ -363,7 +348,7 @@ def _as_transform(
 
 
 # --------------------------------------------------------------------------------------- the objective
-class _Problem:
+class PublishedObjective:
     """The terms of (1) on fresh batches of one pair of tasks."""
 
     def __init__(

@@ -1,40 +1,26 @@
-"""What the published form reports, and the certificate of any transformed classifier.
+"""What the published form reports: the terms of its two bounds, and a certificate of its classifier.
 
 `transfer_bound` evaluates a transform and the source head on both test splits. On the two bounds
-that follow the paper see docs/method.md: neither is a certificate. `bound_certified` is one. With the
-logits g of a transformed source point and g' of a target point, Δ = g' − g and q_s ∝ B_ts exp(g_s), the
-loss of h = B softmax(g) satisfies
-    ℓ(g', t) − ℓ(g, t) = [LSE(g') − LSE(g)] − [LSE(g' + log B_t) − LSE(g + log B_t)]
-                       ≤ max_s Δ_s − ⟨q, Δ⟩ =: c_t(g, g'),                                      (1)
-so that for any coupling of the source points mapped to t with the target points of class t
-    target loss ≤ Σ_t π_T,t ( mean over source points mapped to t of ℓ(g, t) + W^c_t ),        (2)
-W^c_t the optimal transport cost for c_t, with which the right-hand side is smallest. c_t is no metric
-and need not be one. Everything is computed from log-sum-exp: a probability that underflows has a finite
-logarithm.
+that follow the paper see docs/method.md: neither is a certificate. `bound_certified` is one, of
+certificate/inequality.py for the logits that this transform gives. Everything is computed from
+log-sum-exp: a probability that underflows has a finite logarithm.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from utils.certificate import certified_terms
 from utils.errors import InputError
 from utils.features import Features
-from utils.grouped import share_interval
 from utils.linear_head import LinearHead, lipschitz_constant, loss_gradient_norms, summed_gradient_norms
-from utils.sampling import class_prior
-from utils.statistics import Resamples, interval
-from utils.task_transform import (
-    TaskTransform,
-    check_task,
-    inverse_mismatch,
-    label_mismatch,
-    log_class_probabilities,
-)
-from utils.transport import optimal_potentials, solve_transport
+from utils.published.transform import TaskTransform, check_task, inverse_mismatch, label_mismatch
+from utils.statistics import interval
+from utils.terms import Term, class_transport, draw_resamples, mean_of, term_intervals
 
 TAU_MEASURES = ("all_labels", "summed_pair")
 
@@ -82,7 +68,7 @@ def transfer_bound(
     bootstrap: int = 0,
     seed: int = 0,
 ) -> TransferBound:
-    """Every quantity of the published form, on test splits, in float64.
+    """Evaluate every quantity of the published form, on test splits, in float64.
 
     The transport distances enter a resample through the optimal potentials of the whole splits: to
     first order that is their spread, and never more than the resample's own distance.
@@ -106,7 +92,8 @@ def transfer_bound(
     Source: arXiv:2307.00823, theorem 1; docs/method.md for `bound_certified`.
 
     Example:
-        >>> from utils.task_transform import TransformSettings, learn_task_transform
+        >>> from utils.procedures import TransformSettings
+        >>> from utils.published import learn_task_transform
         >>> x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0))
         >>> task = Features(x, (x[:, 0] > 0).long())
         >>> head = LinearHead(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.zeros(2))
@@ -151,55 +138,6 @@ def transfer_bound(
 
 
 # -------------------------------------------------------------------- quantities as means of terms
-@dataclass(frozen=True)
-class Term:
-    """A quantity and, for resampling, the terms whose means over both splits add up to it.
-
-    `parts` holds a value for each target class. `value` is None if undefined; `accuracy`: whether the
-    terms are zeros and ones.
-    """
-
-    value: float | None
-    source: Tensor | None = None
-    target: Tensor | None = None
-    parts: tuple[float, ...] | None = None
-    accuracy: bool = False
-
-    def resampled(self, source: Resamples, target: Resamples) -> Tensor:
-        pairs = ((source, self.source), (target, self.target))
-        return sum(drawn.means(terms) for drawn, terms in pairs if terms is not None)
-
-
-def mean_of(*, source: Tensor | None = None, target: Tensor | None = None) -> Term:
-    terms = source if target is None else target
-    return Term(terms.double().mean().item(), source, target, accuracy=terms.dtype == torch.bool)
-
-
-def draw_resamples(
-    source: Features, target: Features, count: int, seed: int
-) -> tuple[Resamples, Resamples]:
-    generator = torch.Generator().manual_seed(seed)
-    first = Resamples(source.y, count, generator, source.groups)
-    return first, Resamples(target.y, count, generator, target.groups)
-
-
-def term_intervals(
-    terms: Mapping[str, Term], drawn: tuple[Resamples, Resamples]
-) -> tuple[dict[str, tuple[float, float]], dict[str, Tensor]]:
-    """(the 95 % interval of each defined term, the resampled values of those that are no accuracy)."""
-    intervals, resampled = {}, {}
-    for name, term in terms.items():
-        if term.value is None:
-            continue
-        if term.accuracy:
-            side = 0 if term.target is None else 1
-            intervals[name] = share_interval((term.source, term.target)[side], drawn[side].groups)
-        else:
-            resampled[name] = term.resampled(*drawn)
-            intervals[name] = interval(resampled[name])
-    return intervals, resampled
-
-
 def _sample_terms(
     transform: TaskTransform, head: LinearHead, source: Features, target: Features, potentials: bool
 ) -> dict[str, Term]:
@@ -252,95 +190,7 @@ def _wasserstein_terms(
     costs = (torch.cdist(moved[assigned == k], target.x[target.y == k]) for k in range(classes))
     present = torch.bincount(target.y, minlength=classes) > 0
     shares = present.double() / present.sum()
-    return _class_transport(costs, shares, assigned, target.y, potentials)
-
-
-@dataclass(frozen=True)
-class CertifiedTerms:
-    """The right-hand side of (2) and its two parts, each with its value for every target class."""
-
-    bound: Term
-    source_loss: Term
-    transport: Term
-
-
-def certified_terms(
-    B: Tensor,
-    assigned: Tensor,
-    source_logits: Tensor,
-    target_logits: Tensor,
-    t: Tensor,
-    potentials: bool,
-) -> CertifiedTerms:
-    """(2) for B (K_T, K), logits (n, K) of source points mapped to the target classes `assigned` (n,),
-    and logits (m, K) of target points of classes t (m,). A target class without points costs nothing;
-    one that has points and no source point leaves all three undefined.
-    """
-    source_logits, target_logits, B = source_logits.double(), target_logits.double(), B.double()
-    num_targets = len(B)
-    shares = class_prior(t, num_targets)
-    costs = (
-        one_sided_cost(B[k], source_logits[assigned == k], target_logits[t == k])
-        for k in range(num_targets)
-    )
-    transport = _class_transport(costs, shares, assigned, t, potentials)
-    if transport.value is None:
-        return CertifiedTerms(*(Term(None),) * 3)
-    losses = -log_class_probabilities(source_logits, B).gather(1, assigned[:, None])[:, 0]
-    count = torch.bincount(assigned, minlength=num_targets)
-    weights = len(assigned) * shares.to(losses) / count.clamp_min(1)
-    by_class = torch.zeros(num_targets).to(losses).index_add_(0, assigned, losses) / count.clamp_min(1)
-    weighted = torch.where(weights[assigned] > 0, weights[assigned] * losses, 0.0)
-    source_loss = Term(weighted.mean().item(), weighted, None, tuple(by_class.tolist()))
-    both = weighted if transport.source is None else weighted + transport.source
-    total = source_loss.value + transport.value
-    parts = tuple(a + b for a, b in zip(source_loss.parts, transport.parts, strict=True))
-    return CertifiedTerms(Term(total, both, transport.target, parts), source_loss, transport)
-
-
-PAIR_ELEMENTS = 2**22  # of the (rows, m, K) differences held at a time: 32 MiB in float64
-
-
-def one_sided_cost(B_t: Tensor, source_logits: Tensor, target_logits: Tensor) -> Tensor:
-    """c_t of (1) for all pairs, B_t (K,) the row of B: (n, m), not negative, in bounded memory. Where
-    B_t is zero the loss is infinite on both sides; the cost is then max Δ − min Δ.
-    """
-    log_B = B_t.log() if (B_t > 0).any() else torch.zeros_like(B_t)
-    q = torch.softmax(source_logits + log_B, dim=1)
-    rows = max(1, PAIR_ELEMENTS // max(1, target_logits.numel()))
-    costs = []
-    for part, weights in zip(source_logits.split(rows), q.split(rows), strict=True):
-        difference = target_logits[None] - part[:, None]
-        # ⟨q, Δ⟩ from the differences themselves: outliers would cancel in ⟨q, g'⟩ − ⟨q, g⟩.
-        costs.append(difference.amax(2) - (difference @ weights[:, :, None])[:, :, 0])
-    return torch.cat(costs).clamp_min(0)
-
-
-def _class_transport(
-    costs: Iterable[Tensor], shares: Tensor, assigned: Tensor, t: Tensor, potentials: bool
-) -> Term:
-    """Σ_k shares_k · W1 of class k, one class's cost in memory at a time. Undefined if a class with
-    target points receives no source point.
-    """
-    distances = []
-    source = torch.zeros(len(assigned), dtype=torch.float64, device=t.device)
-    target = torch.zeros(len(t), dtype=torch.float64, device=t.device)
-    for k, (cost, share) in enumerate(zip(costs, shares.tolist(), strict=True)):
-        if cost.shape[1] == 0:
-            distances.append(0.0)
-            continue
-        if cost.shape[0] == 0:
-            return Term(None)
-        plan = solve_transport(cost)
-        distances.append(plan.cost)
-        if potentials:
-            u, v = optimal_potentials(cost, plan)
-            source[assigned == k] = share * len(assigned) / len(u) * u
-            target[t == k] = share * len(t) / len(v) * v
-    value = sum(share * distance for share, distance in zip(shares.tolist(), distances, strict=True))
-    if not potentials:
-        source = target = None
-    return Term(value, source, target, tuple(distances))
+    return class_transport(costs, shares, assigned, target.y, potentials)
 
 
 def _gradient_norms(
