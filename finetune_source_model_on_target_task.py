@@ -68,7 +68,13 @@ def run(options: argparse.Namespace) -> dict | None:
     data = {"target": target.provenance}
     source = utils.features.task_slug(options.SRC)
     this = utils.storage.Run(
-        "finetune", source, target.name, network.model, None, options.SEED, options.PROCEDURE
+        stage="finetune",
+        source=source,
+        target=target.name,
+        model=network.model,
+        setting=None,
+        seed=options.SEED,
+        procedure=options.PROCEDURE,
     )
     folder = this.folder(options.RESULTS_DIR)
     if stored := utils.storage.reusable_result(folder, config, data, options.OVERWRITE):
@@ -80,9 +86,14 @@ def run(options: argparse.Namespace) -> dict | None:
     # ----------------------------------------------------------------------------------------- fit
     train, test = utils.features.standardise(target, device, scale.deviation_floor)
     head = utils.linear_head.shared_linear_head(
-        options.CHECKPOINT_DIR / "heads", train, target.num_classes, head_settings,
-        seed=options.SEED, overwrite=options.OVERWRITE, progress="target head",
-    )  # fmt: skip
+        options.CHECKPOINT_DIR / "heads",
+        train,
+        target.num_classes,
+        head_settings,
+        seed=options.SEED,
+        overwrite=options.OVERWRITE,
+        progress="target head",
+    )
 
     # ---------------------------------------------------------------------------- report and save
     quantities = utils.linear_head.evaluate_head(head, train, test)
@@ -91,9 +102,13 @@ def run(options: argparse.Namespace) -> dict | None:
     if head_settings.method == "ridge":
         with utils.stage.timed(seconds, "more_labels"):
             curve = utils.learning_curve.learning_curve(
-                train, target.num_classes, options.SEED, fitted=head,
-                new_images=len(test), new_groups=test.groups,
-            )  # fmt: skip
+                train,
+                target.num_classes,
+                options.SEED,
+                fitted=head,
+                new_images=len(test),
+                new_groups=test.groups,
+            )
         quantities["more_labels"] = curve.record
     least_balanced = quantities["intervals"]["balanced_accuracy"][0]
     quantities["doubts"] = doubts_of(head, curve, target.class_names, train, test, least_balanced)

@@ -49,24 +49,39 @@ def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__, "rank_models.py")
     group = parser.add_argument_group("what is ranked")
     add_flag(
-        group, "--TRG", nargs="+", default=[], metavar="NAME",
+        group,
+        "--TRG",
+        nargs="+",
+        default=[],
+        metavar="NAME",
         help="target data set; or its features, a features:FILE.npz for each network: several of them, "
         "'features:PATTERN' or features:FOLDER",
-    )  # fmt: skip
+    )
     add_labels_flag(group, "target")
     add_flag(
-        group, "--MODEL", nargs="+", metavar="NAME",
+        group,
+        "--MODEL",
+        nargs="+",
+        metavar="NAME",
         help="models: NAME or NAME@PIXELS; timm:PATTERN for all that timm has weights for; random:lenet "
         "and random:TIMM_NAME are controls (default with a source: lenet)",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--SRC", nargs="+", default=[], metavar="NAME",
+        group,
+        "--SRC",
+        nargs="+",
+        default=[],
+        metavar="NAME",
         help="source data sets, for the relation, the certificate, LEEP and NCE, and to train LeNets on",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--MOST_MODELS", type=whole(1, 10_000), default=20, metavar="N",
+        group,
+        "--MOST_MODELS",
+        type=whole(1, 10_000),
+        default=20,
+        metavar="N",
         help="how many models a pattern may stand for (default 20)",
-    )  # fmt: skip
+    )
     add_flag(group, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
     add_procedure_flag(group)
     add_flags_of_stage(group, "train")
@@ -74,18 +89,30 @@ def parse_options(argv: Sequence[str] | None):
     shots = "only N training images of each class, at least 2"
     add_flag(data, "--SHOTS", type=whole(2), metavar="N", help=shots)
     add_flag(
-        data, "--SAMPLES", type=whole(), default=10_000, metavar="N",
+        data,
+        "--SAMPLES",
+        type=whole(),
+        default=10_000,
+        metavar="N",
         help="at most about N training images, of each class its share (default 10000)",
-    )  # fmt: skip
+    )
     add_flag(
-        data, "--RESAMPLES", type=whole(1, 100_000), default=2000, metavar="N",
+        data,
+        "--RESAMPLES",
+        type=whole(1, 100_000),
+        default=2000,
+        metavar="N",
         help="draws of the images that say how sure the choice is (default 2000)",
-    )  # fmt: skip
+    )
     add_flag(
-        data, "--METRIC", type=one_of(METRICS), default=ACCURACY, metavar="NAME",
+        data,
+        "--METRIC",
+        type=one_of(METRICS),
+        default=ACCURACY,
+        metavar="NAME",
         help="by which the pick is made: accuracy (default), or balanced: the mean over classes of the "
         "share right, every class alike",
-    )  # fmt: skip
+    )
     add_truth_flags(parser)
     add_many_models_flags(parser)
     add_place_flags(parser)
@@ -96,20 +123,29 @@ def parse_options(argv: Sequence[str] | None):
 def add_truth_flags(parser: StageParser) -> None:
     truth = parser.add_argument_group("accuracies to compare with")
     add_flag(
-        truth, "--TRUTH", type=Path, metavar="FILE",
+        truth,
+        "--TRUTH",
+        type=Path,
+        metavar="FILE",
         help="CSV: model, accuracy and, if need be, source and target",
-    )  # fmt: skip
+    )
     add_flag(
-        truth, "--FINETUNE", type=one_of(FINE_TUNINGS), metavar="HOW",
+        truth,
+        "--FINETUNE",
+        type=one_of(FINE_TUNINGS),
+        metavar="HOW",
         help="measure them on the test split: linear (the probe) or full (all weights, --EPOCHS)",
-    )  # fmt: skip
+    )
     epochs = "of --FINETUNE full (default 3)"
     add_flag(truth, "--EPOCHS", type=whole(), default=3, metavar="N", help=epochs)
     add_flag(
-        truth, "--SCORES", type=Path, metavar="FILE",
+        truth,
+        "--SCORES",
+        type=Path,
+        metavar="FILE",
         help="compare scores that others computed with --TRUTH: CSV with model, target and a column for "
         "each score, larger better; nothing else is computed",
-    )  # fmt: skip
+    )
 
 
 @stage_entry("rank_models")
@@ -166,9 +202,11 @@ def train_lenets(comparison: utils.ranking.Comparison, options: argparse.Namespa
     }
     jobs = utils.sweep.training_jobs(options, list(dict.fromkeys(lenets.values())), train_source_model)
     outcomes = utils.sweep.run_jobs(
-        jobs, utils.sweep.InProcess(None), 0,
+        jobs,
+        utils.sweep.InProcess(None),
+        0,
         lambda job, outcome: print(f"{outcome.state} {job.name}", file=sys.stderr),
-    )  # fmt: skip
+    )
     for line in utils.sweep.distinct_warnings(outcomes.values()):
         tell_once(line)
     failed = {

@@ -24,9 +24,15 @@ from utils.options import StageParser, add_flag
 
 STAGES = ("train", "finetune", "transfer")
 NUMBERS_OF_RUNS = (
-    "label_map_accuracy", "label_map_loss", "source_contribution", "source_contribution_p",
-    "bound_published", "bound_certified", "balanced_accuracy", "majority_share",
-)  # fmt: skip
+    "label_map_accuracy",
+    "label_map_loss",
+    "source_contribution",
+    "source_contribution_p",
+    "bound_published",
+    "bound_certified",
+    "balanced_accuracy",
+    "majority_share",
+)
 RELATION_CAPTION = """For each pair and model: how often the source's classifier, its labels renamed, is
 right on the target (labels alone), the same with its classes mixed at random (the control), and linear
 fine-tuning. The contribution is the share of the way from the control to fine-tuning that the source's
@@ -55,13 +61,20 @@ computes it again. Losses of pseudo-labels are against clusters."""
 def parse_options(argv: Sequence[str] | None):
     parser = StageParser(__doc__, "report.py")
     add_flag(
-        parser, "--RESULTS_DIR", type=Path, default=REPOSITORY / "results", metavar="DIR",
+        parser,
+        "--RESULTS_DIR",
+        type=Path,
+        default=REPOSITORY / "results",
+        metavar="DIR",
         help="where the results are (default: results/ of the repository)",
-    )  # fmt: skip
+    )
     add_flag(
-        parser, "--OUT", type=Path, metavar="DIR",
+        parser,
+        "--OUT",
+        type=Path,
+        metavar="DIR",
         help="folder of the page (default: RESULTS_DIR/report)",
-    )  # fmt: skip
+    )
     return parser.parse_args(argv)
 
 
@@ -150,9 +163,11 @@ def sections_of_transfers(groups: Sequence[Mapping], folder: Path) -> list[Secti
 def section_of_ranking(path: Path, folder: Path) -> Section:
     ranking, name = utils.ranking.read_ranking(path), path.parent.name
     utils.ranking.draw_decision(ranking, folder / f"decision_{name}")
-    images = f"{ranking.shots} training images of each class" if ranking.shots else (
-        f"the target's training images, at most about {ranking.samples}"
-    )  # fmt: skip
+    images = (
+        f"{ranking.shots} training images of each class"
+        if ranking.shots
+        else (f"the target's training images, at most about {ranking.samples}")
+    )
     lines = [line for line in (ranking.line, ranking.more_line) if line]  # earlier versions had one
     blocks: list[utils.figures.Block] = [
         *(utils.figures.Paragraph(line[0].upper() + line[1:] + ".") for line in lines),
@@ -191,10 +206,24 @@ def environment_line(environment: Mapping) -> str:
 
 def table_of_runs(records: Sequence[Mapping]) -> list[utils.figures.Block]:
     head = [
-        "stage", "source", "target", "model", "setting", "procedure", "data", "seed", "accuracy", "loss",
-        "source contribution", "p", "published bound", "certificate", "balanced accuracy",
-        "majority class", "command that makes the row again",
-    ]  # fmt: skip
+        "stage",
+        "source",
+        "target",
+        "model",
+        "setting",
+        "procedure",
+        "data",
+        "seed",
+        "accuracy",
+        "loss",
+        "source contribution",
+        "p",
+        "published bound",
+        "certificate",
+        "balanced accuracy",
+        "majority class",
+        "command that makes the row again",
+    ]
 
     def order(record: Mapping) -> list:
         names = (record.get(name) or "" for name in ("source", "target", "model", "setting", "variant"))

@@ -59,9 +59,14 @@ def parse_options(argv: Sequence[str] | None):
     add_flag(group, "--TRG", nargs="+", required=True, metavar="NAME", help="target data sets")
     add_flag(group, "--MODEL", nargs="+", default=[LENET], metavar="NAME", help="models (default lenet)")
     add_flag(
-        group, "--SETTING", nargs="+", type=one_of(LEARNED), default=["LearnedAll"], metavar="NAME",
+        group,
+        "--SETTING",
+        nargs="+",
+        type=one_of(LEARNED),
+        default=["LearnedAll"],
+        metavar="NAME",
         help=f"{', '.join(LEARNED)} (default LearnedAll)",
-    )  # fmt: skip
+    )
     add_flag(
         group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"
     )
@@ -71,29 +76,48 @@ def parse_options(argv: Sequence[str] | None):
 
     engine = parser.add_argument_group("where they run")
     add_flag(
-        engine, "--ENGINE", type=one_of(ENGINES), default="local", metavar="NAME",
+        engine,
+        "--ENGINE",
+        type=one_of(ENGINES),
+        default="local",
+        metavar="NAME",
         help="local (default): on this machine; ray: on a Ray cluster",
-    )  # fmt: skip
+    )
     add_flag(
-        engine, "--JOBS", type=whole(1, 256), metavar="N",
+        engine,
+        "--JOBS",
+        type=whole(1, 256),
+        metavar="N",
         help="local: processes (default 1: in this one)",
-    )  # fmt: skip
+    )
     add_flag(
-        engine, "--CPUS", type=number_of_threads, metavar="N",
+        engine,
+        "--CPUS",
+        type=number_of_threads,
+        metavar="N",
         help="threads of a task, reserved on Ray (default: local, its share of the cores; ray, 1)",
-    )  # fmt: skip
+    )
     add_flag(
-        engine, "--GPUS", type=not_negative, metavar="X",
+        engine,
+        "--GPUS",
+        type=not_negative,
+        metavar="X",
         help="GPUs that Ray reserves for a task, also a fraction of one (default 0)",
-    )  # fmt: skip
+    )
     add_flag(
-        engine, "--RAY_ADDRESS", metavar="HOST:PORT",
+        engine,
+        "--RAY_ADDRESS",
+        metavar="HOST:PORT",
         help="of a running cluster, or auto to find one (default: one is started here)",
-    )  # fmt: skip
+    )
     add_flag(
-        engine, "--RETRIES", type=whole(0, 1000), default=2, metavar="N",
+        engine,
+        "--RETRIES",
+        type=whole(0, 1000),
+        default=2,
+        metavar="N",
         help="how often a task whose process was lost is run again (default 2)",
-    )  # fmt: skip
+    )
     add_many_models_flags(parser)
     add_place_flags(parser)
     return parser.parse_args(argv)
@@ -122,9 +146,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     busy = f"another sweep is writing to {results}: wait for it, or give another --RESULTS_DIR"
     with utils.storage.only_one(results / "sweep", busy):
         engine = utils.sweep.choose_engine(
-            options.ENGINE, jobs=options.JOBS, cpus=options.CPUS, gpus=options.GPUS,
+            options.ENGINE,
+            jobs=options.JOBS,
+            cpus=options.CPUS,
+            gpus=options.GPUS,
             address=options.RAY_ADDRESS,
-        )  # fmt: skip
+        )
         start, finished = time.perf_counter(), False
         try:
             outcomes = _run(jobs, engine, options.RETRIES)

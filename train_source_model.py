@@ -52,9 +52,16 @@ def run(options: argparse.Namespace) -> dict | None:
     # ---------------------------------------------------------------------------------------- data
     grouping = utils.datasets.Grouping(options.GROUPS, where_it_fits=True) if options.GROUPS else None
     dataset = utils.datasets.load_dataset(
-        source, options.DATA, options.DATA_DIR, "source", options.SEED, labels=options.LABELS,
-        index_dir=tasks.index_dir, max_pixels=options.MAX_PIXELS, grouping=grouping,
-    )  # fmt: skip
+        source,
+        options.DATA,
+        options.DATA_DIR,
+        "source",
+        options.SEED,
+        labels=options.LABELS,
+        index_dir=tasks.index_dir,
+        max_pixels=options.MAX_PIXELS,
+        grouping=grouping,
+    )
     utils.stage.told(dataset)
     if grouping and dataset.train.groups is None:
         warnings.warn(f"--GROUPS {grouping.text} matches no image of {source}", stacklevel=2)
@@ -68,10 +75,22 @@ def run(options: argparse.Namespace) -> dict | None:
     config = {"procedure": options.PROCEDURE, "training": asdict(training)}
     data = {"source": dataset.provenance}
     path = utils.storage.network_path(
-        options.CHECKPOINT_DIR, LENET, dataset.name,
-        utils.stage.network_origin(source, dataset.provenance), options.PROCEDURE, options.SEED,
-    )  # fmt: skip
-    this = utils.storage.Run("train", dataset.name, None, LENET, None, options.SEED, options.PROCEDURE)
+        checkpoints=options.CHECKPOINT_DIR,
+        model=LENET,
+        source=dataset.name,
+        origin=utils.stage.network_origin(source, dataset.provenance),
+        procedure=options.PROCEDURE,
+        seed=options.SEED,
+    )
+    this = utils.storage.Run(
+        stage="train",
+        source=dataset.name,
+        target=None,
+        model=LENET,
+        setting=None,
+        seed=options.SEED,
+        procedure=options.PROCEDURE,
+    )
     folder = this.folder(options.RESULTS_DIR)
     stored = utils.storage.reusable_result(folder, config, data, options.OVERWRITE)
     if stored and utils.backbones.holds_network(path, stored["weights_digest"]):

@@ -68,37 +68,64 @@ def parse_options(
     add_model_flags(parser, model)
     group = parser.add_argument_group("what is learned")
     add_flag(
-        group, "--SETTING", type=one_of(LEARNED), default="LearnedAll", metavar="NAME",
+        group,
+        "--SETTING",
+        type=one_of(LEARNED),
+        default="LearnedAll",
+        metavar="NAME",
         help="LearnedAll (default): A, b, its inverse, B, D; LearnedA: B a random permutation; "
         "FixedAll: B a random permutation and nothing learned",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--SOURCE_CLASSES", type=class_choice, default=ALL, metavar="CHOICE",
+        group,
+        "--SOURCE_CLASSES",
+        type=class_choice,
+        default=ALL,
+        metavar="CHOICE",
         help="of the source: all (default), random or similar (as many as the target has), or N random "
         "ones",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--TARGET_LABELS", type=one_of(TARGET_LABELS), default=GIVEN, metavar="HOW",
+        group,
+        "--TARGET_LABELS",
+        type=one_of(TARGET_LABELS),
+        default=GIVEN,
+        metavar="HOW",
         help="given (default), or pseudo: clusters of the target's features, its own labels unused",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--TARGET_CLASSES", type=class_count, metavar="K",
+        group,
+        "--TARGET_CLASSES",
+        type=class_count,
+        metavar="K",
         help="classes of a target that has no labels: a features: file without y_train and y_test, or a "
         "folder: of images in no class folders (default: the target's labels say it)",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--PSEUDO_SIZES", type=one_of(CLUSTER_SIZES), default=EQUAL, metavar="HOW",
+        group,
+        "--PSEUDO_SIZES",
+        type=one_of(CLUSTER_SIZES),
+        default=EQUAL,
+        metavar="HOW",
         help="clusters of equal size (default), as the classes of most data sets are, or free",
-    )  # fmt: skip
+    )
     add_analysis_flag(group, ANALYSES)
     add_flag(
-        group, "--BOOTSTRAP", type=whole(0, 10_000), default=200, metavar="N",
+        group,
+        "--BOOTSTRAP",
+        type=whole(0, 10_000),
+        default=200,
+        metavar="N",
         help="resamples of the test samples for 95 %% intervals (default 200); 0: no intervals",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--SHOW_CLASSES", type=whole(0), default=10, metavar="N",
+        group,
+        "--SHOW_CLASSES",
+        type=whole(0),
+        default=10,
+        metavar="N",
         help="target classes in the table of where the loss comes from (default 10); 0: all of them",
-    )  # fmt: skip
+    )
     settings = procedures(parser.peek("MODEL", argv)).items()
     for title, flags, defaults in (
         ("relation", RELATION_FLAGS, {name: scale.relation for name, scale in settings}),
@@ -141,7 +168,14 @@ def run(options: argparse.Namespace) -> dict | None:
         else:
             classifier, source_data = None, utils.stage.find_source(asked, network, target_data)
             num_classes = utils.stage.count_classes(options.SOURCE_CLASSES, source_data, target_data)
-            check_before_learning(options, settings, wanted, num_classes, source_data, target_data)
+            check_before_learning(
+                options=options,
+                settings=settings,
+                wanted=wanted,
+                num_classes=num_classes,
+                source=source_data,
+                target=target_data,
+            )
             source = utils.stage.open_task(source_data, asked.tasks, network)
         target = utils.stage.open_task(target_data, asked.tasks, network)
     if utils.distributed.rank() > 0:  # extraction is shared between processes, the rest is not
@@ -153,9 +187,15 @@ def run(options: argparse.Namespace) -> dict | None:
     data["target"] = target.provenance
     source_name = utils.features.task_slug(options.SRC)
     this = utils.storage.Run(
-        "transfer", source_name, target.name, network.model, options.SETTING, options.SEED,
-        options.PROCEDURE, utils.stage.variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS),
-    )  # fmt: skip
+        stage="transfer",
+        source=source_name,
+        target=target.name,
+        model=network.model,
+        setting=options.SETTING,
+        seed=options.SEED,
+        procedure=options.PROCEDURE,
+        variant=utils.stage.variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS),
+    )
     folder = this.folder(options.RESULTS_DIR)
     fine_tuned, labelled = neighbours(this, options, config, data)
     if stored := utils.storage.reusable_result(folder, config, data, options.OVERWRITE):
@@ -360,9 +400,14 @@ class Pair:
         if which == 0 and self.own_head:
             return self.own_head
         return utils.linear_head.shared_linear_head(
-            options.CHECKPOINT_DIR / "heads", self.train[which], len(self.class_names[which]), settings,
-            seed=options.SEED, overwrite=options.OVERWRITE, progress=progress,
-        )  # fmt: skip
+            options.CHECKPOINT_DIR / "heads",
+            self.train[which],
+            len(self.class_names[which]),
+            settings,
+            seed=options.SEED,
+            overwrite=options.OVERWRITE,
+            progress=progress,
+        )
 
     def validated_heads(
         self, options: argparse.Namespace, seconds: dict[str, float]
@@ -411,10 +456,14 @@ def relation_of(
         )
     with utils.stage.timed(seconds, "relation"):
         relation, label_map = utils.relation.relate(
-            *heads, *pair.target, pair.class_names, settings.relation,
-            shared_images=same and options.SOURCE_CLASSES == ALL, bootstrap=options.BOOTSTRAP,
+            *heads,
+            *pair.target,
+            pair.class_names,
+            settings.relation,
+            shared_images=same and options.SOURCE_CLASSES == ALL,
+            bootstrap=options.BOOTSTRAP,
             seed=options.SEED,
-        )  # fmt: skip
+        )
     quantities = relation.quantities()
     require_finite("the relation", quantities)
     tensors = {"B": label_map.B, "weight": heads[0].weight, "bias": heads[0].bias}
@@ -443,9 +492,14 @@ def certificate_of(
         )
     with utils.stage.timed(seconds, "certificate_bound"):
         certificate = utils.certificate.certify(
-            learned, heads[1], pair.train, pair.test, pair.class_names,
-            bootstrap=options.BOOTSTRAP, seed=options.SEED,
-        )  # fmt: skip
+            learned,
+            heads[1],
+            pair.train,
+            pair.test,
+            pair.class_names,
+            bootstrap=options.BOOTSTRAP,
+            seed=options.SEED,
+        )
     quantities = certificate.quantities()
     require_finite("the certificate", quantities)
     weight_decay = {role: head.weight_decay for role, head in zip(ROLES, heads, strict=True)}
@@ -469,9 +523,13 @@ def published_form_of(
         )
     with utils.stage.timed(seconds, "bound"):
         bound = utils.published.transfer_bound(
-            transform, head, *pair.test,
-            tau_measure=settings.tau_measure, bootstrap=options.BOOTSTRAP, seed=options.SEED,
-        )  # fmt: skip
+            transform,
+            head,
+            *pair.test,
+            tau_measure=settings.tau_measure,
+            bootstrap=options.BOOTSTRAP,
+            seed=options.SEED,
+        )
     quantities = bound.quantities()
     require_finite("transfer", quantities)
     quantities |= {

@@ -34,10 +34,14 @@ from tests.faults.untidy import untidy
 from utils.entry import stage_entry
 
 PARTS = {
-    "inputs": (inputs, 3000), "untidy": (untidy, 1000), "damages": (damages, 300),
-    "together": (together, 8), "disks": (full_disks, 30), "readonly": (read_only, 12),
+    "inputs": (inputs, 3000),
+    "untidy": (untidy, 1000),
+    "damages": (damages, 300),
+    "together": (together, 8),
+    "disks": (full_disks, 30),
+    "readonly": (read_only, 12),
     "kills": (kills, 200),
-}  # fmt: skip
+}
 
 
 @stage_entry("campaign")

@@ -87,7 +87,13 @@ def prepare(pair: str, seed: int, folder: Path, model: str, image_size: int | No
     tasks, splits = [], []
     for name, role in ((source, "source"), (target, "target")):
         origin = "auto" if name.startswith("folder:") else "embedded"
-        request = TaskRequest(REPOSITORY / "data", folder / "features", origin, seed, 2)
+        request = TaskRequest(
+            data_dir=REPOSITORY / "data",
+            cache_dir=folder / "features",
+            origin=origin,
+            seed=seed,
+            workers=2,
+        )
         task = load_task(name, network.backbone, request, role=role)
         tasks.append(task)
         splits.append(standardise(task, device, IMPROVED.deviation_floor))
@@ -147,9 +153,13 @@ def run(one: Prepared, variant: dict, seed: int) -> tuple[CertificateTransform, 
     source_head, target_head = one.heads
     decay = source_head.weight_decay * variant.get("decay", 1.0)
     learned = learn_certificate(
-        *one.train, replace(source_head, weight_decay=decay), target_head, replace(DEFAULT, **changed),
-        learned=variant.get("setting", "LearnedAll"), seed=seed,
-    )  # fmt: skip
+        *one.train,
+        replace(source_head, weight_decay=decay),
+        target_head,
+        replace(DEFAULT, **changed),
+        learned=variant.get("setting", "LearnedAll"),
+        seed=seed,
+    )
     names = tuple(task.class_names for task in one.tasks)
     return learned, certify(learned, target_head, one.train, one.test, names, seed=seed)
 
@@ -182,7 +192,12 @@ def gap_of_halves(learned: CertificateTransform, target: Features) -> float:
     one, other = (torch.cat(half) for half in halves)
     logits = double.target_logits(target.x.double())
     found = certified_terms(
-        double.B, target.y[one], logits[one], logits[other], target.y[other], potentials=False
+        B=double.B,
+        assigned=target.y[one],
+        source_logits=logits[one],
+        target_logits=logits[other],
+        t=target.y[other],
+        potentials=False,
     )
     loss = functional.nll_loss(double.log_probabilities(target.x[other].double()), target.y[other])
     return found.bound.value - loss.item()

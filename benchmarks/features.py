@@ -135,7 +135,9 @@ def measure_cache(options: argparse.Namespace, table: Table, device: torch.devic
     images = torch.randint(256, (count, 1, 28, 28), dtype=torch.uint8)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, dim)).to(device)
     network.requires_grad_(False)
-    backbone = Backbone("linear", network, dim, GREY, "benchmark")
+    backbone = Backbone(
+        name="linear", network=network, feature_dim=dim, preprocess=GREY, weights_digest="benchmark"
+    )
     with tempfile.TemporaryDirectory() as folder:
         split = Split(images, torch.arange(count) % 10)
         cached_features(backbone, split, Path(folder), "images")

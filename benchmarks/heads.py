@@ -82,8 +82,21 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--RESULTS", type=Path, default=None, help="folder of the table")
     options = parser.parse_args(argv)
     device = choose_device("auto")
-    table = Table("heads", ("seconds", "spread", "peak MiB", "loss", "gap", "L(W) / tau",
-                            "penalty s", "double b. s", "times faster"), argv)  # fmt: skip
+    table = Table(
+        "heads",
+        (
+            "seconds",
+            "spread",
+            "peak MiB",
+            "loss",
+            "gap",
+            "L(W) / tau",
+            "penalty s",
+            "double b. s",
+            "times faster",
+        ),
+        argv,
+    )
     table.heading("samples x dimensions x classes, tau")
     for samples, dim, classes, tau, released in (SIZES[k] for k in options.SIZES):
         data = features(samples, dim, classes, device)

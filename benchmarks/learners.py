@@ -45,8 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     for samples, dim, classes, tau in (SIZES[k] for k in options.SIZES):
         table.heading(f"{samples} x {dim}, {classes} classes; {torch.get_num_threads()} threads")
         both = features(2 * samples, dim, classes, device)
-        source, target = (Features(both.x[part], both.y[part]) for part in (
-            slice(samples), slice(samples, None)))  # fmt: skip
+        source, target = (
+            Features(both.x[part], both.y[part]) for part in (slice(samples), slice(samples, None))
+        )
         heads = [
             _row(table, f"ridge head, {name}", lambda: _ridge(side, classes))  # noqa: B023
             for name, side in (("source", source), ("target", target))

@@ -38,8 +38,17 @@ from utils.linear_head import ValidatedRidge, fit_validated_ridge
 from utils.procedures import settings_for
 
 FACTORS = (8, 4, 2)
-COLUMNS = ("as it is", "foretold", "measured", "width", "held", "error", "of as it is", "gain",
-           "true gain")  # fmt: skip
+COLUMNS = (
+    "as it is",
+    "foretold",
+    "measured",
+    "width",
+    "held",
+    "error",
+    "of as it is",
+    "gain",
+    "true gain",
+)
 POINTS = 100  # percentage points in an accuracy
 
 
@@ -60,9 +69,16 @@ class Draw:
         """COLUMNS."""
         (low, high), gain = self.interval, self.measured - self.as_it_is
         return (
-            self.as_it_is, self.foretold, self.measured, high - low, low <= self.measured <= high,
-            abs(self.foretold - self.measured), abs(gain), self.gain, gain,
-        )  # fmt: skip
+            self.as_it_is,
+            self.foretold,
+            self.measured,
+            high - low,
+            low <= self.measured <= high,
+            abs(self.foretold - self.measured),
+            abs(gain),
+            self.gain,
+            gain,
+        )
 
 
 def tasks(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Task]]:

@@ -37,11 +37,27 @@ from utils.procedures import settings_for
 from utils.ranking import predict_accuracy
 
 PARTS = (None, 1000, 300)
-KINDS = {"crop": (10, 1), "crop of 3": (3, 1), "crop of 2": (2, 1), "part": (10, 0.25), "pan": (10, 1),
-         "jpeg": (5, 1)}  # copies, and of what share of the scenes  # fmt: skip
+KINDS = {
+    "crop": (10, 1),
+    "crop of 3": (3, 1),
+    "crop of 2": (2, 1),
+    "part": (10, 0.25),
+    "pan": (10, 1),
+    "jpeg": (5, 1),
+}  # copies, and of what share of the scenes
 SCENE = "([^/]+/scene[0-9]+)_|.*"  # as --GROUPS takes it
-COLUMNS = ("having", "found", "size", "right", "all", "foretold", "new scenes", "told", "measured",
-           "held")  # fmt: skip
+COLUMNS = (
+    "having",
+    "found",
+    "size",
+    "right",
+    "all",
+    "foretold",
+    "new scenes",
+    "told",
+    "measured",
+    "held",
+)
 
 
 # --------------------------------------------------------------------------------- pictures of one scene
@@ -120,11 +136,17 @@ def row_of_scenes(task: Task, floor: float) -> Sequence[str]:
         "–" if limits is None else "yn"[not limits[0] <= measured <= limits[1]] for limits in intervals
     ]
     return (
-        f"{having:.2f}", f"{found.share:.2f}" if found else "none", str(found.size) if found else "–",
-        f"{right:.3f}", f"{every:.2f}", f"{100 * foretold.accuracy:.1f}",
-        f"{100 * new['accuracy']:.1f}" if new else "–", f"{100 * of_groups.accuracy:.1f}",
-        f"{100 * measured:.1f}", "/".join(held),
-    )  # fmt: skip
+        f"{having:.2f}",
+        f"{found.share:.2f}" if found else "none",
+        str(found.size) if found else "–",
+        f"{right:.3f}",
+        f"{every:.2f}",
+        f"{100 * foretold.accuracy:.1f}",
+        f"{100 * new['accuracy']:.1f}" if new else "–",
+        f"{100 * of_groups.accuracy:.1f}",
+        f"{100 * measured:.1f}",
+        "/".join(held),
+    )
 
 
 def networks(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Backbone]]:
@@ -166,8 +188,10 @@ def main(argv: list[str] | None = None) -> None:
         for path in options.FOLDERS:
             photos = Path(path)
             photos = photos / "train" if (photos / "train").is_dir() else photos
-            made = {kind: Path(temporary) / f"{photos.parent.name}_{kind.replace(' ', '_')}"
-                    for kind in options.KINDS}  # fmt: skip
+            made = {
+                kind: Path(temporary) / f"{photos.parent.name}_{kind.replace(' ', '_')}"
+                for kind in options.KINDS
+            }
             for kind, out in made.items():
                 write_scenes(photos, out, kind, options.SCENES, options.NEW)
             for network, backbone in networks(options, folder):

@@ -36,16 +36,31 @@ METHODS = {
     "free sizes": ["--TARGET_LABELS", "pseudo", "--PSEUDO_SIZES", "free"],
 }
 LEAST_SHARE = 0.2
-COLUMNS = ("agreement", "certificate", "its source", "transport", "loss of h", "source", "label",
-           "distribution", "published")  # fmt: skip
+COLUMNS = (
+    "agreement",
+    "certificate",
+    "its source",
+    "transport",
+    "loss of h",
+    "source",
+    "label",
+    "distribution",
+    "published",
+)
 QUANTITIES = {
     "certificate": (
-        "bound_certified", "certified_source_loss", "certified_transport", "target_loss",
+        "bound_certified",
+        "certified_source_loss",
+        "certified_transport",
+        "target_loss",
     ),
     "published": (
-        "weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published",
+        "weighted_source_loss",
+        "label_mismatch",
+        "distribution_mismatch",
+        "bound_published",
     ),
-}  # fmt: skip
+}
 
 
 def lenet_tasks(pair: str, seed: int, folder: Path) -> tuple[Task, Task]:
@@ -53,7 +68,14 @@ def lenet_tasks(pair: str, seed: int, folder: Path) -> tuple[Task, Task]:
     names = pair.split(",")
     places = ["--CHECKPOINT_DIR", str(folder), "--RESULTS_DIR", str(folder)]
     train_source_model.main(["--SRC", names[0], "--DATA", "embedded", "--SEED", str(seed), *places])
-    weights = network_path(folder, "lenet", names[0], "embedded", "improved", seed)
+    weights = network_path(
+        checkpoints=folder,
+        model="lenet",
+        source=names[0],
+        origin="embedded",
+        procedure="improved",
+        seed=seed,
+    )
     backbone = load_backbone("lenet", torch.device("cpu"), weights=weights)
     request = TaskRequest(folder / "data", folder / "features", "embedded")
     source, target = (

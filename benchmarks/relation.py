@@ -90,8 +90,17 @@ DISTANCES = (4, 6, 10)
 
 
 def forms(name: str, options: argparse.Namespace) -> Table:
-    columns = ("its accuracy", "labels alone", "contribution", "p", "verdict", "random start",
-               "better start", "certificate", "acc. of h")  # fmt: skip
+    columns = (
+        "its accuracy",
+        "labels alone",
+        "contribution",
+        "p",
+        "verdict",
+        "random start",
+        "better start",
+        "certificate",
+        "acc. of h",
+    )
     table = new_table(f"forms_{name}", columns, options)
     for seed in options.SEEDS:
         table.heading(f"target {name}, seed {seed}")
@@ -104,11 +113,16 @@ def forms(name: str, options: argparse.Namespace) -> Table:
             splits = (source.train, target.train), (source.test, target.test)
             certified = certify(learned, target.head, *splits, (source.names, target.names))
             table.row(
-                label, percent(source.accuracy), percent(found.label_map_accuracy), contribution(found),
-                f"{found.source_contribution_p:.2f}", "related" if found.related else "chance",
-                *(f"{bound:.2f}" for bound in bounds), f"{certified.bound_certified:.2f}",
+                label,
+                percent(source.accuracy),
+                percent(found.label_map_accuracy),
+                contribution(found),
+                f"{found.source_contribution_p:.2f}",
+                "related" if found.related else "chance",
+                *(f"{bound:.2f}" for bound in bounds),
+                f"{certified.bound_certified:.2f}",
                 percent(certified.target_accuracy),
-            )  # fmt: skip
+            )
     return table
 
 
@@ -148,10 +162,16 @@ def turn(
     seen = view(backbone, turned(target, angle))
     found = related(head, seen, controls, seed)
     return Turn(
-        angle, seed, found.label_map_accuracy, found.mixed_classes.accuracy,
-        found.mixed_classes.accuracy_spread, found.fine_tuned_accuracy, share(found),
-        found.source_contribution_p, against_random(found),
-    )  # fmt: skip
+        angle=angle,
+        seed=seed,
+        labels=found.label_map_accuracy,
+        mixed=found.mixed_classes.accuracy,
+        mixed_spread=found.mixed_classes.accuracy_spread,
+        tuned=found.fine_tuned_accuracy,
+        contribution=share(found),
+        p=found.source_contribution_p,
+        against_random=against_random(found),
+    )
 
 
 def against_random(found: Relation) -> float:

@@ -62,9 +62,13 @@ def _draw_accuracies(axes: plt.Axes, found: Sequence[Turn], angles: Sequence[int
         ("mixed", "its classes mixed (mean ± sd)", COLOURS["distribution"]),
     ):
         axes.plot(
-            angles, [100 * _mean(found, angle, field) for angle in angles], "o-", markersize=4,
-            color=colour, label=label,
-        )  # fmt: skip
+            angles,
+            [100 * _mean(found, angle, field) for angle in angles],
+            "o-",
+            markersize=4,
+            color=colour,
+            label=label,
+        )
     middle = [_mean(found, angle, "mixed") for angle in angles]
     spread = [_mean(found, angle, "mixed_spread") for angle in angles]
     low, high = ([100 * (m + sign * s) for m, s in zip(middle, spread, strict=True)] for sign in (-1, 1))
@@ -82,10 +86,15 @@ def _draw_contributions(axes: plt.Axes, found: Sequence[Turn], angles: Sequence[
     for clear, label in ((True, "p ≤ 0.05"), (False, "p > 0.05: no more than chance")):
         of_kind = [one for one in found if (one.p <= SIGNIFICANT) == clear]
         axes.plot(
-            [one.angle for one in of_kind], [one.contribution for one in of_kind], "o", markersize=6,
-            markeredgecolor=COLOURS["source"], linestyle="",
-            markerfacecolor=COLOURS["source"] if clear else "white", label=label,
-        )  # fmt: skip
+            [one.angle for one in of_kind],
+            [one.contribution for one in of_kind],
+            "o",
+            markersize=6,
+            markeredgecolor=COLOURS["source"],
+            linestyle="",
+            markerfacecolor=COLOURS["source"] if clear else "white",
+            label=label,
+        )
     axes.set_ylabel("source_contribution")
     axes.set_ylim(-0.15, 1.15)
     axes.set_xticks(angles, [f"{angle}°" for angle in angles])
@@ -102,8 +111,12 @@ def _draw_digits(axes: plt.Axes, images: Split, angles: Sequence[int]) -> None:
         for place, image in enumerate(chosen):
             picture = 255 - rotate(image, angle, InterpolationMode.BILINEAR)[0, 0].numpy()
             box = AnnotationBbox(
-                OffsetImage(picture, zoom=0.7, cmap="gray", resample=True), (angle, 0),
-                xycoords=axes.get_xaxis_transform(), xybox=(22 * place - 11, -18),
-                boxcoords="offset points", frameon=False, annotation_clip=False,
-            )  # fmt: skip
+                OffsetImage(picture, zoom=0.7, cmap="gray", resample=True),
+                (angle, 0),
+                xycoords=axes.get_xaxis_transform(),
+                xybox=(22 * place - 11, -18),
+                boxcoords="offset points",
+                frameon=False,
+                annotation_clip=False,
+            )
             axes.add_artist(box)

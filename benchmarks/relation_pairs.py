@@ -60,9 +60,11 @@ DIGIT_SOURCES = (*TURNED, DIGITS)
 
 def lenets(options: argparse.Namespace) -> Table:
     data = {
-        "MNIST": embedded("MNIST"), "FMNIST": embedded("FMNIST"),
-        CIFAR: grey_folder(options.FOLDERS[0]), DIGITS: eight_by_eight(),
-    }  # fmt: skip
+        "MNIST": embedded("MNIST"),
+        "FMNIST": embedded("FMNIST"),
+        CIFAR: grey_folder(options.FOLDERS[0]),
+        DIGITS: eight_by_eight(),
+    }
     table = new_table("lenets", (), options)
     for seed in options.SEEDS:
         sources, targets = sources_of_lenets(data, seed)
@@ -76,10 +78,13 @@ def lenets(options: argparse.Namespace) -> Table:
                 pair_of(name, label, source, view(backbone, target), options.CONTROLS, seed)
                 for label, target in targets.items()
             ]
-            table.row(name, *(
-                f"{contribution(pair.found)} {pair.found.source_contribution_p:.2f}"
-                for pair in of_source
-            ))  # fmt: skip
+            table.row(
+                name,
+                *(
+                    f"{contribution(pair.found)} {pair.found.source_contribution_p:.2f}"
+                    for pair in of_source
+                ),
+            )
             pairs += of_source
         verdicts(table, pairs)
         orders(table, pairs, tuple(targets))
@@ -135,12 +140,15 @@ def orders(table: Table, pairs: list[Pair], targets: tuple[str, ...]) -> None:
             values = [value(pair.found) for pair in same]
             cells.append(spearmanr(values, [pair.few_labels for pair in same]).statistic)
         table.row(label, *(f"{cell:.2f}" for cell in cells))
-    table.row("least, largest such accuracy", *(
-        f"{percent(min(reached))} {percent(max(reached))}"
-        for reached in (
-            [pair.few_labels for pair in pairs if pair.target == target] for target in targets
-        )
-    ))  # fmt: skip
+    table.row(
+        "least, largest such accuracy",
+        *(
+            f"{percent(min(reached))} {percent(max(reached))}"
+            for reached in (
+                [pair.few_labels for pair in pairs if pair.target == target] for target in targets
+            )
+        ),
+    )
 
 
 # --------------------------------------------------------------------------------------------- colour
@@ -152,8 +160,15 @@ UNRELATED = {
 }
 
 
-COLOUR_COLUMNS = ("labels alone", "fine-tuning", "contribution", "least", "largest", "largest p",
-                  "related")  # fmt: skip
+COLOUR_COLUMNS = (
+    "labels alone",
+    "fine-tuning",
+    "contribution",
+    "least",
+    "largest",
+    "largest p",
+    "related",
+)
 
 
 def colour(options: argparse.Namespace) -> Table:

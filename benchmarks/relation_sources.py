@@ -146,7 +146,9 @@ def train_lenet(images: Images, seed: int) -> Backbone:
         network = LeNet(images.num_classes, training.convolution_dropout)
         train_network(network, images.train, training, seed, never)
     frozen = network.penultimate.eval().requires_grad_(False)
-    return Backbone("lenet", frozen, LeNet.FEATURE_DIM, GREY, "")
+    return Backbone(
+        name="lenet", network=frozen, feature_dim=LeNet.FEATURE_DIM, preprocess=GREY, weights_digest=""
+    )
 
 
 # ------------------------------------------------------------------------------- tasks as one sees them
@@ -227,9 +229,15 @@ def related(
     head = source.head if isinstance(source, View) else source
     names = tuple(map(str, range(head.num_classes)))
     found, _ = relate(
-        head, target.head, target.train, target.test, (names, target.names),
-        RelationSettings(controls), shared_images=shared, seed=seed,
-    )  # fmt: skip
+        head,
+        target.head,
+        target.train,
+        target.test,
+        (names, target.names),
+        RelationSettings(controls),
+        shared_images=shared,
+        seed=seed,
+    )
     return found
 
 

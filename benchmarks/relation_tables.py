@@ -22,8 +22,7 @@ def new_table(part: str, columns: Sequence[str], options: argparse.Namespace) ->
     return table
 
 
-SEEDED = ("forms_MNIST", "forms_FMNIST", "turned", "lenets", "colour", "spread",
-          "spread_one_network")  # fmt: skip
+SEEDED = ("forms_MNIST", "forms_FMNIST", "turned", "lenets", "colour", "spread", "spread_one_network")
 WITH_FOLDERS = ("clouds", "lenets", "colour")
 
 

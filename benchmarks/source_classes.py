@@ -22,8 +22,17 @@ from utils.features import select_classes
 
 TARGET_CLASSES = 5
 CHOICES = ("random", "similar", "7", "all")
-COLUMNS = ("certificate", "its source", "transport", "loss of h", "source", "label", "distribution",
-           "published", "acc. of h")  # fmt: skip
+COLUMNS = (
+    "certificate",
+    "its source",
+    "transport",
+    "loss of h",
+    "source",
+    "label",
+    "distribution",
+    "published",
+    "acc. of h",
+)
 
 
 @stage_entry("benchmarks.source_classes")

@@ -81,8 +81,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     device = choose_device("auto")
     sizes = [SIZES[k] for k in options.SIZES]
-    table = Table("transform", ("ms/iteration", "spread", "peak MiB", "dense ms", "dense MiB",
-                                "times faster", "all, minutes"), argv)  # fmt: skip
+    table = Table(
+        "transform",
+        ("ms/iteration", "spread", "peak MiB", "dense ms", "dense MiB", "times faster", "all, minutes"),
+        argv,
+    )
     permutation = []
     for setting, what in (("LearnedAll", "B soft"), ("LearnedA", "B a permutation")):
         table.heading(f"{setting}: {what}")

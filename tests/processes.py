@@ -90,9 +90,12 @@ def _server() -> socket.socket:
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # other threads would not survive a fork
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fork_server", str(there.fileno())], cwd=REPOSITORY,
-        env=environment, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.fork_server", str(there.fileno())],
+        cwd=REPOSITORY,
+        env=environment,
+        pass_fds=[there.fileno()],
+        stdin=subprocess.DEVNULL,
+    )
     there.close()
 
     def end() -> None:

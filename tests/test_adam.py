@@ -6,8 +6,11 @@ from utils.adam import Adam
 def test_its_steps_are_those_of_torch(generator):
     """To the last digit, with rates that change and a variable that stays."""
     for betas in ((0.9, 0.999), (0.9, 0.99), (0.5, 0.999)):
-        begin = {"U": torch.randn(7, 5, generator=generator), "c": torch.randn(7, generator=generator),
-                 "B": torch.randn(3, generator=generator)}  # fmt: skip
+        begin = {
+            "U": torch.randn(7, 5, generator=generator),
+            "c": torch.randn(7, generator=generator),
+            "B": torch.randn(3, generator=generator),
+        }
         ours = {name: value.clone() for name, value in begin.items()}
         theirs = {name: value.clone().requires_grad_() for name, value in begin.items()}
         rates = {"U": 0.03, "c": 0.2}

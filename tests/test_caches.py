@@ -59,10 +59,13 @@ print(json.dumps(found))
 
 def loaded_by_a_process(config: dict, folder: Path, names: Sequence[str], **environment: str) -> dict:
     process = subprocess.Popen(
-        [sys.executable, "-c", LOAD, json.dumps(config), str(folder), *names], cwd=REPOSITORY, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", LOAD, json.dumps(config), str(folder), *names],
+        cwd=REPOSITORY,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", **environment},
-    )  # fmt: skip
+    )
     with within_patience(process):
         shown, told = process.communicate()
     assert process.returncode == 0, told

@@ -41,8 +41,10 @@ def blobs(generator, count: int, dim: int, classes: int, spread: float = 2.0) ->
 def tasks(generator, dim: int = 5, sources: int = 4, targets: int = 3, spread: float = 2.0):
     """(source, target, their heads of validated strength)."""
     source, target = (blobs(generator, 300, dim, k, spread) for k in (sources, targets))
-    heads = (fit_linear_head(source, sources, None, "ridge"),
-             fit_linear_head(target, targets, None, "ridge"))  # fmt: skip
+    heads = (
+        fit_linear_head(source, sources, None, "ridge"),
+        fit_linear_head(target, targets, None, "ridge"),
+    )
     return source, target, *heads
 
 
@@ -145,7 +147,9 @@ def test_the_certificate_of_a_hand_made_pair_equals_pot(generator):
     B = torch.softmax(torch.randn(2, 3, generator=generator).double(), 0)
     assigned, t = torch.tensor([0, 0, 1, 1, 1, 0]), torch.tensor([0, 1, 1, 1])
     g, h = (torch.randn(n, 3, generator=generator).double() for n in (6, 4))
-    found = certified_terms(B, assigned, g, h, t, potentials=False)
+    found = certified_terms(
+        B=B, assigned=assigned, source_logits=g, target_logits=h, t=t, potentials=False
+    )
     total = 0.0
     for k, share in ((0, 0.25), (1, 0.75)):
         x, z = g[assigned == k].numpy(), h[t == k].numpy()
@@ -161,8 +165,14 @@ def test_the_certificate_of_a_hand_made_pair_equals_pot(generator):
 def test_a_target_class_without_source_points_leaves_it_undefined(generator):
     B = torch.softmax(torch.randn(2, 2, generator=generator), 0)
     logits = torch.randn(4, 2, generator=generator)
-    undefined = certified_terms(B, torch.zeros(4, dtype=torch.long), logits, logits,
-                                torch.tensor([0, 1, 0, 1]), potentials=False)  # fmt: skip
+    undefined = certified_terms(
+        B=B,
+        assigned=torch.zeros(4, dtype=torch.long),
+        source_logits=logits,
+        target_logits=logits,
+        t=torch.tensor([0, 1, 0, 1]),
+        potentials=False,
+    )
     assert undefined.bound.value is undefined.transport.value is None
 
 
@@ -175,8 +185,9 @@ def test_learning_makes_the_certificate_small(generator, dim, sources, targets):
     found = evaluate(learned, heads[1], source, target)
     assert learned.improved and learned.end < learned.start
     assert found.target_loss <= found.bound_certified
-    start = replace(SETTINGS, steps=1, learning_rate=1e-9, combination_rate=1e-9, offset_rate=1e-9,
-                    label_rate=1e-9)  # fmt: skip
+    start = replace(
+        SETTINGS, steps=1, learning_rate=1e-9, combination_rate=1e-9, offset_rate=1e-9, label_rate=1e-9
+    )
     begun = evaluate(learn_certificate(source, target, *heads, start), heads[1], source, target)
     assert found.bound_certified < 0.9 * begun.bound_certified
     assert found.target_accuracy >= found.fine_tuned_accuracy - 0.05
@@ -220,11 +231,11 @@ def test_what_is_minimised_is_the_certificate(generator):
     variables = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
     loss, transport = problem.match(variables, 20, problem.x, generator).terms()
     found = certified_terms(
-        torch.softmax(variables["label_logits"], 0),
-        labels,
-        source.x @ variables["source_weight"].T + variables["source_bias"],
-        logits @ variables["combination"].T + variables["target_bias"],
-        labels,
+        B=torch.softmax(variables["label_logits"], 0),
+        assigned=labels,
+        source_logits=source.x @ variables["source_weight"].T + variables["source_bias"],
+        target_logits=logits @ variables["combination"].T + variables["target_bias"],
+        t=labels,
         potentials=False,
     )
     assert loss.mean().item() == pytest.approx(found.source_loss.value, rel=1e-5)
@@ -316,8 +327,9 @@ def test_the_logits_are_those_of_a_transform_of_the_features(generator):
     weight = heads[0].weight.double()[learned.source_classes]
     x, z = source.x.double(), target.x.double()
     for moved, logits in (
-        (x @ A.T + b, learned.source_logits(x)), (z, learned.target_logits(z)),
-    ):  # fmt: skip
+        (x @ A.T + b, learned.source_logits(x)),
+        (z, learned.target_logits(z)),
+    ):
         sides = ((moved - b) @ inverse.T @ weight.T, logits - learned.c)
         torch.testing.assert_close(
             *(side - side.mean(1, keepdim=True) for side in sides), rtol=1e-6, atol=1e-6
@@ -413,8 +425,9 @@ def test_many_source_classes_offer_the_clearest():
 def test_the_classes_add_up_to_the_certificate(generator):
     source, target, *heads = tasks(generator, spread=0.7)
     learned = learn_certificate(source, target, *heads, SETTINGS)
-    found = certify(learned, heads[1], (source, target), (source, target), (NAMES[:4], NAMES[:3]),
-                    bootstrap=50)  # fmt: skip
+    found = certify(
+        learned, heads[1], (source, target), (source, target), (NAMES[:4], NAMES[:3]), bootstrap=50
+    )
     assert sum(one.share for one in found.classes) == pytest.approx(found.bound_certified)
     assert sum(one.frequency for one in found.classes) == pytest.approx(1)
     loss = sum(one.frequency * one.target_loss for one in found.classes)

@@ -261,9 +261,19 @@ finetune_source_model_on_target_task.main(sys.argv[1:])
 def stage_2(folder, *flags: str) -> list[str]:
     """Arguments to extract the embedded MNIST images."""
     return [
-        "--SRC", "FMNIST", "--TRG", "MNIST", "--DATA", "embedded", "--model", "efficientnet_lite0",
-        "--IMAGE_SIZE", "32", *places(folder), *flags,
-    ]  # fmt: skip
+        "--SRC",
+        "FMNIST",
+        "--TRG",
+        "MNIST",
+        "--DATA",
+        "embedded",
+        "--model",
+        "efficientnet_lite0",
+        "--IMAGE_SIZE",
+        "32",
+        *places(folder),
+        *flags,
+    ]
 
 
 def few_embedded_images(folder) -> str:

@@ -47,7 +47,7 @@ def test_a_floor_leaves_nearly_constant_coordinates_unscaled(generator):
 def test_each_task_is_standardised_by_its_own_training_split(generator):
     train = Features(2 + torch.randn(50, 3, generator=generator), torch.zeros(50, dtype=torch.long))
     test = Features(torch.randn(20, 3, generator=generator), torch.zeros(20, dtype=torch.long))
-    task = Task("t", train, test, 1, ("a",), {})
+    task = Task(name="t", train=train, test=test, num_classes=1, class_names=("a",), provenance={})
     scaled_train, scaled_test = standardise(task, CPU)
     assert scaled_train.x.mean(0).abs().max() < 1e-5
     deviation = train.x.std(0, correction=0)
@@ -177,10 +177,12 @@ def test_labels_in_the_forms_that_people_save(tmp_path, form, names):
 @pytest.mark.parametrize(
     "two, names",
     [
-        ([-1, 1], ("-1", "1")), ([-1.0, 1.0], ("-1", "1")), ([False, True], ("False", "True")),
+        ([-1, 1], ("-1", "1")),
+        ([-1.0, 1.0], ("-1", "1")),
+        ([False, True], ("False", "True")),
         (["no", "yes"], ("no", "yes")),
     ],
-)  # fmt: skip
+)
 def test_two_classes_in_the_forms_that_people_save(tmp_path, two, names):
     y = {"y_train": np.array(two)[CLASSES % 2], "y_test": np.array(two)[TEST_CLASSES % 2]}
     task = task_of_feature_file(saved(tmp_path, **y))
@@ -248,10 +250,13 @@ def test_values_and_names_of_samples_are_no_classes(tmp_path, values):
 @pytest.mark.parametrize(
     "form",
     [
-        np.asfortranarray, lambda x: x.astype(">f8"), lambda x: x.astype(np.longdouble),
-        lambda x: x[..., None, None], lambda x: x[..., None],
+        np.asfortranarray,
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(np.longdouble),
+        lambda x: x[..., None, None],
+        lambda x: x[..., None],
     ],
-)  # fmt: skip
+)
 def test_features_in_the_forms_that_people_save(tmp_path, form):
     plain = task_of_feature_file(saved(tmp_path))
     found = task_of_feature_file(

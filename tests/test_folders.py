@@ -66,12 +66,23 @@ def parts(data: Dataset) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "train, test",
     [
-        ("train", "test"), ("Training", "Testing"), ("TRAIN", "TEST"), ("train_set", "test-set"),
-        ("seg_train", "seg_test"), ("train_images", "val_images"), ("Trainingsdaten", "Testdaten"),
-        ("train2017", "val2017"), ("trn", "tst"), ("entraînement", "validation"), ("训练集", "测试集"),
-        ("treino", "teste"), ("training", "dev"), ("Train", "valid"), ("train", "holdout"),
+        ("train", "test"),
+        ("Training", "Testing"),
+        ("TRAIN", "TEST"),
+        ("train_set", "test-set"),
+        ("seg_train", "seg_test"),
+        ("train_images", "val_images"),
+        ("Trainingsdaten", "Testdaten"),
+        ("train2017", "val2017"),
+        ("trn", "tst"),
+        ("entraînement", "validation"),
+        ("训练集", "测试集"),
+        ("treino", "teste"),
+        ("training", "dev"),
+        ("Train", "valid"),
+        ("train", "holdout"),
     ],
-)  # fmt: skip
+)
 def test_splits_by_their_usual_names(tmp_path, train, test):
     data = load(tree(tmp_path, *pair(train, each=3), *pair(test)))
     assert parts(data) == (train, test) and data.class_names == ("h", "v")
@@ -128,8 +139,12 @@ def test_many_classes_may_hold_folders_of_the_same_names(tmp_path):
 def test_folders_below_classes_are_of_the_class(tmp_path):
     data = load(tree(tmp_path, "a/2020/1.png", "a/2021/x/1.png", "a/2.png", "b/1.png", "b/2.png"))
     assert files(data) == {
-        "a/2.png": "a", "a/2020/1.png": "a", "a/2021/x/1.png": "a", "b/1.png": "b", "b/2.png": "b",
-    }  # fmt: skip
+        "a/2.png": "a",
+        "a/2020/1.png": "a",
+        "a/2021/x/1.png": "a",
+        "b/1.png": "b",
+        "b/2.png": "b",
+    }
 
 
 def test_a_folder_inside_a_folder(tmp_path):
@@ -156,10 +171,17 @@ def test_folders_without_labels_keep_to_the_same_rules(tmp_path):
 
 # ------------------------------------------------------------------------------------------- images
 HIDDEN = (
-    ".ipynb_checkpoints/1.png", "@eaDir/1.jpg/SYNOFILE_THUMB_M.jpg", "a/.ipynb_checkpoints/1.png",
-    "a/__MACOSX/1.png", "a/.Trash-1000/files/1.png", "a/deep/.thumbnails/1.png", "a/._1.png",
-    "b/$RECYCLE.BIN/1.png", "b/#recycle/1.png", "b/.hidden.png",
-)  # fmt: skip
+    ".ipynb_checkpoints/1.png",
+    "@eaDir/1.jpg/SYNOFILE_THUMB_M.jpg",
+    "a/.ipynb_checkpoints/1.png",
+    "a/__MACOSX/1.png",
+    "a/.Trash-1000/files/1.png",
+    "a/deep/.thumbnails/1.png",
+    "a/._1.png",
+    "b/$RECYCLE.BIN/1.png",
+    "b/#recycle/1.png",
+    "b/.hidden.png",
+)
 
 
 def test_hidden_and_system_things_are_skipped_at_every_depth(tmp_path):
@@ -216,9 +238,16 @@ def test_links_are_followed(tmp_path):
     (tmp_path / "own" / "c").symlink_to(tmp_path / "far")
     data = load(tmp_path / "own")
     assert files(data) == {
-        "a/1.png": "a", "a/2.png": "a", "b/1.png": "b", "b/3.png": "b", "b/more/1.png": "b",
-        "b/more/2.png": "b", "c/3.png": "c", "c/x/1.png": "c", "c/x/2.png": "c",
-    }  # fmt: skip
+        "a/1.png": "a",
+        "a/2.png": "a",
+        "b/1.png": "b",
+        "b/3.png": "b",
+        "b/more/1.png": "b",
+        "b/more/2.png": "b",
+        "c/3.png": "c",
+        "c/x/1.png": "c",
+        "c/x/2.png": "c",
+    }
 
 
 def test_links_that_lead_back_end(tmp_path):
@@ -229,8 +258,11 @@ def test_links_that_lead_back_end(tmp_path):
     (own / "b" / "other").symlink_to(own / "a")
     data = load(own)
     assert {name: label for name, label in files(data).items() if "other" not in name} == {
-        "a/1.png": "a", "a/z/2.png": "a", "b/1.png": "b", "b/2.png": "b",
-    }  # fmt: skip
+        "a/1.png": "a",
+        "a/z/2.png": "a",
+        "b/1.png": "b",
+        "b/2.png": "b",
+    }
     assert "links back" in data.found
 
 
@@ -314,7 +346,7 @@ TABLES = {
     "metadata.jsonl": "\n".join(map(json.dumps, OBJECTS)),
     "list.json": json.dumps(OBJECTS),
     "map.json": json.dumps(dict(ROWS)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -426,7 +458,7 @@ def test_a_list_for_each_split(tmp_path):
         (b"file,label\n1.png,caf\xe9\n", "is not UTF-8 text"),
         (table(*((f"nowhere/{a}", b) for a, b in ROWS)), r"no image nowhere/1\.png .*4 of 4 rows"),
     ],
-)  # fmt: skip
+)
 def test_lists_that_cannot_be_meant_are_refused(tmp_path, text, complaint):
     listed(tmp_path, "labels.csv", text)
     with pytest.raises(InputError, match=complaint) as refused:
@@ -527,11 +559,15 @@ def test_labels_that_differ_in_spelling_alone_are_said(tmp_path, names):
 @pytest.mark.parametrize(
     "head, cells",
     [
-        ("is_train", (1, 0)), ("train", ("True", "False")), ("is_test", (0, 1)),
-        ("is_valid", ("false", "true")), ("is_training_image", (1, 0)),
-        ("train,test", ("1,0", "0,1")), ("train,val,test", ("1,0,0", "0,0,1")),
+        ("is_train", (1, 0)),
+        ("train", ("True", "False")),
+        ("is_test", (0, 1)),
+        ("is_valid", ("false", "true")),
+        ("is_training_image", (1, 0)),
+        ("train,test", ("1,0", "0,1")),
+        ("train,val,test", ("1,0,0", "0,0,1")),
     ],
-)  # fmt: skip
+)
 def test_splits_as_yes_and_no(tmp_path, head, cells):
     rows = [(f"{k}.png", "ab"[k % 2], cells[k // 6]) for k in range(8)]
     text = table(*rows, head=f"file,art,{head}")

@@ -72,8 +72,13 @@ def test_folds_hold_whole_groups_and_the_same_share_of_each_class():
 
 def test_folds_of_unequal_groups_are_spread_as_far_as_they_go(generator):
     y = torch.tensor([0] * 60 + [1] * 60 + [2] * 30)
-    groups = torch.cat([torch.arange(60) // 30, 10 + torch.randint(12, (60,), generator=generator),
-                        torch.full((30,), 99)])  # fmt: skip
+    groups = torch.cat(
+        [
+            torch.arange(60) // 30,
+            10 + torch.randint(12, (60,), generator=generator),
+            torch.full((30,), 99),
+        ]
+    )
     fold = stratified_folds(y, groups)
     assert len(fold[y == 0].unique()) == 2  # two groups, two fifths
     assert sorted(fold[y == 1].unique().tolist()) == list(range(5))
@@ -217,7 +222,9 @@ def test_neighbours_of_ones_own_group_do_not_vote(generator):
 
 def test_the_learning_curve_takes_whole_groups(generator):
     train = scenes(80, 10, 4, 20, generator)
-    parts = nested_parts(train.y, train.y >= 0, [0.25, 0.5], 4, 0, train.groups)
+    parts = nested_parts(
+        y=train.y, allowed=train.y >= 0, shares=[0.25, 0.5], num_classes=4, seed=0, groups=train.groups
+    )
     for part, q in zip(parts, (20, 40), strict=True):
         assert len(part) == 10 * q and len(train.groups[part].unique()) == q
     curve = learning_curve(train, 4, new_images=400, new_groups=torch.arange(400) // 10)
@@ -254,8 +261,12 @@ def test_groups_go_where_the_features_go(feature_files):
 def write_grouped(path, **extra) -> str:
     rng = np.random.default_rng(0)
     y = np.arange(40) % 2
-    arrays = {"x_train": rng.normal(size=(40, 3)), "y_train": y, "x_test": rng.normal(size=(20, 3)),
-              "y_test": y[:20]}  # fmt: skip
+    arrays = {
+        "x_train": rng.normal(size=(40, 3)),
+        "y_train": y,
+        "x_test": rng.normal(size=(20, 3)),
+        "y_test": y[:20],
+    }
     np.savez(path, **arrays, **extra)
     return f"features:{path}"
 
@@ -295,10 +306,13 @@ def test_groups_of_a_file_that_say_nothing_are_refused(tmp_path, extra, said):
 @pytest.mark.parametrize(
     "form",
     [
-        lambda groups: groups[:, None], lambda groups: groups[None], lambda groups: groups.astype(float),
-        lambda groups: groups.astype("S"), lambda groups: groups.astype("U")[:, None],
+        lambda groups: groups[:, None],
+        lambda groups: groups[None],
+        lambda groups: groups.astype(float),
+        lambda groups: groups.astype("S"),
+        lambda groups: groups.astype("U")[:, None],
     ],
-)  # fmt: skip
+)
 def test_groups_in_the_forms_that_labels_have(tmp_path, form):
     groups = np.arange(40) // 5
     task = task_of_feature_file(write_grouped(tmp_path / "a.npz", groups_train=form(groups)))
@@ -426,11 +440,18 @@ def test_copies_are_counted_and_said(tmp_path):
     with pytest.warns(UserWarning) as said:
         data = load_dataset(f"folder:{tmp_path / 'pets'}")
     assert {name: data.copies[name] for name in ("training", "across", "contradicting")} == {
-        "training": 2, "across": 8, "contradicting": 1,
-    }  # fmt: skip
+        "training": 2,
+        "across": 8,
+        "contradicting": 1,
+    }
     (text,) = [str(one.message) for one in said]
-    for part in ("8 of 8 test images", "train/cat/0.png = test/cat/0.png", "2 of 18 training images",
-                 "1 images are copies of one with another label", "train/dog/wrong.png"):  # fmt: skip
+    for part in (
+        "8 of 8 test images",
+        "train/cat/0.png = test/cat/0.png",
+        "2 of 18 training images",
+        "1 images are copies of one with another label",
+        "train/dog/wrong.png",
+    ):
         assert part in text
 
 

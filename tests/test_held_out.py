@@ -204,7 +204,15 @@ def test_a_choice_by_balanced_accuracy_weighs_each_class_alike():
     found = {}
     for name, right in (("large", large), ("both", both)):
         one, balanced = judged.foretell(right, 100), judged.foretell_balanced(right, 100)
-        found[name] = Prediction(one.accuracy, one.interval, right, balanced, judged.balance, 0.9, 2)
+        found[name] = Prediction(
+            accuracy=one.accuracy,
+            interval=one.interval,
+            right=right,
+            balanced=balanced,
+            weights=judged.balance,
+            majority=0.9,
+            classes=2,
+        )
     assert found["large"].found("balanced")[::2] == (0.5, 0.5)
     assert found["both"].by("balanced") == pytest.approx((70 / 90 + 1) / 2)
     views = {"large": 1, "both": 2}

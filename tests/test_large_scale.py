@@ -36,9 +36,19 @@ OTHERS = (
     "transfer.py --SRC imagenet_small TRG cifar10 --model {}",
 )
 SHORT = (
-    "--BATCH_SIZE", "20", "--ITERATIONS", "1", "--CERTIFICATE_STEPS", "3", "--MATCHINGS", "1",
-    "--BOOTSTRAP", "5", "--CONTROLS", "19",
-)  # fmt: skip
+    "--BATCH_SIZE",
+    "20",
+    "--ITERATIONS",
+    "1",
+    "--CERTIFICATE_STEPS",
+    "3",
+    "--MATCHINGS",
+    "1",
+    "--BOOTSTRAP",
+    "5",
+    "--CONTROLS",
+    "19",
+)
 
 
 @pytest.fixture

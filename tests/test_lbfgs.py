@@ -102,8 +102,11 @@ def test_it_stops_where_it_is_told_to():
 
     found = minimise(
         lambda v: (float(rosen(v.numpy())), torch.from_numpy(rosen_der(v.numpy()))),
-        torch.full((4,), -1.0, dtype=torch.float64), tolerance=0.0, most_steps=50, look=look,
-    )  # fmt: skip
+        torch.full((4,), -1.0, dtype=torch.float64),
+        tolerance=0.0,
+        most_steps=50,
+        look=look,
+    )
     assert found.steps == 3 and torch.equal(found.variables, shown[-1])
 
 

@@ -173,7 +173,15 @@ def test_the_stated_gap_holds_whatever_the_head_and_the_multipliers(seed, classe
     shares = _class_shares(features.x, features.y, classes)
     loss = functional.cross_entropy(other.logits(features.x).double(), features.y).item()
     for goal in (math.inf, 0.0):  # with the multipliers as they are, and with better ones
-        gap = _optimality_gap(other, features.x, features.y, shares, multipliers, tau, goal)
+        gap = _optimality_gap(
+            head=other,
+            x=features.x,
+            y=features.y,
+            class_shares=shares,
+            multipliers=multipliers,
+            tau=tau,
+            goal=goal,
+        )
         assert loss - gap <= best + 1e-5
 
 
@@ -191,8 +199,10 @@ def test_better_multipliers_prove_as_much_as_any(seed):
             S[i, j] = S[j, i] = value
         ours = w.numpy()
         rest = gradient.numpy() + S.sum(1)[:, None] * ours - S @ ours
-        F = {(i, j): -S[i, j] * (ours[i] - ours[j]) + (rest[i] - rest[j]) / 3
-             for i, j in itertools.permutations(range(3), 2)}  # fmt: skip
+        F = {
+            (i, j): -S[i, j] * (ours[i] - ours[j]) + (rest[i] - rest[j]) / 3
+            for i, j in itertools.permutations(range(3), 2)
+        }
         for i in range(3):  # they carry what they must, whatever S is
             assert np.allclose(sum(F[i, j] for j in range(3) if j != i), gradient[i].numpy())
         return sum(np.linalg.norm(F[pair]) for pair in pairs)

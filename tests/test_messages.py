@@ -14,9 +14,13 @@ from utils.options import StageParser
 
 REPOSITORY = Path(__file__).parent.parent
 TRAIN, FINETUNE, TRANSFER, SWEEP, RANK, REPORT = (
-    "train_source_model", "finetune_source_model_on_target_task", "transfer_source_to_target", "sweep",
-    "rank_models", "report",
-)  # fmt: skip
+    "train_source_model",
+    "finetune_source_model_on_target_task",
+    "transfer_source_to_target",
+    "sweep",
+    "rank_models",
+    "report",
+)
 SCRIPTS = (TRAIN, FINETUNE, TRANSFER, SWEEP, RANK, REPORT)
 STAGES_2_AND_3 = (FINETUNE, TRANSFER)
 # A sweep hands a stage's flags on (--TRANSFER_FLAGS), and its messages with them.
@@ -102,9 +106,10 @@ def said(path: Path) -> Iterator[tuple[str, str]]:
 def who_says(module: str, text: str, flag: str, otherwise: tuple[str, ...]) -> tuple[str, ...]:
     named = tuple(script for words, scripts in NAMED.items() if words in text for script in scripts)
     by_text = [
-        scripts for (name, words), scripts in SAID_BY.items()
+        scripts
+        for (name, words), scripts in SAID_BY.items()
         if name == module and words and " " in words and words in text
-    ]  # fmt: skip
+    ]
     listed = SAID_BY.get((module, flag)) or SAID_BY.get((module, None))
     return named or next(iter(by_text), None) or listed or otherwise
 

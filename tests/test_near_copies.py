@@ -178,8 +178,11 @@ def test_stage_2_and_the_ranking_warn_once_and_again(tmp_path, capsys, generator
         assert err.count("warning: near copies: at least 100% of the training images") == 1
     rank_models.main(["--TRG", f"features:{path}", *where])
     assert capsys.readouterr().err.count("warning: near copies") == 1
-    np.savez(path, **{name: value.numpy() for name, value in arrays.items()},
-             groups_train=features.groups.numpy())  # fmt: skip
+    np.savez(
+        path,
+        **{name: value.numpy() for name, value in arrays.items()},
+        groups_train=features.groups.numpy(),
+    )
     rank_models.main(["--TRG", f"features:{path}", *where])
     assert "near copies" not in capsys.readouterr().err
 

@@ -78,10 +78,11 @@ def test_runs_are_grouped_by_all_but_their_seed(swept):
     assert [group["setting"] for group in groups] == ["LearnedAll", "FixedAll"] * 2
     for group in groups:
         members = [
-            record for record in records
+            record
+            for record in records
             if record["stage"] == "transfer"
             and all(record[name] == group[name] for name in ("source", "target", "setting"))
-        ]  # fmt: skip
+        ]
         for name, part in (("target_loss", "certificate"), ("published_target_loss", "published")):
             assert sorted(group["values"][name]) == sorted(r[part]["target_loss"] for r in members)
         tuned = [r for r in records if r["stage"] == "finetune" and r["target"] == group["target"]]
@@ -117,8 +118,9 @@ def test_runs_with_other_settings_are_no_seeds_of_one_group(swept):
     assert len(groups) == 5
     labels = [group["label"] for group in groups if len(group["seeds"]) == 1]
     assert sorted(label.rpartition("\n")[2] for label in labels) == [
-        "iterations 5, seed 0", "iterations 7, seed 1",
-    ]  # fmt: skip
+        "iterations 5, seed 0",
+        "iterations 7, seed 1",
+    ]
     assert _fine_tuned_losses(groups).count(99.0) == 2
     # One fitted to other data is not the loss that these bounds are beside: the certificate's head is.
     head["data"]["target"]["sha256"] = "0" * 64
@@ -173,9 +175,15 @@ def test_the_page_holds_everything_and_fetches_nothing(swept, tmp_path, feature_
     text = (folder / "index.html").read_text()
     page = Page(text)
     assert page.headings == [
-        "Left out", RELATIONS, "Bounds and losses", "Does the bound tell the loss?", "Settings compared",
-        "Models ranked for features-target", "Every run", "Where the numbers come from",
-    ]  # fmt: skip
+        "Left out",
+        RELATIONS,
+        "Bounds and losses",
+        "Does the bound tell the loss?",
+        "Settings compared",
+        "Models ranked for features-target",
+        "Every run",
+        "Where the numbers come from",
+    ]
     assert {address[:22] for address in page.addresses} == {"data:image/png;base64,"}
     assert not re.search(r"https?://|<script|@import|url\(", text)
     for name in ("relations", "terms", "agreement", "settings"):

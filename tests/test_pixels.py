@@ -101,10 +101,17 @@ def tiff(values: np.ndarray, order: str, sample_format: int, deflated: bool = Fa
     strip = values.astype(values.dtype.newbyteorder(order)).tobytes()
     strip = zlib.compress(strip) if deflated else strip
     tags = {
-        256: [width], 257: [height], 258: [8 * values.dtype.itemsize] * channels,
-        259: [8 if deflated else 1], 262: [2 if channels > 1 else 1], 273: [0], 277: [channels],
-        278: [height], 279: [len(strip)], 339: [sample_format] * channels,
-    }  # fmt: skip
+        256: [width],
+        257: [height],
+        258: [8 * values.dtype.itemsize] * channels,
+        259: [8 if deflated else 1],
+        262: [2 if channels > 1 else 1],
+        273: [0],
+        277: [channels],
+        278: [height],
+        279: [len(strip)],
+        339: [sample_format] * channels,
+    }
     start = 8 + 2 + 12 * len(tags) + 4
     lists, entries = b"", b""
     tags[273] = [start + sum(2 * len(v) for v in tags.values() if len(v) > 2)]

@@ -16,9 +16,17 @@ from utils.features.pseudo_labels import _directions
 from utils.names import FREE
 
 SHORT = [
-    "--BATCH_SIZE", "30", "--ITERATIONS", "5", "--BOOTSTRAP", "0", "--CERTIFICATE_STEPS", "3",
-    "--MATCHINGS", "1",
-]  # fmt: skip
+    "--BATCH_SIZE",
+    "30",
+    "--ITERATIONS",
+    "5",
+    "--BOOTSTRAP",
+    "0",
+    "--CERTIFICATE_STEPS",
+    "3",
+    "--MATCHINGS",
+    "1",
+]
 PARTS = ("certificate", "published")
 
 

@@ -22,10 +22,22 @@ from utils.sweep import run_jobs
 from utils.transport import solve_transport
 
 PUBLIC = (
-    load_dataset, load_backbone, own_classifier, extract_features, fit_linear_head, solve_transport,
-    relate, learn_task_transform, learn_certificate, transfer_bound, learning_curve, near_copies, decide,
-    rank, run_jobs,
-)  # fmt: skip
+    load_dataset,
+    load_backbone,
+    own_classifier,
+    extract_features,
+    fit_linear_head,
+    solve_transport,
+    relate,
+    learn_task_transform,
+    learn_certificate,
+    transfer_bound,
+    learning_curve,
+    near_copies,
+    decide,
+    rank,
+    run_jobs,
+)
 each_function = pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
 
 

@@ -149,8 +149,10 @@ def test_what_is_clearly_worse_is_no_rival():
     good, fair, bad = (rng.random(2000) < p for p in (0.8, 0.79, 0.6))
     found = decide(
         {"bad": prediction(bad), "fair": prediction(fair), "good": prediction(good)},
-        {"bad": 1, "fair": 2, "good": 3}, 2000, 0,
-    )  # fmt: skip
+        {"bad": 1, "fair": 2, "good": 3},
+        2000,
+        0,
+    )
     assert set(found.rivals) <= {"good", "fair"} and "bad" not in found.rivals
     assert found.odds["bad"] == 0.0 and list(found.odds)[-1] == "bad"
     again = {"x": prediction(good), "y": prediction(good), "z": prediction(bad)}
@@ -164,8 +166,9 @@ def curve_of(gain: float) -> LearningCurve:
     """Of 1,000 images, the error at all of them 0.3."""
     return replace(
         LearningCurve.of(np.zeros((3, 100)), (250, 500, 1000), (200, 400, 800)),
-        accuracies=(0.7 - 2 * gain, 0.7 - gain, 0.7), covariance=1e-9 * np.eye(3),
-    )  # fmt: skip
+        accuracies=(0.7 - 2 * gain, 0.7 - gain, 0.7),
+        covariance=1e-9 * np.eye(3),
+    )
 
 
 @pytest.mark.parametrize(
@@ -296,8 +299,9 @@ def test_tables_as_spreadsheets_write_them(tmp_path, text, encoding):
 def test_scores_as_spreadsheets_write_them(tmp_path):
     (tmp_path / "s.csv").write_text("Network;Target;LogME;kNN\na;x;0,5;91,2 %\nb;x;-1,5;\n")
     assert read_scores(tmp_path / "s.csv") == {
-        "LogME": {"x": {"a": 0.5, "b": -1.5}}, "kNN": {"x": {"a": 91.2}},
-    }  # fmt: skip
+        "LogME": {"x": {"a": 0.5, "b": -1.5}},
+        "kNN": {"x": {"a": 91.2}},
+    }
 
 
 @pytest.mark.parametrize(
@@ -443,9 +447,18 @@ def test_no_score_sees_the_test_split(tmp_path, sources):
     candidate = candidate_of(sources[1], sources[2], tmp_path)
     scored = score_candidate(candidate, 0)
     wanted = {
-        PREDICTED, "k-NN", "LogME", "H-score", "TransRate", "GBC", "LEEP", "NCE", "certificate",
-        "source p", "label map loss",
-    }  # fmt: skip
+        PREDICTED,
+        "k-NN",
+        "LogME",
+        "H-score",
+        "TransRate",
+        "GBC",
+        "LEEP",
+        "NCE",
+        "certificate",
+        "source p",
+        "label map loss",
+    }
     assert wanted <= scored.scores.keys()
     noise = Features(torch.randn_like(candidate.test.x), candidate.test.y.flip(0))
     other = score_candidate(replace(candidate, test=noise), 0)
@@ -508,8 +521,9 @@ def test_sources_are_ranked_for_a_target(tmp_path, sources, capsys):
     record = json.loads((folder / "ranking.json").read_text())
     candidates = record["candidates"]
     accuracies = {name: about["accuracy"] for name, about in candidates.items()}
-    assert accuracies == {f"features (features-{s})": a for s, a in
-                          (("poor", 0.3), ("fair", 0.6), ("good", 0.9))}  # fmt: skip
+    assert accuracies == {
+        f"features (features-{s})": a for s, a in (("poor", 0.3), ("fair", 0.6), ("good", 0.9))
+    }
     # The target's features are the same for each: what the source's head makes of them differs.
     leep = {name: about["scores"]["LEEP"]["value"] for name, about in candidates.items()}
     logme = {about["scores"]["LogME"]["value"] for about in candidates.values()}
@@ -853,9 +867,22 @@ def test_own_grey_images_with_the_lenet(tmp_path, photographs, capsys):
 @pytest.mark.slow
 def test_models_with_controls_and_measured_accuracies(tmp_path, capsys, monkeypatch):
     argv = [
-        "--SRC", "MNIST", "--TRG", "FMNIST", "--model", "lenet", "random:lenet", "--DATA", "embedded",
-        "--TRAIN_FLAGS", "--EPOCHS 1", "--SAMPLES", "600", *SHORT, *places(tmp_path),
-    ]  # fmt: skip
+        "--SRC",
+        "MNIST",
+        "--TRG",
+        "FMNIST",
+        "--model",
+        "lenet",
+        "random:lenet",
+        "--DATA",
+        "embedded",
+        "--TRAIN_FLAGS",
+        "--EPOCHS 1",
+        "--SAMPLES",
+        "600",
+        *SHORT,
+        *places(tmp_path),
+    ]
     rank_models.main([*argv, "--FINETUNE", "full", "--EPOCHS", "5"])
     path = tmp_path / "results" / "rank" / "FMNIST" / "ranking.json"
     candidates = json.loads(path.read_text())["candidates"]
@@ -946,8 +973,10 @@ def test_names_of_candidates():
     settings = RankingSettings(network=NetworkSpec("", eps=3))
     robust = Entry.of("robust@64", None, "FMNIST", settings)
     assert (robust.model, robust.image_size, robust.model_name) == (
-        "robust_resnet18", 64, "robust_resnet18@64",
-    )  # fmt: skip
+        "robust_resnet18",
+        64,
+        "robust_resnet18@64",
+    )
     assert robust.asked.network.eps == 3 and robust.asked.network.image_size == 64
     named = Entry.of("timm:resnet18.tv_in1k@64", None, "FMNIST", settings)
     assert named.model_name == "timm:resnet18.tv_in1k@64" and named.asked.network.eps is None

@@ -62,8 +62,11 @@ def test_make_knows_its_targets(target):
 def test_make_run_runs_the_readmes_commands():
     recipe = subprocess.run(
         ["make", "-n", "-o", ".venv/requirements.stamp", "run"],
-        cwd=REPOSITORY, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     for words in [words for words in STAGE_COMMANDS if "--model" not in words][:3]:
         assert " ".join(words[1:]) in recipe
 

@@ -65,9 +65,13 @@ def test_the_label_map_is_the_optimum_of_a_convex_solver(sources, targets, gener
         "fun": lambda flat: flat.reshape(targets, sources).sum(0) - 1,
     }
     best = minimize(
-        objective, start, bounds=[(1e-9, 1)] * len(start), constraints=columns, method="SLSQP",
+        objective,
+        start,
+        bounds=[(1e-9, 1)] * len(start),
+        constraints=columns,
+        method="SLSQP",
         options={"maxiter": 2000, "ftol": 1e-12},
-    )  # fmt: skip
+    )
     assert best.success
     reached = objective(found.B.double().numpy().ravel())
     assert -1e-6 <= reached - best.fun <= found.optimality_gap + 1e-6

@@ -193,7 +193,15 @@ def test_undefined_quantities_are_explained(tmp_path, run, capsys):
     shown = capsys.readouterr().out
     assert "no source class is mapped to target class 1, 3" in shown
     assert "fine_tuned" not in shown
-    draw_published(record, None, run[1], run[2], run[3], NAMES, tmp_path)
+    draw_published(
+        record=record,
+        fine_tuned=None,
+        transform=run[1],
+        source_test=run[2],
+        target_test=run[3],
+        class_names=NAMES,
+        folder=tmp_path,
+    )
     assert (tmp_path / "bound.png").exists()
 
 
@@ -203,7 +211,15 @@ def test_figures_are_named_and_drawn(tmp_path, run, capsys):
     shown = capsys.readouterr().out
     draw_relation(record, tmp_path)
     draw_certificate(record, tmp_path)
-    draw_published(record, FINE_TUNED, transform, source, target, NAMES, tmp_path)
+    draw_published(
+        record=record,
+        fine_tuned=FINE_TUNED,
+        transform=transform,
+        source_test=source,
+        target_test=target,
+        class_names=NAMES,
+        folder=tmp_path,
+    )
     names = ["bound", "certificate", "curves", "features", "label_map", "relation"]
     assert sorted(path.stem for path in tmp_path.iterdir()) == names
     assert all(name in shown for name in names) and "Wilson" in shown

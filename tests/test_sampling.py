@@ -36,8 +36,10 @@ def test_every_choice_in_every_order_is_as_likely(generator, size, count):
     )
     weights = size ** torch.arange(count)
     seen = torch.bincount(drawn @ weights, minlength=size**count)
-    possible = [sum(a * w for a, w in zip(choice, weights.tolist(), strict=True))
-                for choice in itertools.permutations(range(size), count)]  # fmt: skip
+    possible = [
+        sum(a * w for a, w in zip(choice, weights.tolist(), strict=True))
+        for choice in itertools.permutations(range(size), count)
+    ]
     assert seen[possible].sum() == 300 * draws  # no repeats
     assert chisquare(seen[possible]).pvalue > 1e-3
 

@@ -24,15 +24,36 @@ from utils.names import REPOSITORY
 from utils.storage import save_checkpoint
 
 CERTIFIED = {
-    "fine_tuned_accuracy", "fine_tuned_loss", "target_accuracy", "target_loss", "accuracy_at_least",
-    "bound_certified", "certified_source_loss", "certified_transport", "constant_prediction_loss",
-    "bound_certified_train", "classes", "intervals", "start", "end", "improved",
-}  # fmt: skip
+    "fine_tuned_accuracy",
+    "fine_tuned_loss",
+    "target_accuracy",
+    "target_loss",
+    "accuracy_at_least",
+    "bound_certified",
+    "certified_source_loss",
+    "certified_transport",
+    "constant_prediction_loss",
+    "bound_certified_train",
+    "classes",
+    "intervals",
+    "start",
+    "end",
+    "improved",
+}
 QUANTITIES = {
-    "target_accuracy", "target_loss", "transformed_source_accuracy", "transformed_source_loss",
-    "weighted_source_loss", "label_mismatch", "wasserstein_distance", "tau_measured",
-    "tau_certified", "bound_published", "bound_transformed", "bound_certified",
-}  # fmt: skip
+    "target_accuracy",
+    "target_loss",
+    "transformed_source_accuracy",
+    "transformed_source_loss",
+    "weighted_source_loss",
+    "label_mismatch",
+    "wasserstein_distance",
+    "tau_measured",
+    "tau_certified",
+    "bound_published",
+    "bound_transformed",
+    "bound_certified",
+}
 KEYS = {
     "stage",
     "source",
@@ -128,10 +149,17 @@ def test_three_stages_leave_what_the_design_says(workplace, capsys):
     tensors = load_file(folder / "certificate.safetensors")
     assert tensors["U"].shape == tensors["V"].shape == (10, 200)
     assert {path.name for path in folder.iterdir()} == {
-        "result.json", "relation.safetensors", "relation.png",
-        "transform.safetensors", "certificate.safetensors", "certificate.png",
-        "bound.png", "label_map.png", "curves.png", "features.png",
-    }  # fmt: skip
+        "result.json",
+        "relation.safetensors",
+        "relation.png",
+        "transform.safetensors",
+        "certificate.safetensors",
+        "certificate.png",
+        "bound.png",
+        "label_map.png",
+        "curves.png",
+        "features.png",
+    }
 
 
 @pytest.mark.parametrize("setting", ["LearnedA", "FixedAll"])
@@ -171,9 +199,15 @@ def test_feature_files_need_no_network(tmp_path, feature_files):
 
 def test_intervals_stopping_and_the_solver_are_flags(tmp_path, feature_files, capsys):
     base = [
-        "--SRC", feature_files[0], "--TRG", feature_files[1], *SHORT, "--BATCH_SIZE", "60",
+        "--SRC",
+        feature_files[0],
+        "--TRG",
+        feature_files[1],
+        *SHORT,
+        "--BATCH_SIZE",
+        "60",
         *places(tmp_path),
-    ]  # fmt: skip
+    ]
     results = tmp_path / "results" / "results.jsonl"
 
     def record(*flags: str) -> dict:
@@ -313,9 +347,19 @@ def test_killed_processes_go_on_to_the_same_numbers(feature_files, tmp_path):
     """
     source, target = feature_files
     flags = [
-        "--SRC", source, "--TRG", target, "--ITERATIONS", "60", "--BATCH_SIZE", "30",
-        "--ANALYSIS", "published", "--CPUS", "1",
-    ]  # fmt: skip
+        "--SRC",
+        source,
+        "--TRG",
+        target,
+        "--ITERATIONS",
+        "60",
+        "--BATCH_SIZE",
+        "30",
+        "--ANALYSIS",
+        "published",
+        "--CPUS",
+        "1",
+    ]
 
     def ended(folder: Path, how: int = 0, saved: int = 0) -> CompletedProcess:
         return python("-c", ended_while_saving, str(int(how)), str(saved), *flags, *places(folder))
@@ -364,7 +408,7 @@ BAD_INPUT = [
     (stage_3, "--SRC MNIST --TRG FMNIST --INVERSE_WEIGHT 0", "--INVERSE_WEIGHT"),
     (stage_3, "--SRC MNIST --TRG FMNIST --SEED 7", "--SRC MNIST --DATA embedded --SEED 7"),
     (stage_3, "--SRC features:a.npz --TRG features:a.npz", "a.npz"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("stage, argv, complaint", BAD_INPUT)
@@ -530,8 +574,11 @@ def test_a_class_of_two_samples_among_thousands(tmp_path):
     assert certificate["improved"] and len(certificate["classes"]) == 3
     assert certificate["target_loss"] <= certificate["bound_certified"] < 1
     assert record["published"] is None and set(record["seconds"]) == {
-        "heads", "certificate", "certificate_bound", "near_copies",
-    }  # fmt: skip
+        "heads",
+        "certificate",
+        "certificate_bound",
+        "near_copies",
+    }
 
 
 def test_results_of_an_earlier_version_are_made_again(workplace):

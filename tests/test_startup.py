@@ -9,9 +9,13 @@ import pytest
 from utils.names import PRETRAINED_NAMES, REPOSITORY
 
 SCRIPTS = (
-    "train_source_model", "finetune_source_model_on_target_task", "transfer_source_to_target", "sweep",
-    "rank_models", "report",
-)  # fmt: skip
+    "train_source_model",
+    "finetune_source_model_on_target_task",
+    "transfer_source_to_target",
+    "sweep",
+    "rank_models",
+    "report",
+)
 # What takes a tenth of a second or more to import.
 HEAVY = ("torch", "numpy", "scipy", "sklearn", "matplotlib", "PIL", "jinja2")
 LOADED = "print(json.dumps([name for name in {names!r} if name in sys.modules]))"

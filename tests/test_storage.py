@@ -341,9 +341,25 @@ def test_changed_settings_are_named():
 
 
 def test_run_folders_follow_the_contract(tmp_path):
-    run = Run("transfer", "MNIST", "FMNIST", "lenet", "LearnedAll", 3, "improved")
+    run = Run(
+        stage="transfer",
+        source="MNIST",
+        target="FMNIST",
+        model="lenet",
+        setting="LearnedAll",
+        seed=3,
+        procedure="improved",
+    )
     assert run.folder(tmp_path) == tmp_path / "transfer" / "MNIST_to_FMNIST" / "lenet_LearnedAll_seed3"
-    run = Run("train", "MNIST", None, "lenet", None, 3, "published")
+    run = Run(
+        stage="train",
+        source="MNIST",
+        target=None,
+        model="lenet",
+        setting=None,
+        seed=3,
+        procedure="published",
+    )
     assert run.folder(tmp_path) == tmp_path / "train" / "MNIST" / "lenet_seed3_published"
 
 

@@ -56,9 +56,20 @@ def records(folder) -> dict[str, dict]:
 # ------------------------------------------------------------------------------------------------ plan
 def test_shared_stages_are_planned_once():
     planned = plan(
-        "--SRC", "MNIST", "FMNIST", "--TRG", "MNIST", "FMNIST", "--SEED", "0", "1", "--SETTING",
-        "LearnedAll", "LearnedA", "FixedAll",
-    )  # fmt: skip
+        "--SRC",
+        "MNIST",
+        "FMNIST",
+        "--TRG",
+        "MNIST",
+        "FMNIST",
+        "--SEED",
+        "0",
+        "1",
+        "--SETTING",
+        "LearnedAll",
+        "LearnedA",
+        "FixedAll",
+    )
     stages = [job.stage for job in planned]
     # Two networks a seed, a head for each of two pairs, and three settings of each pair.
     assert [stages.count(stage) for stage in ("train", "finetune", "transfer")] == [4, 4, 12]
@@ -82,9 +93,19 @@ def test_two_files_of_one_name_are_refused(tmp_path, feature_files):
 
 def test_flags_reach_the_models_that_know_them():
     planned = plan(
-        "--SRC", "MNIST", "--TRG", "FMNIST", "--MODEL", "lenet", "resnet18", "robust_resnet18",
-        "--IMAGE_SIZE", "96", "--EPS", "0.1",
-    )  # fmt: skip
+        "--SRC",
+        "MNIST",
+        "--TRG",
+        "FMNIST",
+        "--MODEL",
+        "lenet",
+        "resnet18",
+        "robust_resnet18",
+        "--IMAGE_SIZE",
+        "96",
+        "--EPS",
+        "0.1",
+    )
     given = {job.model: job.options for job in planned if job.stage == "transfer"}
     assert given["lenet"].IMAGE_SIZE is None and given["resnet18"].IMAGE_SIZE == 96
     assert given["resnet18"].EPS is None and given["robust_resnet18_eps0.1"].EPS == 0.1
@@ -339,7 +360,15 @@ class Scripted:
 
 
 def job(name: str, needs=(), follows=()) -> Job:
-    run = Run("train", name, None, "lenet", None, 0, "improved")
+    run = Run(
+        stage="train",
+        source=name,
+        target=None,
+        model="lenet",
+        setting=None,
+        seed=0,
+        procedure="improved",
+    )
     return Job(run, print, Namespace(SRC=name), "", tuple(needs), tuple(follows))
 
 
@@ -445,7 +474,9 @@ def test_a_pool_that_broke_is_started_again(tmp_path):
     """A process that dies takes no other's job with it, and its place is filled."""
     engine = Processes(2, 1)
     options = train_source_model.parse_options(["--SRC", "x", *places(tmp_path)])
-    run = Run("train", "x", None, "lenet", None, 0, "improved")
+    run = Run(
+        stage="train", source="x", target=None, model="lenet", setting=None, seed=0, procedure="improved"
+    )
     absent = Job(run, train_source_model.run, options, options.command)
     engine.running[0] = engine.pools[0].submit(time.sleep, 1)
     beside = engine.submit(absent)
@@ -519,18 +550,30 @@ def test_ray_that_does_not_answer(command, capsys, monkeypatch):
 def record(seed: int, value: float | None, source: str = "A_B") -> dict:
     names = ("target_accuracy", "target_loss", "weighted_source_loss", "label_mismatch")
     certificate = {
-        "target_accuracy": 0.9, "target_loss": 0.25, "bound_certified": value and 3 * value,
-        "certified_source_loss": value and value, "certified_transport": value and 2 * value,
-        "fine_tuned_accuracy": 0.75, "fine_tuned_loss": 0.125,
-    }  # fmt: skip
+        "target_accuracy": 0.9,
+        "target_loss": 0.25,
+        "bound_certified": value and 3 * value,
+        "certified_source_loss": value and value,
+        "certified_transport": value and 2 * value,
+        "fine_tuned_accuracy": 0.75,
+        "fine_tuned_loss": 0.125,
+    }
     published = {
-        **dict.fromkeys(names, 1.0), "bound_published": value, "bound_certified": value,
-        "tau_measured": 0.5, "distribution_mismatch": value and 0.5 * value,
-    }  # fmt: skip
+        **dict.fromkeys(names, 1.0),
+        "bound_published": value,
+        "bound_certified": value,
+        "tau_measured": 0.5,
+        "distribution_mismatch": value and 0.5 * value,
+    }
     return {
-        "source": source, "target": "C", "model": "lenet", "setting": "LearnedAll", "seed": seed,
-        "certificate": certificate, "published": published,
-    }  # fmt: skip
+        "source": source,
+        "target": "C",
+        "model": "lenet",
+        "setting": "LearnedAll",
+        "seed": seed,
+        "certificate": certificate,
+        "published": published,
+    }
 
 
 def test_means_and_spread_over_seeds():

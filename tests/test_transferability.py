@@ -35,9 +35,15 @@ def gaussians(n: int, d: int, classes: int = 3, distance: float = 3.0, seed: int
 
 # No priors on α and β, and iterated to the end.
 EXACT = {
-    "alpha_1": 0, "alpha_2": 0, "lambda_1": 0, "lambda_2": 0, "max_iter": 20_000, "tol": 1e-12,
-    "compute_score": True, "fit_intercept": False,
-}  # fmt: skip
+    "alpha_1": 0,
+    "alpha_2": 0,
+    "lambda_1": 0,
+    "lambda_2": 0,
+    "max_iter": 20_000,
+    "tol": 1e-12,
+    "compute_score": True,
+    "fit_intercept": False,
+}
 
 
 @pytest.mark.parametrize("n, d", [(200, 10), (60, 60), (50, 128)])

@@ -223,11 +223,25 @@ def learning_curve(
     fitted_to: list[list[int]] = []
     for k in fold[judged].unique().tolist():
         out, head = fold[judged] == k, None
-        parts = nested_parts(y, fold != k, shares, num_classes, seed, features.groups)
+        parts = nested_parts(
+            y=y,
+            allowed=fold != k,
+            shares=shares,
+            num_classes=num_classes,
+            seed=seed,
+            groups=features.groups,
+        )
         fitted_to.append([len(part) for part in parts])
         for row, part in enumerate(parts[:-1]):  # none of their heads has seen the fifth
             decay = fitted.weight_decay
-            head = fit_ridge(x[part], y[part], num_classes, decay, head, SEARCHED)
+            head = fit_ridge(
+                x=x[part],
+                y=y[part],
+                num_classes=num_classes,
+                weight_decay=decay,
+                start=head,
+                tolerance=SEARCHED,
+            )
             right[row, out] = functional.linear(x[judged[out]], *head).argmax(1) == y[judged[out]]
     sizes = [round(q * len(y)) for q in shares]
     means = [sum(column) / len(column) for column in zip(*fitted_to, strict=True)]

@@ -14,14 +14,28 @@ LENET, RANDOM_LENET = "lenet", "random:lenet"
 TIMM = "timm:"
 ROBUST_PREFIX = "robust_"
 PRETRAINED_NAMES = (
-    "resnet18", "resnet50", "robust_resnet18", "robust_resnet50", "simclr", "moco", "swav", "clip",
-    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2",
-)  # fmt: skip
+    "resnet18",
+    "resnet50",
+    "robust_resnet18",
+    "robust_resnet50",
+    "simclr",
+    "moco",
+    "swav",
+    "clip",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+)
 ALIASES = {"robust": "robust_resnet18"}
 MODELS = (
-    LENET, *PRETRAINED_NAMES, *ALIASES, f"{TIMM}NAME", "open_clip:ARCHITECTURE/WEIGHTS", RANDOM_LENET,
+    LENET,
+    *PRETRAINED_NAMES,
+    *ALIASES,
+    f"{TIMM}NAME",
+    "open_clip:ARCHITECTURE/WEIGHTS",
+    RANDOM_LENET,
     "random:TIMM_NAME",
-)  # fmt: skip
+)
 MOST_PIXELS = 4096  # of an image's side
 DECODERS = AUTO, PIL = ("auto", "pil")
 DEVICES = ("auto", "cpu", "cuda")

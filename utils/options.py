@@ -221,26 +221,38 @@ def stage_parser(description: str, script: str, with_target: bool) -> StageParse
 
 def add_labels_flag(group: argparse._ArgumentGroup, role: str) -> None:
     add_flag(
-        group, "--LABELS", type=Path, metavar="FILE",
+        group,
+        "--LABELS",
+        type=Path,
+        metavar="FILE",
         help=f"the {role}'s images and their labels, where folders do not say them: CSV or JSON Lines "
         "with file_name, label and, if need be, split; FILE:COLUMN names that of the labels",
-    )  # fmt: skip
+    )
 
 
 def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
     add_flag(
-        group, "--PROCEDURE", type=one_of(PROCEDURE_NAMES), default="improved", metavar="NAME",
+        group,
+        "--PROCEDURE",
+        type=one_of(PROCEDURE_NAMES),
+        default="improved",
+        metavar="NAME",
         help="improved (default) or published: the released procedure in every hyper-parameter",
-    )  # fmt: skip
+    )
 
 
 def add_analysis_flag(group: argparse._ArgumentGroup, default: Sequence[str]) -> None:
     add_flag(
-        group, "--ANALYSIS", nargs="+", type=one_of(ANALYSES), default=list(default), metavar="PART",
+        group,
+        "--ANALYSIS",
+        nargs="+",
+        type=one_of(ANALYSES),
+        default=list(default),
+        metavar="PART",
         help="relation (what the source's classes have to do with the target's; the quickest), "
         "published (the paper's form: its learned transform and bound), certificate (what a moved "
         f"classifier's loss cannot exceed); default {' '.join(default)}",
-    )  # fmt: skip
+    )
 
 
 def add_stage_flags(group: argparse._ArgumentGroup) -> None:
@@ -250,68 +262,106 @@ def add_stage_flags(group: argparse._ArgumentGroup) -> None:
 
 
 STAGE_FLAG_EXAMPLES = {
-    "train": "--EPOCHS 5", "finetune": "--TAU 0.2", "transfer": "--BATCH_SIZE 500 --TAU 0.2",
-}  # fmt: skip
+    "train": "--EPOCHS 5",
+    "finetune": "--TAU 0.2",
+    "transfer": "--BATCH_SIZE 500 --TAU 0.2",
+}
 
 
 def add_flags_of_stage(group: argparse._ArgumentGroup, stage: str) -> None:
     add_flag(
-        group, f"--{stage.upper()}_FLAGS", type=shlex.split, default=[], metavar="'FLAGS'",
+        group,
+        f"--{stage.upper()}_FLAGS",
+        type=shlex.split,
+        default=[],
+        metavar="'FLAGS'",
         help=f"further flags of the {stage} stage, in one word: '{STAGE_FLAG_EXAMPLES[stage]}'",
-    )  # fmt: skip
+    )
 
 
 def add_place_flags(parser: StageParser) -> None:
     """Data, files and device."""
     where = parser.add_argument_group("data, files and device")
     add_flag(
-        where, "--DATA", type=one_of(ORIGINS), default="auto", metavar="ORIGIN",
+        where,
+        "--DATA",
+        type=one_of(ORIGINS),
+        default="auto",
+        metavar="ORIGIN",
         help="full, embedded (the committed samples) or auto (default): full where it can be had",
-    )  # fmt: skip
+    )
     for flag, folder, what in (
         ("--DATA_DIR", "data", "full data sets"),
         ("--CHECKPOINT_DIR", "checkpoints", "networks and cached features"),
         ("--RESULTS_DIR", "results", "results"),
     ):
         add_flag(
-            where, flag, type=Path, default=REPOSITORY / folder, metavar="DIR",
+            where,
+            flag,
+            type=Path,
+            default=REPOSITORY / folder,
+            metavar="DIR",
             help=f"folder of {what} (default: {folder}/ of the repository)",
-        )  # fmt: skip
+        )
     add_flag(
-        where, "--DEVICE", type=one_of(DEVICES), default="auto", metavar="NAME",
+        where,
+        "--DEVICE",
+        type=one_of(DEVICES),
+        default="auto",
+        metavar="NAME",
         help="cpu, cuda or auto (default): CUDA where there is one",
-    )  # fmt: skip
+    )
     add_flag(
-        where, "--OVERWRITE", type=truth_value, nargs="?", const=True, default=False, metavar="BOOL",
+        where,
+        "--OVERWRITE",
+        type=truth_value,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="BOOL",
         help="compute again although the result is there (default False)",
-    )  # fmt: skip
+    )
 
 
 def add_threads_flag(parser: StageParser) -> None:
     add_flag(
-        parser, "--CPUS", type=number_of_threads, metavar="N",
+        parser,
+        "--CPUS",
+        type=number_of_threads,
+        metavar="N",
         help="threads (default: one a core). The last digits depend on it: 1 gives the same ones on "
         "machines with the same vector instructions and versions",
-    )  # fmt: skip
+    )
 
 
 def add_model_flags(parser: StageParser, default: str | None) -> None:
     """The flags of pre-trained models; `default` None: --model is required."""
     group = parser.add_argument_group("model and images")
     add_flag(
-        group, "--MODEL", default=default, required=default is None, metavar="NAME",
+        group,
+        "--MODEL",
+        default=default,
+        required=default is None,
+        metavar="NAME",
         help=f"{', '.join(MODELS)} (lenet is trained by stage 1); with a features: source it only "
         f"chooses the settings (default {default})",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--ROBUST", type=truth_value, default=False, metavar="BOOL",
+        group,
+        "--ROBUST",
+        type=truth_value,
+        default=False,
+        metavar="BOOL",
         help="the adversarially trained version of resnet18 or resnet50 (default False)",
-    )  # fmt: skip
+    )
     add_flag(group, "--EPS", type=not_negative, metavar="X", help="ε of the robust model's training")
     add_flag(
-        group, "--WEIGHTS", type=Path, metavar="FILE",
+        group,
+        "--WEIGHTS",
+        type=Path,
+        metavar="FILE",
         help="the model's weights (default: its published file below --CHECKPOINT_DIR or a download)",
-    )  # fmt: skip
+    )
     add_image_flags(group)
 
 
@@ -325,51 +375,82 @@ def add_many_models_flags(parser: StageParser) -> None:
 def add_image_flags(group: argparse._ArgumentGroup) -> None:
     """How models see images, whichever model it is."""
     add_flag(
-        group, "--TRUST_CHECKPOINT", type=truth_value, default=False, metavar="BOOL",
+        group,
+        "--TRUST_CHECKPOINT",
+        type=truth_value,
+        default=False,
+        metavar="BOOL",
         help="read a weight file that may run code (default False)",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--IMAGE_SIZE", type=image_side, metavar="N",
+        group,
+        "--IMAGE_SIZE",
+        type=image_side,
+        metavar="N",
         help="side in pixels of the square that the model sees (default: its own)",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--AUTOCAST", type=truth_value, default=True, metavar="BOOL",
+        group,
+        "--AUTOCAST",
+        type=truth_value,
+        default=True,
+        metavar="BOOL",
         help="extract in bfloat16 on CUDA (default True); the CPU computes in float32",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--DECODER", type=one_of(DECODERS), default="auto", metavar="NAME",
+        group,
+        "--DECODER",
+        type=one_of(DECODERS),
+        default="auto",
+        metavar="NAME",
         help="auto (default): on CUDA the GPU resizes images and decodes JPEG files, and features are "
         "cached apart; pil: PIL does, on the CPU, as everywhere without CUDA",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--IMAGE_BATCH", type=whole(), metavar="N",
+        group,
+        "--IMAGE_BATCH",
+        type=whole(),
+        metavar="N",
         help="images that pass the network at once, at most (default: by their size; fewer where the "
         "device's memory does not suffice)",
-    )  # fmt: skip
+    )
     add_decoding_flags(group)
 
 
 def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
     add_flag(
-        group, "--WORKERS", type=number_of_processes, metavar="N",
+        group,
+        "--WORKERS",
+        type=number_of_processes,
+        metavar="N",
         help="processes that decode images (default: one a core, at most 8); 0: none",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--MAX_CORRUPT", type=whole(0), default=0, metavar="N",
+        group,
+        "--MAX_CORRUPT",
+        type=whole(0),
+        default=0,
+        metavar="N",
         help="images of a split that may be left out because they cannot be decoded (default 0)",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--MAX_PIXELS", type=whole(), metavar="N",
+        group,
+        "--MAX_PIXELS",
+        type=whole(),
+        metavar="N",
         help="read images of up to N pixels, and refuse from 2 N on (default: Pillow's limit against "
         "files that are made to fill the memory, 89 million)",
-    )  # fmt: skip
+    )
     add_flag(
-        group, "--GROUPS", type=grouping, metavar="PATTERN",
+        group,
+        "--GROUPS",
+        type=grouping,
+        metavar="PATTERN",
         help="images that are not independent, of one patient or scene, are held out together and count "
         "as one: a regular expression whose first group in CLASS/…/FILE names the image's group, as "
         "'(patient\\d+)', or level:N, the Nth folder below the class folder (default: none belong "
         "together). Of the target, and of a source whose names it fits",
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------- flags that override settings
@@ -400,13 +481,22 @@ TRAINING_FLAGS = flags_of(
     TrainingSettings, epochs="--EPOCHS", batch_size="--BATCH_SIZE", learning_rate="--LEARNING_RATE"
 )
 HEAD_FLAGS = flags_of(
-    HeadSettings, tau="--TAU", epochs="--EPOCHS", steps="--STEPS", batch_size="--BATCH_SIZE",
-    learning_rate="--LEARNING_RATE", penalty_weight="--PENALTY",
-)  # fmt: skip
+    HeadSettings,
+    tau="--TAU",
+    epochs="--EPOCHS",
+    steps="--STEPS",
+    batch_size="--BATCH_SIZE",
+    learning_rate="--LEARNING_RATE",
+    penalty_weight="--PENALTY",
+)
 SOURCE_HEAD_FLAGS = flags_of(  # in stage 3, where the transform has flags of those names
-    HeadSettings, tau="--TAU", epochs="--HEAD_EPOCHS", steps="--HEAD_STEPS",
-    learning_rate="--HEAD_LEARNING_RATE", penalty_weight="--PENALTY",
-)  # fmt: skip
+    HeadSettings,
+    tau="--TAU",
+    epochs="--HEAD_EPOCHS",
+    steps="--HEAD_STEPS",
+    learning_rate="--HEAD_LEARNING_RATE",
+    penalty_weight="--PENALTY",
+)
 TRANSFORM_FLAGS = flags_of(
     TransformSettings,
     **{

@@ -293,12 +293,12 @@ def _judge(
             bar.update(len(drawn))
     loss, accuracy = torch.tensor(losses).double(), torch.tensor(hits).double()
     control = Control(
-        count,
-        loss.mean().item(),
-        loss.std().item() if count > 1 else 0.0,
-        accuracy.mean().item(),
-        accuracy.std().item() if count > 1 else 0.0,
-        (1 + int((loss <= least).sum())) / (count + 1),
+        count=count,
+        loss=loss.mean().item(),
+        loss_spread=loss.std().item() if count > 1 else 0.0,
+        accuracy=accuracy.mean().item(),
+        accuracy_spread=accuracy.std().item() if count > 1 else 0.0,
+        p=(1 + int((loss <= least).sum())) / (count + 1),
     )
     return _Judged(control, total / count, class_means(right / count, test_labels, num_targets))
 
@@ -424,11 +424,27 @@ def relate(
     generator = torch.Generator().manual_seed(seed)
     count, least, labels = settings.count(sources), losses.mean().item(), (seen.y, test.y)
     draw = RandomDirections(source_head, seen.x, test.x, generator)
-    random = _judge(draw, count, labels, seen.groups, targets, least, RANDOM_DIRECTIONS)
+    random = _judge(
+        draw=draw,
+        count=count,
+        labels=labels,
+        groups=seen.groups,
+        num_targets=targets,
+        least=least,
+        progress=RANDOM_DIRECTIONS,
+    )
     mixed = None
     if sources > 2:
         draw = MixedClasses(logits, test_logits, generator)
-        mixed = _judge(draw, count, labels, seen.groups, targets, least, MIXED_CLASSES)
+        mixed = _judge(
+            draw=draw,
+            count=count,
+            labels=labels,
+            groups=seen.groups,
+            num_targets=targets,
+            least=least,
+            progress=MIXED_CLASSES,
+        )
     deciding = mixed or random
     resamples = Resamples(test.y, bootstrap or FEWEST_RESAMPLES, generator, test.groups)
     way = _Way(deciding.losses, losses, tuned)
@@ -467,11 +483,15 @@ def relate(
         optimality_gap=label_map.optimality_gap,
         shared_images=shared_images,
         classes=_by_class(
-            torch.softmax(test_logits, 1), h.argmax(1), fine_tuned.argmax(1), test.y,
-            deciding.class_accuracy, class_names,
+            torch.softmax(test_logits, 1),
+            h.argmax(1),
+            fine_tuned.argmax(1),
+            test.y,
+            deciding.class_accuracy,
+            class_names,
         ),
         intervals=intervals,
-    )  # fmt: skip
+    )
     return found, label_map
 
 

@@ -71,27 +71,46 @@ def pair_request(options: argparse.Namespace) -> PairRequest:
     """Read the options of a stage that has a source and a target."""
     classes = getattr(options, "SOURCE_CLASSES", ALL)
     return PairRequest(
-        options.SRC, options.TRG, network_spec(options, options.MODEL), task_request(options),
-        options.LABELS, options.PROCEDURE, classes,
-    )  # fmt: skip
+        source=options.SRC,
+        target=options.TRG,
+        network=network_spec(options, options.MODEL),
+        tasks=task_request(options),
+        labels=options.LABELS,
+        procedure=options.PROCEDURE,
+        source_classes=classes,
+    )
 
 
 def network_spec(options: argparse.Namespace, model: str) -> NetworkSpec:
     """Read the options that say how a model sees images, and where its weights lie."""
     weights = getattr(options, "WEIGHTS", None)  # of a single model
     return NetworkSpec(
-        model, options.CHECKPOINT_DIR, weights, options.TRUST_CHECKPOINT, options.EPS,
-        options.IMAGE_SIZE, options.AUTOCAST, options.SEED, options.DECODER, options.IMAGE_BATCH,
-    )  # fmt: skip
+        name=model,
+        folder=options.CHECKPOINT_DIR,
+        weights=weights,
+        trust=options.TRUST_CHECKPOINT,
+        eps=options.EPS,
+        image_size=options.IMAGE_SIZE,
+        autocast=options.AUTOCAST,
+        seed=options.SEED,
+        decoder=options.DECODER,
+        image_batch=options.IMAGE_BATCH,
+    )
 
 
 def task_request(options: argparse.Namespace) -> TaskRequest:
     """Read the options that say where tasks are loaded from."""
     grouping = Grouping(options.GROUPS) if options.GROUPS else None
     return TaskRequest(
-        options.DATA_DIR, options.CHECKPOINT_DIR / "features", options.DATA, options.SEED,
-        decoding_workers(options.WORKERS), options.MAX_CORRUPT, options.MAX_PIXELS, grouping,
-    )  # fmt: skip
+        data_dir=options.DATA_DIR,
+        cache_dir=options.CHECKPOINT_DIR / "features",
+        origin=options.DATA,
+        seed=options.SEED,
+        workers=decoding_workers(options.WORKERS),
+        max_corrupt=options.MAX_CORRUPT,
+        max_pixels=options.MAX_PIXELS,
+        grouping=grouping,
+    )
 
 
 def decoding_workers(wanted: int | None) -> int:
@@ -222,7 +241,14 @@ def _trained_network(asked: PairRequest) -> tuple[Path, str]:
     if asked.source is None:
         raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
     spec, origin, slug = asked.network, asked.tasks.origin, task_slug(asked.source)
-    found = find_network(spec.folder, LENET, slug, origin, asked.procedure, spec.seed)
+    found = find_network(
+        checkpoints=spec.folder,
+        model=LENET,
+        source=slug,
+        origin=origin,
+        procedure=asked.procedure,
+        seed=spec.seed,
+    )
     if found is None:
         raise _no_network(asked, f"data {origin}")
     return found
@@ -257,16 +283,18 @@ def _training_command(asked: PairRequest) -> str:
     """Of stage 1, for the source of this pair."""
     tasks = asked.tasks
     flags = [
-        ("DATA", tasks.origin, "auto"), ("PROCEDURE", asked.procedure, "improved"),
+        ("DATA", tasks.origin, "auto"),
+        ("PROCEDURE", asked.procedure, "improved"),
         ("SEED", asked.network.seed, 0),
         ("CHECKPOINT_DIR", asked.network.folder, REPOSITORY / "checkpoints"),
-    ]  # fmt: skip
+    ]
     if is_image_folder(asked.source):
         flags += [
             ("GROUPS", tasks.grouping and tasks.grouping.text, None),
-            ("MAX_CORRUPT", tasks.max_corrupt, 0), ("MAX_PIXELS", tasks.max_pixels, None),
+            ("MAX_CORRUPT", tasks.max_corrupt, 0),
+            ("MAX_PIXELS", tasks.max_pixels, None),
             ("LABELS", labels_of_source(asked), None),
-        ]  # fmt: skip
+        ]
     given = [f"--{flag} {shlex.quote(str(value))}" for flag, value, usual in flags if value != usual]
     return " ".join([f"python3 train_source_model.py --SRC {shlex.quote(asked.source)}", *given])
 
@@ -296,9 +324,12 @@ def _read_source(asked: PairRequest, origin: str, classes_to_draw: int | None = 
     if request.grouping:
         request = replace(request, grouping=replace(request.grouping, where_it_fits=True))
     return find_data(
-        asked.source, request, role="source", classes_to_draw=classes_to_draw,
+        asked.source,
+        request,
+        role="source",
+        classes_to_draw=classes_to_draw,
         labels=labels_of_source(asked),
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------------------------- the tasks
@@ -309,9 +340,13 @@ def find_target(
     a test split.
     """
     data = find_data(
-        asked.target, asked.tasks, role="target", unlabelled_classes=unlabelled_classes,
-        labels=asked.labels, needs_test=needs_test,
-    )  # fmt: skip
+        asked.target,
+        asked.tasks,
+        role="target",
+        unlabelled_classes=unlabelled_classes,
+        labels=asked.labels,
+        needs_test=needs_test,
+    )
     return told(data)
 
 

@@ -590,9 +590,16 @@ def _entropic_duals(
     tolerance = MARGINAL_ERROR / len(b) ** 0.5  # POT measures the Euclidean norm
     while True:
         _, log = sinkhorn_log(
-            a, b, cost, epsilon, warmstart=(u / epsilon, v / epsilon), log=True, warn=False,
-            numItermax=ITERATIONS if epsilon == last else ITERATIONS // 10, stopThr=tolerance,
-        )  # fmt: skip
+            a,
+            b,
+            cost,
+            epsilon,
+            warmstart=(u / epsilon, v / epsilon),
+            log=True,
+            warn=False,
+            numItermax=ITERATIONS if epsilon == last else ITERATIONS // 10,
+            stopThr=tolerance,
+        )
         u, v = epsilon * log["log_u"], epsilon * log["log_v"]
         if epsilon == last:
             return u, v

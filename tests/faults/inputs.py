@@ -32,9 +32,29 @@ STAGES = {
 }
 # No flag that takes a number, a choice or a truth value takes one of these.
 NO_VALUES = (
-    "", " ", "-1", "-0.5", "nan", "inf", "-inf", "1e400", "1e300", "0x10", "1_0", "٣", "１", "9" * 25,
-    "text", "None", "1,5", "1;2", "\udcff", "½", "[1]", "0.1.2",
-)  # fmt: skip
+    "",
+    " ",
+    "-1",
+    "-0.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e300",
+    "0x10",
+    "1_0",
+    "٣",
+    "１",
+    "9" * 25,
+    "text",
+    "None",
+    "1,5",
+    "1;2",
+    "\udcff",
+    "½",
+    "[1]",
+    "0.1.2",
+)
 
 
 @dataclass(frozen=True)

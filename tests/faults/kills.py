@@ -33,9 +33,15 @@ from utils.names import REPOSITORY
 
 # How often each is tried, in the place of all kills.
 SHARES = {
-    TRAIN: 0.18, FINETUNE: 0.17, TRANSFER: 0.2, EXTRACT: 0.18, SWEEP: 0.08, RANK: 0.1, REPORT: 0.06,
+    TRAIN: 0.18,
+    FINETUNE: 0.17,
+    TRANSFER: 0.2,
+    EXTRACT: 0.18,
+    SWEEP: 0.08,
+    RANK: 0.1,
+    REPORT: 0.06,
     RAY: 0.03,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,14 @@ class Undisturbed:
 def start(command: Command, data: Path, place: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        as_process(command, data, place, REPOSITORY), cwd=place, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        as_process(command, data, place, REPOSITORY),
+        cwd=place,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def wait_for(process: subprocess.Popen) -> tuple[int | None, str]:

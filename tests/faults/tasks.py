@@ -58,30 +58,35 @@ FEATURES = "--SRC features:{data}/a.npz --TRG features:{data}/b.npz"
 IMAGES = "--SRC folder:{data}/signs --TRG folder:{data}/signs --MODEL efficientnet_lite0 --IMAGE_SIZE 32"
 TRAIN = Command("train", "train_source_model", "--SRC folder:{data}/signs --EPOCHS 12")
 FINETUNE = Command(
-    "finetune", "finetune_source_model_on_target_task",
+    "finetune",
+    "finetune_source_model_on_target_task",
     FEATURES + " --PROCEDURE published --EPOCHS 40 --BATCH_SIZE 30",
-)  # fmt: skip
+)
 TRANSFER = Command(
     "transfer", "transfer_source_to_target", FEATURES + " --BATCH_SIZE 30 --ITERATIONS 150"
 )
 EXTRACT = Command("extraction", "finetune_source_model_on_target_task", IMAGES)
 SWEEP = Command(
-    "sweep", "sweep",
+    "sweep",
+    "sweep",
     "--SRC features:{data}/a.npz --TRG features:{data}/b.npz --SEED 0 1 --JOBS 2 "
     "--SETTING LearnedAll FixedAll --TRANSFER_FLAGS=--BATCH_SIZE=30",
-)  # fmt: skip
+)
 RAY = Command(
-    "sweep on Ray", "sweep",
+    "sweep on Ray",
+    "sweep",
     "--SRC features:{data}/a.npz --TRG features:{data}/b.npz --SETTING FixedAll --ENGINE ray",
-)  # fmt: skip
+)
 RANK = Command(
-    "ranking", "rank_models",
+    "ranking",
+    "rank_models",
     "--TRG folder:{data}/signs --MODEL efficientnet_lite0@32 efficientnet_lite0@48 --RESAMPLES 50",
-)  # fmt: skip
+)
 FULL = Command(
-    "fine-tuning", "rank_models",
+    "fine-tuning",
+    "rank_models",
     "--TRG folder:{data}/signs --MODEL efficientnet_lite0@32 --FINETUNE full --EPOCHS 1",
-)  # fmt: skip
+)
 REPORT = Command("report", "report", "--RESULTS_DIR {place}/results", (TRANSFER, FINETUNE))
 
 

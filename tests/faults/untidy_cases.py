@@ -75,10 +75,30 @@ RANK = "--MODEL random:lenet --WORKERS 0 --RESAMPLES 50"
 
 def all_cases() -> list[Untidy]:
     parts = (
-        split_names, split_readings, strangers, endings, links, nesting, pixels, turned, transparent,
-        plain, class_names, tables, table_refusals, labels, label_refusals, rankings, accuracy_tables,
-        copies, groups, unequal, surprises, other_images, large,
-    )  # fmt: skip
+        split_names,
+        split_readings,
+        strangers,
+        endings,
+        links,
+        nesting,
+        pixels,
+        turned,
+        transparent,
+        plain,
+        class_names,
+        tables,
+        table_refusals,
+        labels,
+        label_refusals,
+        rankings,
+        accuracy_tables,
+        copies,
+        groups,
+        unequal,
+        surprises,
+        other_images,
+        large,
+    )
     return [case for part in parts for case in part()]
 
 
@@ -144,9 +164,12 @@ def split_names() -> Iterable[Untidy]:
 def split_readings() -> Iterable[Untidy]:
     for one, other in (("a", "b"), ("2023", "2024"), ("left", "right"), ("test", "val")):
         yield Untidy(
-            "splits", f"{one} and {other} hold the same folders", renamed_splits(one, other), "refused",
+            "splits",
+            f"{one} and {other} hold the same folders",
+            renamed_splits(one, other),
+            "refused",
             says=(one, other),
-        )  # fmt: skip
+        )
     yield Untidy("splits", "train alone", _train_alone, "refused", says=("neither test/ nor val/",))
     twice = rubbish(*(f"Training/{name}/0.png" for name in CLASSES))
     yield Untidy("splits", "train and Training", beside(twice), "refused", says=("Training",))
@@ -170,10 +193,16 @@ def _classes_called(words: tuple[str, ...]) -> Callable[[Path], None]:
 
 # ------------------------------------------------------------------------------- what counts as an image
 STRANGERS = (
-    ".ipynb_checkpoints/0-checkpoint.png", ".Trash-1000/files/1.png", ".thumbnails/2.png",
-    "@eaDir/3.png", "__MACOSX/4.png", "$RECYCLE.BIN/5.png", "lost+found/6.png", "._00.png",
+    ".ipynb_checkpoints/0-checkpoint.png",
+    ".Trash-1000/files/1.png",
+    ".thumbnails/2.png",
+    "@eaDir/3.png",
+    "__MACOSX/4.png",
+    "$RECYCLE.BIN/5.png",
+    "lost+found/6.png",
+    "._00.png",
     ".hidden.png",
-)  # fmt: skip
+)
 
 
 def strangers() -> Iterable[Untidy]:
@@ -198,10 +227,24 @@ def _text(name: str) -> Callable[[Path], None]:
 
 # Pillow's format by the ending under which a file lies; each keeps grey values as they are.
 ENDINGS = {
-    ".PNG": "PNG", ".gif": "GIF", ".tga": "TGA", ".bmp": "BMP", ".dib": "DIB", ".tif": "TIFF",
-    ".TIFF": "TIFF", ".pgm": "PPM", ".pnm": "PPM", ".jfif": "PNG", ".jpe": "PNG", ".jpg": "PNG",
-    ".apng": "PNG", "": "PNG", ".part1": "PNG", "_no_ending": "BMP", ".dat": "TIFF",
-}  # fmt: skip
+    ".PNG": "PNG",
+    ".gif": "GIF",
+    ".tga": "TGA",
+    ".bmp": "BMP",
+    ".dib": "DIB",
+    ".tif": "TIFF",
+    ".TIFF": "TIFF",
+    ".pgm": "PPM",
+    ".pnm": "PPM",
+    ".jfif": "PNG",
+    ".jpe": "PNG",
+    ".jpg": "PNG",
+    ".apng": "PNG",
+    "": "PNG",
+    ".part1": "PNG",
+    "_no_ending": "BMP",
+    ".dat": "TIFF",
+}
 
 
 def endings() -> Iterable[Untidy]:
@@ -234,8 +277,9 @@ def links() -> Iterable[Untidy]:
         broken = _link(f"{split}/{CLASSES[0]}/99.png", "nowhere.png")
         yield Untidy("links", f"a broken one in {split}", beside(broken), "refused", says=("99.png",))
         skipped = OF_FOLDER + " --MAX_CORRUPT 1"
-        yield Untidy("links", f"a broken one in {split}, skipped", beside(broken), "found",
-                     arguments=skipped)  # fmt: skip
+        yield Untidy(
+            "links", f"a broken one in {split}, skipped", beside(broken), "found", arguments=skipped
+        )
 
 
 def _linked(link: Callable[[Path, Path], None]) -> Callable[[Path], None]:
@@ -274,8 +318,9 @@ def _link(name: str, target: str) -> Callable[[Path], None]:
 def nesting() -> Iterable[Untidy]:
     for depth in (1, 2, 3):
         inner = "/".join(["own"] * depth)
-        yield Untidy("nesting", f"{depth} deep", in_own(lambda f, i=inner: write_folder(f / i)),
-                     says=(inner,))  # fmt: skip
+        yield Untidy(
+            "nesting", f"{depth} deep", in_own(lambda f, i=inner: write_folder(f / i)), says=(inner,)
+        )
     mac = rubbish("__MACOSX/own/train/circles/._00.png")
     yield Untidy("nesting", "with __MACOSX", lambda f: (write_folder(f / "own/own"), mac(f / "own")))
     deeper = in_own(lambda folder: write_folder(folder, lambda s, c, k: f"{s}/{c}/{k // 5}/{k % 5}.png"))
@@ -324,11 +369,14 @@ def pixels() -> Iterable[Untidy]:
 
 
 UPRIGHT = {  # what undoes the orientation that EXIF gives by this number
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
-}  # fmt: skip
+}
 
 
 def turned() -> Iterable[Untidy]:
@@ -396,8 +444,14 @@ def class_names() -> Iterable[Untidy]:
     def both(split: str, of_class: str, k: int) -> str:
         return f"{split}/{unicodedata.normalize(('NFC', 'NFD')[k % 2], 'ü' + of_class)}/{k:02d}.png"
 
-    yield Untidy("names", "two forms in one split", in_own(lambda f: write_folder(f, both)), "found",
-                 says=("3 classes",), values={"data/target/train": 3 * EACH["train"]})  # fmt: skip
+    yield Untidy(
+        "names",
+        "two forms in one split",
+        in_own(lambda f: write_folder(f, both)),
+        "found",
+        says=("3 classes",),
+        values={"data/target/train": 3 * EACH["train"]},
+    )
     for name in ("with space", "a,b", "per cent %", "quote'", "[brackets]", "ümlaut", "日本"):
         renamed = {"circles": f"a {name}", "crosses": f"b {name}", "waves": f"c {name}"}
         write = in_own(lambda f, r=renamed: write_folder(f, lambda s, c, k: f"{s}/{r[c]}/{k:02d}.png"))
@@ -453,11 +507,18 @@ def tables() -> Iterable[Untidy]:
         yield Untidy("tables", f"CSV with {delimiter!r}", make)
         yield Untidy("tables", f"CSV with {delimiter!r}, named", make, arguments=LABELS + "labels.csv")
     for head in (
-        ("filename", "class", "split"), ("image", "category", "set"), ("Image_Path", "Label", "Split"),
-        ("path", "target", "partition"), ("id", "breed", "split"),
-    ):  # fmt: skip
-        yield Untidy("tables", f"columns {', '.join(head)}", with_table("labels.csv", head),
-                     arguments=LABELS + "labels.csv")  # fmt: skip
+        ("filename", "class", "split"),
+        ("image", "category", "set"),
+        ("Image_Path", "Label", "Split"),
+        ("path", "target", "partition"),
+        ("id", "breed", "split"),
+    ):
+        yield Untidy(
+            "tables",
+            f"columns {', '.join(head)}",
+            with_table("labels.csv", head),
+            arguments=LABELS + "labels.csv",
+        )
     yield Untidy("tables", "metadata.csv", with_table("metadata.csv"))
     yield Untidy("tables", "metadata.jsonl", with_table("metadata.jsonl"))
     yield Untidy("tables", "with a byte order mark", with_table("labels.csv", start=b"\xef\xbb\xbf"))
@@ -606,8 +667,9 @@ def rankings() -> Iterable[Untidy]:
     for what, change in (("as they are", same), ("labels of other types", other_types)):
         yield Untidy("rankings", what, several_files(change), "found", ("take a",), **about)
         pattern = {**about, "arguments": "--TRG features:{made}/*.npz --RESAMPLES 50"}
-        yield Untidy("rankings", f"{what}, by a pattern", several_files(change), "found", ("take a",),
-                     **pattern)  # fmt: skip
+        yield Untidy(
+            "rankings", f"{what}, by a pattern", several_files(change), "found", ("take a",), **pattern
+        )
     yield Untidy("rankings", "other labels", several_files(shorter), "refused", ("c.npz",), **about)
 
 
@@ -628,8 +690,14 @@ def accuracy_tables() -> Iterable[Untidy]:
         def make(folder: Path, text: str = text) -> None:
             (folder / "t.csv").write_text(text)
 
-        yield Untidy("accuracies", what, make, "found",
-                     values={"candidates/random:lenet/accuracy": 0.912}, **about)  # fmt: skip
+        yield Untidy(
+            "accuracies",
+            what,
+            make,
+            "found",
+            values={"candidates/random:lenet/accuracy": 0.912},
+            **about,
+        )
 
 
 # ------------------------------------------------------------------- copies, unequal classes, surprises
@@ -644,8 +712,10 @@ def copies() -> Iterable[Untidy]:
 
     across = "test images are in the training split, too"
     for source, target, says in (
-        ("train", "train", "copies of others"), ("test", "train", across), ("train", "test", across),
-    ):  # fmt: skip
+        ("train", "train", "copies of others"),
+        ("test", "train", across),
+        ("train", "test", across),
+    ):
         make = copied(source, target)
         yield Untidy("copies", f"{source} images in {target}", make, "found", (says,))
 
@@ -662,14 +732,20 @@ def groups() -> Iterable[Untidy]:
     for name, pattern in ((by_name, "(.*)_"), (by_folder, "level:1"), (by_folder, "(.*)/")):
         make = in_own(lambda folder, name=name: write_folder(folder, name))
         yield Untidy(
-            "groups", f"{pattern} of names as {name('train', 'waves', 0)}", make, "found",
-            arguments=f"{OF_FOLDER} --GROUPS {pattern}", values={"data/target/groups/test": 3},
-        )  # fmt: skip
+            "groups",
+            f"{pattern} of names as {name('train', 'waves', 0)}",
+            make,
+            "found",
+            arguments=f"{OF_FOLDER} --GROUPS {pattern}",
+            values={"data/target/groups/test": 3},
+        )
     make = in_own(lambda folder: write_folder(folder, by_name))
     for what, pattern, says in (
-        ("that fits none", "clinic", "matches none"), ("that fits some", "(train-.*)_", "matches"),
-        ("that is none", "(", "no regular expression"), ("of no level", "level:0", "level"),
-    ):  # fmt: skip
+        ("that fits none", "clinic", "matches none"),
+        ("that fits some", "(train-.*)_", "matches"),
+        ("that is none", "(", "no regular expression"),
+        ("of no level", "level:0", "level"),
+    ):
         arguments = f"{OF_FOLDER} --GROUPS {pattern}"
         yield Untidy("groups", f"a pattern {what}", make, "refused", (says,), arguments)
 
@@ -686,8 +762,14 @@ def unequal() -> Iterable[Untidy]:
                     image.save(path)
 
         share = EACH["test"] / (EACH["test"] + 2 * few)
-        yield Untidy("unequal", f"{few} of the others", make, "found", ("majority",),
-                     values={"majority_share": share})  # fmt: skip
+        yield Untidy(
+            "unequal",
+            f"{few} of the others",
+            make,
+            "found",
+            ("majority",),
+            values={"majority_share": share},
+        )
 
 
 def surprises() -> Iterable[Untidy]:
@@ -719,10 +801,11 @@ def other_images() -> Iterable[Untidy]:
             return f"{of_split}/{renamed[name] if of_split == split else name}/{k:02d}.png"
 
         yield Untidy(
-            "identity", f"{split} images exchanged by {turn}, same names, sizes and times",
+            "identity",
+            f"{split} images exchanged by {turn}, same names, sizes and times",
             in_own(lambda folder: write_folder(folder, save=at_one_time)),
             first=in_own(lambda folder, decoy=decoy: write_folder(folder, decoy, at_one_time)),
-        )  # fmt: skip
+        )
 
 
 def large() -> Iterable[Untidy]:

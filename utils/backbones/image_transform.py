@@ -108,7 +108,9 @@ def grey_frame(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(whole))[None]
 
 
-GREY = ImageTransform(grey_frame, (28, 28), (0.0,), (1.0,), {"input": "28×28 grey in [0, 1]"})
+GREY = ImageTransform(
+    frame=grey_frame, size=(28, 28), mean=(0.0,), std=(1.0,), about={"input": "28×28 grey in [0, 1]"}
+)
 
 
 def resize_and_crop(
@@ -124,7 +126,13 @@ def resize_and_crop(
     mode = transforms.InterpolationMode(interpolation)
     steps = [transforms.Resize(resize, mode), transforms.CenterCrop(crop), transforms.PILToTensor()]
     about = {
-        "resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": std,
-    }  # fmt: skip
+        "resize": resize,
+        "crop": crop,
+        "interpolation": interpolation,
+        "mean": mean,
+        "std": std,
+    }
     frame, size = transforms.Compose(steps), (crop, crop)
-    return ImageTransform(frame, size, mean, std, about, tensor_frame(steps, size))
+    return ImageTransform(
+        frame=frame, size=size, mean=mean, std=std, about=about, on_tensors=tensor_frame(steps, size)
+    )

@@ -21,10 +21,17 @@ class LeNet(nn.Module):
     def __init__(self, num_classes: int, convolution_dropout: float = 0.5):
         super().__init__()
         self.penultimate = nn.Sequential(
-            nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(),
-            nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Dropout(convolution_dropout),
-            nn.Flatten(), nn.Linear(50 * 4 * 4, self.FEATURE_DIM), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(1, 20, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(20, 50, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Dropout(convolution_dropout),
+            nn.Flatten(),
+            nn.Linear(50 * 4 * 4, self.FEATURE_DIM),
+            nn.ReLU(),
+        )
         self.dropout = nn.Dropout(0.5)
         self.head = nn.Linear(self.FEATURE_DIM, num_classes)
         for module in self.modules():  # the initial values of the released code's framework

@@ -22,9 +22,19 @@ from utils.errors import InputError
 
 # Of a contrastive model, what the image tower does not need.
 TEXT_TOWER = (
-    "transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection", "logit_",
-    "text.", "text_decoder.", "attn_mask", "input_resolution", "context_length", "vocab_size",
-)  # fmt: skip
+    "transformer.",
+    "token_embedding.",
+    "positional_embedding",
+    "ln_final.",
+    "text_projection",
+    "logit_",
+    "text.",
+    "text_decoder.",
+    "attn_mask",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)
 
 
 # ------------------------------------------------------------------------------------ EfficientNet-Lite
@@ -64,9 +74,13 @@ def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
     """
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     expanding = {
-        "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-        "_project_conv": "conv_pwl", "_bn2": "bn3",
-    }  # fmt: skip
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
     plain = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     blocks = [f"blocks.{s}.{k}" for s, stage in enumerate(network.blocks) for k in range(len(stage))]
     weights = {str(name): value for name, value in weights.items()}

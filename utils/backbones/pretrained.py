@@ -53,12 +53,12 @@ MOCO = FileFormat(
     "https://github.com/facebookresearch/moco-v3 (CONFIG.md, ResNet-50)",
 )
 SWAV = FileFormat(
-    None,
-    "module.",
-    ("module.projection_head.", "module.prototypes."),
-    "pretrained_models/swav_resnet50_1x.pth.tar",
-    "https://github.com/facebookresearch/swav (model zoo, ResNet-50)",
-    "swav_800ep_pretrain.pth.tar",
+    entry=None,
+    prefix="module.",
+    known=("module.projection_head.", "module.prototypes."),
+    file="pretrained_models/swav_resnet50_1x.pth.tar",
+    source="https://github.com/facebookresearch/swav (model zoo, ResNet-50)",
+    hub_name="swav_800ep_pretrain.pth.tar",
 )
 SIMCLR = FileFormat(
     "state_dict",

@@ -208,7 +208,12 @@ def load_backbone(
         whole = state_digest(lenet.state_dict())
         frozen = _frozen(lenet.penultimate, device)
         return Backbone(
-            backbone_slug(name), frozen, LeNet.FEATURE_DIM, GREY, whole, image_batch=spec.image_batch
+            name=backbone_slug(name),
+            network=frozen,
+            feature_dim=LeNet.FEATURE_DIM,
+            preprocess=GREY,
+            weights_digest=whole,
+            image_batch=spec.image_batch,
         )
     library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
     if library:
@@ -222,9 +227,15 @@ def load_backbone(
     precision = torch.bfloat16 if spec.autocast and device.type == "cuda" else None
     decoder = _decoder(spec.decoder, device, preprocess)
     return Backbone(
-        label, built.to(device), dim, preprocess, digest_of_weights, precision, decoder,
-        spec.image_batch,
-    )  # fmt: skip
+        name=label,
+        network=built.to(device),
+        feature_dim=dim,
+        preprocess=preprocess,
+        weights_digest=digest_of_weights,
+        autocast=precision,
+        decoder=decoder,
+        image_batch=spec.image_batch,
+    )
 
 
 def _decoder(asked: str, device: torch.device, preprocess: ImageTransform) -> str:

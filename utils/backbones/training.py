@@ -50,9 +50,12 @@ def train_network(
             torch.manual_seed(seed * 1_000_003 + epoch)
             order = torch.randperm(len(train.labels))
             batches = tqdm(
-                order.split(settings.batch_size), desc=f"training epoch {epoch + 1}/{settings.epochs}",
-                unit="batch", disable=None, leave=False,
-            )  # fmt: skip
+                order.split(settings.batch_size),
+                desc=f"training epoch {epoch + 1}/{settings.epochs}",
+                unit="batch",
+                disable=None,
+                leave=False,
+            )
             for index in batches:
                 images = random_shift(train.images[index], settings.shift)
                 images = grey_to_unit(images.to(device))

@@ -87,7 +87,14 @@ def learn_certificate(
             raise ValueError(f"{name} needs held_out_logits: fit it with the method ridge")
     soft = learned == LEARNED_ALL
     if soft:
-        matching = match_classes(source, target, source_head, target_head, settings, seed)
+        matching = match_classes(
+            source=source,
+            target=target,
+            source_head=source_head,
+            target_head=target_head,
+            settings=settings,
+            seed=seed,
+        )
     else:
         generator = torch.Generator().manual_seed(seed)
         matching = random_permutation(targets, generator).to(source.y)

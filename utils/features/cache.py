@@ -53,7 +53,14 @@ def cached_features(
     # torchrun's processes share the shards; others would all extract the same ones.
     alone = only_one(folder / name) if distributed.world_size() == 1 else contextlib.nullcontext()
     with alone:
-        return _read_or_extract(backbone, split, shards, name, workers, max_corrupt)
+        return _read_or_extract(
+            backbone=backbone,
+            split=split,
+            shards=shards,
+            name=name,
+            workers=workers,
+            max_corrupt=max_corrupt,
+        )
 
 
 def _read_or_extract(
@@ -72,7 +79,14 @@ def _read_or_extract(
     absent = [shards[k] for k in absent[distributed.rank() :: distributed.world_size()]]
     problem = None
     try:
-        _extract_shards(backbone, split.images, absent, name, workers, max_corrupt)
+        _extract_shards(
+            backbone=backbone,
+            images=split.images,
+            shards=absent,
+            name=name,
+            workers=workers,
+            max_corrupt=max_corrupt,
+        )
     except Exception as error:  # a full disk, a lost worker: the other processes must hear of it
         problem = error
     distributed.agree(problem)
@@ -174,10 +188,13 @@ def _extract_shards(
     unreadable: list[str] = []
     by_pil = 0
     with tqdm(
-        total=sum(shard.stop - shard.start for shard in shards), desc=f"{backbone.name}: {name}",
-        unit="image", smoothing=0.05, leave=False,
+        total=sum(shard.stop - shard.start for shard in shards),
+        desc=f"{backbone.name}: {name}",
+        unit="image",
+        smoothing=0.05,
+        leave=False,
         disable=None if shards and distributed.rank() == 0 else True,
-    ) as bar:  # fmt: skip
+    ) as bar:
         for shard, part in zip(shards, batches, strict=True):
             done = []
             for batch in part:

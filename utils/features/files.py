@@ -21,9 +21,17 @@ from utils.storage import PATH, digest, require_regular
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
 UNREADABLE = (
-    OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, NotImplementedError,
-    MemoryError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 SHORT_KEYS = (("x", "y"), ("features", "labels"))  # of a file without a test split
 GROUP_KEYS = ("groups_train", "groups_test", "groups")  # the last: of the training split
@@ -70,7 +78,14 @@ def task_of_feature_file(
     train, test = (*found, Features(found[0].x[:0], found[0].y[:0]))[:2]
     if train.groups is not None or test.groups is not None:
         provenance["groups"] = about_groups("the file", train.groups, test.groups)
-    return Task(feature_file_slug(name), train, test, len(class_names), class_names, provenance)
+    return Task(
+        name=feature_file_slug(name),
+        train=train,
+        test=test,
+        num_classes=len(class_names),
+        class_names=class_names,
+        provenance=provenance,
+    )
 
 
 def require_same_labels(names: Sequence[str]) -> None:

@@ -111,12 +111,19 @@ def find_data(
         return task_of_feature_file(name, unlabelled_classes, needs_test)
     return main_process_first(
         lambda: load_dataset(
-            name, request.origin, request.data_dir, role, request.seed,
-            classes_to_draw=classes_to_draw, unlabelled_classes=unlabelled_classes,
-            labels=labels, grouping=request.grouping,
-            index_dir=request.index_dir, max_pixels=request.max_pixels,
+            name,
+            request.origin,
+            request.data_dir,
+            role,
+            request.seed,
+            classes_to_draw=classes_to_draw,
+            unlabelled_classes=unlabelled_classes,
+            labels=labels,
+            grouping=request.grouping,
+            index_dir=request.index_dir,
+            max_pixels=request.max_pixels,
         )
-    )  # fmt: skip
+    )
 
 
 def load_task(name: str, backbone: Backbone | None, request: TaskRequest, *, role: str) -> Task:
@@ -154,9 +161,13 @@ def features_of_split(
     that could not be read, which a warning tells, too.
     """
     features, unreadable = cached_features(
-        backbone, split, request.cache_dir, f"{dataset.name}_{split_name}",
-        workers=request.workers, max_corrupt=request.max_corrupt,
-    )  # fmt: skip
+        backbone,
+        split,
+        request.cache_dir,
+        f"{dataset.name}_{split_name}",
+        workers=request.workers,
+        max_corrupt=request.max_corrupt,
+    )
     unreadable = without_root(split.images, unreadable)
     text = left_out_line(dataset.name, split_name, unreadable, len(split))
     if text and rank() == 0:

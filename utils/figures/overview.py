@@ -325,7 +325,12 @@ def agreement_of_bounds(groups: Sequence[Mapping]) -> tuple[list[str], list[list
         if len(pairs) > 2:
             bounds, losses, numbers = zip(*pairs, strict=True)
             found = utils.agreement.order_agreement(
-                bounds, losses, 1000, 0, numbers, ("Pearson", "Kendall")
+                scores=bounds,
+                truth=losses,
+                resamples=1000,
+                seed=0,
+                networks=numbers,
+                measures=("Pearson", "Kendall"),
             )
             cells = [format_value(*one) for one in found.values()]
         if len(pairs) > 2 or title == "all":

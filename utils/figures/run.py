@@ -186,7 +186,14 @@ def draw_published(
     draw_label_map(record, transform.B, class_names, folder)
     if transform.history:
         draw_curves(record, transform.history, folder)
-    draw_features(record, transform, source_test, target_test, class_names, folder)
+    draw_features(
+        record=record,
+        transform=transform,
+        source_test=source_test,
+        target_test=target_test,
+        class_names=class_names,
+        folder=folder,
+    )
 
 
 def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:

@@ -73,7 +73,15 @@ def fit_linear_head(
         return LinearHead(**vars(fitted))
     if method == "lipschitz":
         return fit_lipschitz(features, num_classes, tau, progress)
-    return fit_penalty(features, num_classes, tau, settings or HeadSettings(), seed, resume, progress)
+    return fit_penalty(
+        features=features,
+        num_classes=num_classes,
+        tau=tau,
+        settings=settings or HeadSettings(),
+        seed=seed,
+        resume=resume,
+        progress=progress,
+    )
 
 
 def _check_tau(tau: float) -> None:

@@ -89,7 +89,15 @@ def _solve_rounds(
         if best and _worst(violations, state) > FEASIBLE:
             return False
         head = LinearHead(_scaled_into(w.to(x), tau), c.to(x))
-        gap = _optimality_gap(head, x, y, class_shares, state.raised(violations), tau, goal)
+        gap = _optimality_gap(
+            head=head,
+            x=x,
+            y=y,
+            class_shares=class_shares,
+            multipliers=state.raised(violations),
+            tau=tau,
+            goal=goal,
+        )
         if best is None or gap < best.optimality_gap:
             best = replace(head, optimality_gap=gap)
         return gap <= goal

@@ -48,9 +48,14 @@ def fit_penalty(
     steps = settings.epochs * per_epoch if settings.steps is None else settings.steps
     last = math.ceil(steps / per_epoch)
     epochs = tqdm(
-        range(first, last), initial=first, total=last,
-        desc=progress, unit="epoch", disable=None, leave=False,
-    )  # fmt: skip
+        range(first, last),
+        initial=first,
+        total=last,
+        desc=progress,
+        unit="epoch",
+        disable=None,
+        leave=False,
+    )
     for epoch in epochs:
         generator.manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(count, generator=generator)

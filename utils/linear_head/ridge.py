@@ -70,7 +70,14 @@ def fit_validated_ridge(
                 break
             if not out.any():
                 continue
-            part = fit_ridge(x[~out], y[~out], num_classes, decay, starts.get(k), SEARCHED)
+            part = fit_ridge(
+                x=x[~out],
+                y=y[~out],
+                num_classes=num_classes,
+                weight_decay=decay,
+                start=starts.get(k),
+                tolerance=SEARCHED,
+            )
             held_out.append(out.nonzero().flatten())
             logits.append(functional.linear(x[out], *part))
             if loss is None:
@@ -102,7 +109,14 @@ def _choose_weight_decay(
             total, heads = 0.0, {}
             for k, (x_train, y_train, x_out, y_out) in parts.items():
                 before = None if start is None else found[start][1][k]
-                heads[k] = fit_ridge(x_train, y_train, num_classes, STEP**exponent, before, SEARCHED)
+                heads[k] = fit_ridge(
+                    x=x_train,
+                    y=y_train,
+                    num_classes=num_classes,
+                    weight_decay=STEP**exponent,
+                    start=before,
+                    tolerance=SEARCHED,
+                )
                 logits = functional.linear(x_out, *heads[k]).double()
                 total += functional.cross_entropy(logits, y_out, reduction="sum").item()
                 bar.update()

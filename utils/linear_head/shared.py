@@ -39,7 +39,14 @@ def shared_linear_head(
             stored = read_if_whole(path, _stored_head, "the head is fitted again")
             if stored:
                 return stored.to(device)
-        head = _fit_and_store(path, features, num_classes, settings, seed, progress)
+        head = _fit_and_store(
+            path=path,
+            features=features,
+            num_classes=num_classes,
+            settings=settings,
+            seed=seed,
+            progress=progress,
+        )
     _FITTED_HERE.add(path)
     return head
 
@@ -66,9 +73,15 @@ def _fit_and_store(
     resume = ResumePoint(path.with_suffix(".resume.pt"), path.stem)
     start = time.perf_counter()
     head = fit_linear_head(
-        features, num_classes, settings.tau, settings.method,
-        settings=settings, seed=seed, resume=resume, progress=progress,
-    )  # fmt: skip
+        features,
+        num_classes,
+        settings.tau,
+        settings.method,
+        settings=settings,
+        seed=seed,
+        resume=resume,
+        progress=progress,
+    )
     head = replace(head, fit_seconds=time.perf_counter() - start)
     if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
         about = {"key": path.stem} | {name: getattr(head, name) for name in HEAD_FIGURES}

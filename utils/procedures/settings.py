@@ -94,9 +94,11 @@ class TransformSettings:
     label_learning_rate: float = described(1e-2, "of B")
     prior_learning_rate: float = described(1e-4, "of D")
     start: str = described(
-        START_RANDOM, "where B begins: random, label_map, or better: the lower objective after a trial",
-        OURS, choices=STARTS,
-    )  # fmt: skip
+        START_RANDOM,
+        "where B begins: random, label_map, or better: the lower objective after a trial",
+        OURS,
+        choices=STARTS,
+    )
     trial_iterations: int = described(80, "steps of the trial of each start", OURS)
     schedule: str = described(
         "constant", "of the three rates: cosine lets them fall to zero", choices=("constant", "cosine")

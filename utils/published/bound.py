@@ -163,10 +163,14 @@ def _sample_terms(
         "weighted_source_loss": mean_of(source=weights[y] * source_losses),
         "wasserstein_distance": _wasserstein_terms(transform, source, target, potentials),
         "bound_certified": certified_terms(
-            transform.B, assigned, head.logits(transform.inverse_features(moved)),
-            head.logits(transform.inverse_features(z)), t, potentials,
+            B=transform.B,
+            assigned=assigned,
+            source_logits=head.logits(transform.inverse_features(moved)),
+            target_logits=head.logits(transform.inverse_features(z)),
+            t=t,
+            potentials=potentials,
         ).bound,
-    }  # fmt: skip
+    }
 
 
 def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, float | Tensor]:

@@ -171,7 +171,16 @@ def learn_task_transform(
             start = _better_start(objective, variables, starts, settings, seed)
         variables["B"] = starts[start]
     return replace(
-        _descend(objective, variables, generator, settings, start, resume, state), start=start
+        _descend(
+            objective=objective,
+            variables=variables,
+            generator=generator,
+            settings=settings,
+            start=start,
+            resume=resume,
+            state=state,
+        ),
+        start=start,
     )
 
 
@@ -239,9 +248,14 @@ def _descend(
         history = list(state["history"].to(variables["A"].device))
 
     iterations = tqdm(
-        range(len(history), settings.iterations), initial=len(history), total=settings.iterations,
-        desc="transform", unit="iteration", disable=None, leave=False,
-    )  # fmt: skip
+        range(len(history), settings.iterations),
+        initial=len(history),
+        total=settings.iterations,
+        desc="transform",
+        unit="iteration",
+        disable=None,
+        leave=False,
+    )
     for iteration in iterations:
         fraction = learning_rate_fraction(settings, iteration)
         try:
@@ -344,7 +358,9 @@ def _as_transform(
     B, D = variables["B"], variables["D"]
     if learned == "LearnedAll":
         B, D = torch.softmax(B, dim=0), torch.softmax(D, dim=0)
-    return TaskTransform(variables["A"], variables["b"], variables["A_inverse"], B, D, history)
+    return TaskTransform(
+        A=variables["A"], b=variables["b"], A_inverse=variables["A_inverse"], B=B, D=D, history=history
+    )
 
 
 # --------------------------------------------------------------------------------------- the objective

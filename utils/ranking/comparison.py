@@ -97,9 +97,13 @@ def _decided(board: "_Scoreboard") -> Ranking:
         warnings.warn(doubt, stacklevel=3)
     _, leader, fitted = board.leader
     curve = learning_curve(
-        leader.scaled, leader.num_classes, settings.seed, fitted=fitted,
-        new_images=leader.new_images, new_groups=leader.new_groups,
-    )  # fmt: skip
+        leader.scaled,
+        leader.num_classes,
+        settings.seed,
+        fitted=fitted,
+        new_images=leader.new_images,
+        new_groups=leader.new_groups,
+    )
     prediction = predictions[decision.pick]
     return Ranking(
         target=comparison.slug,
@@ -140,12 +144,14 @@ def _agreement(
             names,
             compare(
                 {name: standings[name].scores for name in names},
-                accuracies, settings.seed, board.networks,
+                accuracies,
+                settings.seed,
+                board.networks,
             ),
         )
         for title, names in groups.items()
         if len(names) > 2
-    }  # fmt: skip
+    }
 
 
 @dataclass

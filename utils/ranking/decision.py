@@ -76,9 +76,16 @@ def predict_accuracy(
         new = effective_new(new_images, new_groups, torch.from_numpy(right), judged.groups)
     found, balanced = judged.foretell(right, new), judged.foretell_balanced(right, new)
     return Prediction(
-        found.accuracy, found.interval, right, balanced, judged.balance, judged.majority,
-        judged.classes, found.note, None if judged.groups is None else judged.groups.numpy(),
-    )  # fmt: skip
+        accuracy=found.accuracy,
+        interval=found.interval,
+        right=right,
+        balanced=balanced,
+        weights=judged.balance,
+        majority=judged.majority,
+        classes=judged.classes,
+        note=found.note,
+        groups=None if judged.groups is None else judged.groups.numpy(),
+    )
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,14 @@ class Entry:
         own = {"name": model, "weights": None, "eps": eps, "image_size": image_size}
         network = replace(common, seed=settings.seed, **own)
         tasks = replace(settings.tasks, seed=settings.seed)
-        asked = PairRequest(source, target, network, tasks, settings.labels, settings.procedure)
+        asked = PairRequest(
+            source=source,
+            target=target,
+            network=network,
+            tasks=tasks,
+            labels=settings.labels,
+            procedure=settings.procedure,
+        )
         return Entry(check_pair(asked), file_name)
 
     @property

@@ -104,9 +104,15 @@ def _measure(
 ) -> dict[str, float]:
     start = time.perf_counter()
     accuracy = fine_tune(
-        backbone, train, data.test, data.num_classes, settings.epochs, settings.seed,
-        workers=settings.tasks.workers, max_corrupt=settings.tasks.max_corrupt,
-    )  # fmt: skip
+        backbone=backbone,
+        train=train,
+        test=data.test,
+        num_classes=data.num_classes,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        workers=settings.tasks.workers,
+        max_corrupt=settings.tasks.max_corrupt,
+    )
     return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
 
 

@@ -99,9 +99,18 @@ class Ranking:
 
 # --------------------------------------------------------------------------------- writing and reading
 AS_THEY_ARE = (
-    "target", "seed", "command", "shots", "samples", "metric", "majority_share", "truth", "data",
-    "environment", "near_copies",
-)  # fmt: skip
+    "target",
+    "seed",
+    "command",
+    "shots",
+    "samples",
+    "metric",
+    "majority_share",
+    "truth",
+    "data",
+    "environment",
+    "near_copies",
+)
 
 
 def write_ranking(folder: Path, ranking: Ranking) -> None:

@@ -97,10 +97,12 @@ def _score_target(candidate: Candidate) -> Scored:
             "linear_accuracy": right.double().mean().item(),
             "linear_balanced": balanced_accuracy(right, candidate.test.y, candidate.test.groups)[0],
             "doubts": doubts_of_accuracy(
-                said, candidate.test.y, candidate.class_names,
+                said,
+                candidate.test.y,
+                candidate.class_names,
                 (prediction.accuracy, prediction.interval),
             ),
-        }  # fmt: skip
+        }
 
     start = time.perf_counter()
     votes = k_nearest(points.x, y, groups)
@@ -171,7 +173,14 @@ def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
         def without(out: np.ndarray, metric=metric) -> float:
             return metric(p[~out], y[~out])
 
-        scores |= _defined(candidate.name, name, partial(metric, p, y), without, folds, seconds)
+        scores |= _defined(
+            candidate=candidate.name,
+            name=name,
+            whole=partial(metric, p, y),
+            without=without,
+            folds=folds,
+            before=seconds,
+        )
     return {
         **_relation_scores(candidate, head, seed),
         **_certificate_scores(candidate, (train, test), head, seed),
@@ -194,10 +203,16 @@ def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[
     same = same_images(candidate.source.provenance, target)
     names = (candidate.source.class_names, tuple(map(str, range(candidate.num_classes))))
     found, _ = relate(
-        target_head if same else head, target_head, train, held_out,
-        (names[1], names[1]) if same else names, candidate.procedure.relation,
-        shared_images=same, bootstrap=INTERVAL_RESAMPLES, seed=seed,
-    )  # fmt: skip
+        target_head if same else head,
+        target_head,
+        train,
+        held_out,
+        (names[1], names[1]) if same else names,
+        candidate.procedure.relation,
+        shared_images=same,
+        bootstrap=INTERVAL_RESAMPLES,
+        seed=seed,
+    )
     seconds = time.perf_counter() - start
     values = {
         "source_contribution_p": (found.source_contribution_p, True),

@@ -189,7 +189,14 @@ def find_network(
 ) -> tuple[Path, str] | None:
     """Return (path, origin of its training data) of a trained network; `auto` prefers full data."""
     for candidate in ("full", "embedded") if origin == "auto" else (origin,):
-        path = network_path(checkpoints, model, source, candidate, procedure, seed)
+        path = network_path(
+            checkpoints=checkpoints,
+            model=model,
+            source=source,
+            origin=candidate,
+            procedure=procedure,
+            seed=seed,
+        )
         if path.exists():
             return path, candidate
     return None
@@ -199,5 +206,12 @@ def networks_like(
     checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
 ) -> list[Path]:
     """List trained networks; * in source and origin stands for anything."""
-    pattern = network_path(checkpoints, model, source, origin, procedure, seed)
+    pattern = network_path(
+        checkpoints=checkpoints,
+        model=model,
+        source=source,
+        origin=origin,
+        procedure=procedure,
+        seed=seed,
+    )
     return sorted(pattern.parent.glob(pattern.name))

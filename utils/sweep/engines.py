@@ -229,9 +229,12 @@ def _connect(ray, address: str | None) -> None:
     own = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
     try:
         ray.init(
-            address=address or "local", log_to_driver=False, logging_level="ERROR",
-            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}}, **({} if address else own),
-        )  # fmt: skip
+            address=address or "local",
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": str(REPOSITORY)}},
+            **({} if address else own),
+        )
     except Exception as error:  # Ray raises half a dozen types
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"Ray at {address or 'this machine'} cannot be used: {reason}") from error

@@ -120,10 +120,19 @@ SEEING = ("TRUST_CHECKPOINT", "AUTOCAST", "DECODER", "IMAGE_BATCH")
 DECODING = ("WORKERS", "MAX_CORRUPT", "MAX_PIXELS", "GROUPS")
 # What makes a stage the job that was planned, and its places: no further flag may change it.
 OWN = {
-    "SRC", "TRG", "MODEL", "ROBUST", "EPS", "SETTING", "SEED", "PROCEDURE", "DATA", "ANALYSIS",
+    "SRC",
+    "TRG",
+    "MODEL",
+    "ROBUST",
+    "EPS",
+    "SETTING",
+    "SEED",
+    "PROCEDURE",
+    "DATA",
+    "ANALYSIS",
     "GROUPS",
     *PLACE_FLAGS,
-}  # fmt: skip
+}
 
 
 def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[Job]:
@@ -215,11 +224,15 @@ class _Shared:
         target, setting = (given.get(name) for name in ("TRG", "SETTING"))
         of_files = self.source == HEAD and is_feature_file(target or "")
         names = Run(
-            stage, task_slug(self.source), target and task_slug(target),
-            "features" if of_files else self.model, setting,
-            self.seed, options.PROCEDURE,
-            variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS) if setting else None,
-        )  # fmt: skip
+            stage=stage,
+            source=task_slug(self.source),
+            target=target and task_slug(target),
+            model="features" if of_files else self.model,
+            setting=setting,
+            seed=self.seed,
+            procedure=options.PROCEDURE,
+            variant=variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS) if setting else None,
+        )
         return Job(names, self.stages[stage].run, options, options.command_with_places, needs)
 
 
