@@ -29,7 +29,7 @@ def parse_options(
     given: Mapping[str, Any] | None = None,
     model: str | None = LENET,
 ) -> argparse.Namespace:
-    """`model`: the default of --model; None: it is required."""
+    """Parse the flags. `model`: the default of --model; None: it is required."""
     parser = stage_parser(__doc__, "finetune_source_model_on_target_task.py", with_target=True)
     add_model_flags(parser, model)
     settings = procedures(parser.peek("MODEL", argv))
@@ -39,7 +39,7 @@ def parse_options(
 
 
 def run(options: argparse.Namespace) -> dict | None:
-    """The record of the result; None in torchrun's other processes."""
+    """Return the record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
     options = utils.stage.check_options(options)
     asked = utils.stage.pair_request(options)
@@ -145,8 +145,8 @@ def doubts_of(
     test: utils.features.Features,
     least_balanced: float,
 ) -> list[str]:
-    """What is odd about the head's accuracy, beside what its learning curve foretold. One whose balanced
-    accuracy is above chance, at `least_balanced`, has found something.
+    """Say what is odd about the head's accuracy, beside what its learning curve foretold. One whose
+    balanced accuracy is above chance, at `least_balanced`, has found something.
     """
     predicted = None
     if curve and curve.accuracies:

@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def comparison_of(options: argparse.Namespace) -> utils.ranking.Comparison:
-    """What the options ask for, checked."""
+    """Read what the options ask for, checked."""
     same = ("SHOTS", "SAMPLES", "RESAMPLES", "METRIC", "SEED", "EPOCHS", "OVERWRITE", "TRUTH")
     same += ("MOST_MODELS", "LABELS", "PROCEDURE", "DEVICE")
     settings = utils.ranking.RankingSettings(

@@ -247,7 +247,7 @@ def table_of_runs(records: Sequence[Mapping]) -> list[utils.figures.Block]:
 
 
 def provenance(records: Sequence[Mapping]) -> list[utils.figures.Block]:
-    """Data sets with their checksums, weights, and the environments that the runs were made in."""
+    """Return data sets with their checksums, weights, and the environments of the runs."""
     data, weights = {}, set()
     for record in records:
         for role, about in record["data"].items():

@@ -10,12 +10,12 @@ from utils.procedures import PROCEDURE_NAMES, ScaleSettings, settings_for, setti
 
 
 def procedures(model: str | None) -> dict[str, ScaleSettings]:
-    """Each procedure's settings for a model, whatever its tasks: what --help shows."""
+    """Return each procedure's settings for a model, whatever its tasks: what --help shows."""
     return {name: settings_for(name, (model or "").lower()) for name in PROCEDURE_NAMES}
 
 
 def settings_page() -> str:
-    """docs/settings.md."""
+    """Make the page docs/settings.md."""
     columns = {
         "small, improved": settings_for("improved", "lenet"),
         "small, published": settings_for("published", "lenet"),

@@ -187,7 +187,7 @@ def _distinct(names) -> list:
 def _run(
     jobs: Sequence[utils.sweep.Job], engine, retries: int
 ) -> dict[utils.sweep.Job, utils.sweep.Outcome]:
-    """Runs them behind a bar; without a terminal, a line for each that ends."""
+    """Run them behind a bar; without a terminal, a line for each that ends."""
     counts: Counter[str] = Counter()
     running: set[utils.sweep.Job] = set()
     with tqdm(total=len(jobs), desc="sweep", unit="task", disable=None, smoothing=0) as bar:
@@ -211,7 +211,7 @@ def _run(
 def _results(
     jobs: Sequence[utils.sweep.Job], outcomes: dict[utils.sweep.Job, utils.sweep.Outcome]
 ) -> list[tuple[dict, dict | None]]:
-    """(stage-3 record, stage-2 record of the same pair) of each cell that is there."""
+    """Return (stage-3 record, stage-2 record of the same pair) of each cell that is there."""
     results = []
     for job in jobs:
         if job.stage == "transfer" and outcomes[job].state != utils.sweep.FAILED:

@@ -34,7 +34,7 @@ def parse_options(
 
 
 def run(options: argparse.Namespace) -> dict | None:
-    """The record of the result; None in torchrun's other processes."""
+    """Return the record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
     if utils.distributed.rank() > 0:  # one process trains
         return None

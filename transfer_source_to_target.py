@@ -63,7 +63,7 @@ def parse_options(
     given: Mapping[str, Any] | None = None,
     model: str | None = LENET,
 ) -> argparse.Namespace:
-    """`model`: the default of --model; None: it is required."""
+    """Parse the flags. `model`: the default of --model; None: it is required."""
     parser = stage_parser(__doc__, "transfer_source_to_target.py", with_target=True)
     add_model_flags(parser, model)
     group = parser.add_argument_group("what is learned")
@@ -146,7 +146,7 @@ def parse_options(
 
 
 def run(options: argparse.Namespace) -> dict | None:
-    """The record of the result; None in torchrun's other processes."""
+    """Return the record of the result; None in torchrun's other processes."""
     # ------------------------------------------------------------------------------------- options
     options = utils.stage.check_options(options)
     asked = utils.stage.pair_request(options)
@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None, model: str | None = LENET) -> None:
 
 # ------------------------------------------------------------------------------- what a run is made of
 def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
-    """The procedure's, with what the flags say in its place."""
+    """Return the procedure's settings, with what the flags say in their place."""
     scale = settings_for(options.PROCEDURE, options.MODEL, options.SRC, options.TRG)
     transform = override(scale.transform, TRANSFORM_FLAGS, options)
     return replace(
@@ -305,7 +305,7 @@ def chosen_settings(options: argparse.Namespace) -> ScaleSettings:
 
 
 def parts_of(options: argparse.Namespace) -> tuple[str, ...]:
-    """Those of ANALYSES that are wanted. Raises InputError where none of them can be had."""
+    """Choose those of ANALYSES that are wanted. Raises InputError where none of them can be had."""
     wanted = tuple(part for part in ANALYSES if part in options.ANALYSIS)
     if options.SRC != HEAD:
         return wanted
@@ -328,7 +328,7 @@ def check_before_learning(
     source: utils.datasets.Dataset | utils.features.Task,
     target: utils.datasets.Dataset | utils.features.Task,
 ) -> None:
-    """Raises InputError for what cannot be learned, before any image is looked at."""
+    """Raise InputError for what cannot be learned, before any image is looked at."""
     utils.published.check_learned(options.SETTING, *num_classes)
     if {PUBLISHED, CERTIFICATE} & {*wanted}:
         utils.stage.warn_of_few_classes(*num_classes)
@@ -338,7 +338,7 @@ def check_before_learning(
 
 
 def configuration(options: argparse.Namespace, settings: ScaleSettings, network: Mapping | None) -> dict:
-    """All that determines the numbers beside the data and the seed."""
+    """Return all that determines the numbers beside the data and the seed."""
     wanted = parts_of(options)
     certified, published = CERTIFICATE in wanted, PUBLISHED in wanted
     config = {
@@ -362,8 +362,8 @@ def configuration(options: argparse.Namespace, settings: ScaleSettings, network:
 def neighbours(
     this: utils.storage.Run, options: argparse.Namespace, config: Mapping, data: Mapping
 ) -> tuple[dict | None, dict | None]:
-    """Results that this one is shown beside: stage 2's of the same features, and, for a run on clusters,
-    that on the target's own labels.
+    """Find the results that this one is shown beside: stage 2's of the same features, and, for a run on
+    clusters, that on the target's own labels.
     """
     if options.TARGET_LABELS == PSEUDO:  # a head that was fitted to labels says nothing of it
         labelled = replace(this, variant=utils.stage.variant_slug(options.SOURCE_CLASSES, GIVEN))
@@ -396,7 +396,7 @@ class Pair:
     def head(
         self, which: int, settings: HeadSettings, options: argparse.Namespace, progress: str
     ) -> utils.linear_head.LinearHead:
-        """Of the source (0) or the target (1); one that was fitted before is read."""
+        """Fit the head of the source (0) or the target (1), or read the one that was fitted before."""
         if which == 0 and self.own_head:
             return self.own_head
         return utils.linear_head.shared_linear_head(
@@ -412,7 +412,7 @@ class Pair:
     def validated_heads(
         self, options: argparse.Namespace, seconds: dict[str, float]
     ) -> list[utils.linear_head.LinearHead]:
-        """Of validated strength, of source and target."""
+        """Return the heads of validated strength, of source and target."""
         validated = HeadSettings(method="ridge", tau=None)
         heads = [self.head(k, validated, options, f"{role} head") for k, role in enumerate(ROLES)]
         seconds["heads"] = sum(head.fit_seconds for head in heads)
@@ -424,8 +424,8 @@ def cluster_target(
     splits: tuple[utils.features.Features, utils.features.Features],
     options: argparse.Namespace,
 ) -> tuple[utils.features.Task, tuple[utils.features.Features, utils.features.Features], dict]:
-    """(the target, its standardised splits) with clusters for labels, and how well they agree with its
-    own, which are used for nothing else.
+    """Return (the target, its standardised splits) with clusters for labels, and how well they agree
+    with its own, which are used for nothing else.
     """
     clusters = utils.features.cluster(
         splits[0].x, target.num_classes, options.SEED, options.PSEUDO_SIZES
@@ -445,7 +445,7 @@ def relation_of(
     data: Mapping,
     seconds: dict[str, float],
 ) -> tuple[dict, dict[str, Tensor]]:
-    """(what the record says of the relation, the classifier and the label map)."""
+    """Return (what the record says of the relation, the classifier and the label map)."""
     heads = pair.validated_heads(options, seconds)
     same = "source" in data and utils.features.same_images(data["source"], data["target"])
     if same and options.SOURCE_CLASSES != ALL:
@@ -471,7 +471,7 @@ def relation_of(
 
 
 def doubts_of(pair: Pair, options: argparse.Namespace, seconds: dict[str, float]) -> list[str]:
-    """What is odd about the accuracy of linear fine-tuning, beside what held-out images foretell."""
+    """Say what is odd about the accuracy of linear fine-tuning, beside what held-out images foretell."""
     _, head = pair.validated_heads(options, seconds)
     train, test = pair.target
     found = utils.held_out.foretell_accuracy(head, train, test)
@@ -484,7 +484,7 @@ def doubts_of(pair: Pair, options: argparse.Namespace, seconds: dict[str, float]
 def certificate_of(
     pair: Pair, options: argparse.Namespace, settings: ScaleSettings, seconds: dict[str, float]
 ) -> tuple[dict, dict[str, Tensor]]:
-    """(what the record says of the certificate, the learned tensors)."""
+    """Return (what the record says of the certificate, the learned tensors)."""
     heads = pair.validated_heads(options, seconds)
     with utils.stage.timed(seconds, "certificate"):
         learned = utils.certificate.learn_certificate(
@@ -514,7 +514,7 @@ def published_form_of(
     seconds: dict[str, float],
     resume: utils.storage.ResumePoint,
 ) -> tuple[dict, dict[str, Tensor], utils.published.TaskTransform]:
-    """(what the record says of the published form, its tensors, the transform with its history)."""
+    """Return (what the record says of the published form, its tensors, the transform)."""
     head = pair.head(0, settings.source_head, options, "source head")
     seconds["source_head"] = head.fit_seconds
     with utils.stage.timed(seconds, "transform"):
@@ -548,7 +548,7 @@ def show_again(
     folder: Path,
     options: argparse.Namespace,
 ) -> None:
-    """What the run showed when it was computed."""
+    """Show again what the run showed when it was computed."""
     wanted = parts_of(options)
     utils.report.print_heading(stored, reused=True)
     if RELATION in wanted:

@@ -22,8 +22,9 @@ MEASURES = (*CORRELATIONS, "regret")
 
 
 def regret(scores: np.ndarray, truth: np.ndarray) -> float:
-    """By how much the best model is better than the one with the highest score: the mean over those that
-    share it, NaN where all do. A model that has no score (NaN) cannot be picked, but may be the best.
+    """Say by how much the best model is better than the one with the highest score: the mean over those
+    that share it, NaN where all do. A model that has no score (NaN) cannot be picked, but may be the
+    best.
     """
     having = ~np.isnan(scores)
     if len(np.unique(scores[having])) < 2:
@@ -40,10 +41,10 @@ def order_agreement(
     networks: Sequence[Hashable] = (),
     measures: Sequence[str] = MEASURES,
 ) -> dict[str, tuple[float, tuple[float, float] | None]]:
-    """Each of the `measures`, over the models that have a score (the others: NaN), with its bootstrap
-    interval over the models (FEWEST_FOR_INTERVALS or more). NaN where all scores are equal; resamples
-    in which a measure is undefined do not count. `networks`: models of one network, which fine-tuning
-    cannot tell apart, are drawn together.
+    """Evaluate each of the `measures`, over the models that have a score (the others: NaN), with its
+    bootstrap interval over the models (FEWEST_FOR_INTERVALS or more). NaN where all scores are equal;
+    resamples in which a measure is undefined do not count. `networks`: models of one network, which
+    fine-tuning cannot tell apart, are drawn together.
     """
     scores, truth = np.asarray(scores, float), np.asarray(truth, float)
     networks = list(networks) or list(range(len(scores)))

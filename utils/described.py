@@ -15,7 +15,7 @@ def described(
     needs: Mapping[str, Any] | None = None,
     **limits: Any,
 ) -> Any:
-    """A dataclass field with what flags, --help and docs/settings.md show. `source`: who chose the
+    """Make a dataclass field with what flags, --help and docs/settings.md show. `source`: who chose the
     published procedure's value. `needs`: values of other fields without which it has no effect.
     `limits`: `choices`, or `most` of a whole number.
     """
@@ -24,13 +24,13 @@ def described(
 
 
 def has_effect(settings: Any, name: str) -> bool:
-    """Whether a field of these settings has one."""
+    """Tell whether a field of these settings has an effect."""
     _, metadata = kind_of(type(settings), name)
     return all(getattr(settings, other) == value for other, value in metadata["needs"].items())
 
 
 def kind_of(settings: type, name: str) -> tuple[type, Mapping[str, Any]]:
-    """(type, metadata) of a field; None in a union is left aside."""
+    """Return (type, metadata) of a field; None in a union is left aside."""
     found = {one.name: one for one in fields(settings)}[name]
     types = [kind for kind in get_args(found.type) or (found.type,) if kind is not type(None)]
     return types[0], found.metadata

@@ -13,13 +13,15 @@ from utils.torchrun import local_rank
 
 
 def use_threads(count: int) -> None:
-    """From here on this process computes with so many threads."""
+    """Have this process compute with so many threads from here on."""
     torch.set_num_threads(count)
     threadpool_limits(count)
 
 
 def choose_device(name: str, threads: int | None = None) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU, with so many `threads` (None: as it is)."""
+    """Choose the device: `auto` is CUDA where there is one, else the CPU, with so many `threads` (None:
+    as it is).
+    """
     if threads is not None:
         use_threads(threads)
     available = torch.cuda.is_available()
@@ -44,8 +46,8 @@ def describe_device(device: torch.device) -> str:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for products of bfloat16 (an older torch does not tell of a
-    CPU's: no).
+    """Tell whether the device has instructions for products of bfloat16 (an older torch does not tell of
+    a CPU's: no).
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -59,7 +61,7 @@ FULL = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the memory of a device did not suffice."""
+    """Tell whether an error says that the memory of a device did not suffice."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in FULL)
@@ -76,8 +78,8 @@ class InFittingParts:
         self.most: int | None = None
 
     def __call__(self, action: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """What the action gives, for each of the batch's rows one. Raises InputError if the memory does
-        not even suffice for one row.
+        """Return what the action gives, for each of the batch's rows one. Raises InputError if the
+        memory does not even suffice for one row.
         """
         while (results := self._attempt(action, batch)) is None:
             size = min(self.most or len(batch), len(batch))
@@ -98,7 +100,9 @@ class InFittingParts:
         return results[0] if len(results) == 1 else torch.cat(results)
 
     def _attempt(self, action: Callable[[Tensor], Tensor], batch: Tensor) -> list[Tensor] | None:
-        """None where the memory is full; nothing of the failed attempt is held any more then."""
+        """Call the action; return None where the memory is full; nothing of the failed attempt is held
+        any more then.
+        """
         try:
             return [action(part) for part in batch.split(self.most or len(batch))]
         except RuntimeError as error:

@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=7)  # one process may extract, or download, for longer
 
 @contextlib.contextmanager
 def process_group(device: torch.device, threads: int | None = None) -> Iterator[None]:
-    """Joins torchrun's processes (gloo, and nccl where they compute on CUDA) for the block; `threads`:
+    """Join torchrun's processes (gloo, and nccl where they compute on CUDA) for the block; `threads`:
     how many were asked for.
     """
     if world_size() == 1:
@@ -68,7 +68,7 @@ def from_main_process(value: T) -> T:
 
 
 def agree(problem: Exception | None) -> None:
-    """Waits for all processes; if one has a problem, all end: rank 0 with its message, the others
+    """Wait for all processes; if one has a problem, all end: rank 0 with its message, the others
     silently, with the exit status of bad input.
     """
     if not distributed.is_initialized():

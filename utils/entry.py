@@ -21,9 +21,9 @@ class Terminated(KeyboardInterrupt):
 
 
 def stage_entry(stage: str) -> Callable:
-    """Wraps a script's main: bad input becomes one line on stderr, which names the stage, and exit
-    status 2; a warning or remark becomes one line on stderr, once a run; Ctrl-C gives exit status 130,
-    SIGTERM 143.
+    """Wrap a script's main: bad input becomes one line on stderr, which names the stage, and exit status
+    2; a warning or remark becomes one line on stderr, once a run; Ctrl-C gives exit status 130, SIGTERM
+    143.
     """
 
     def who() -> str:

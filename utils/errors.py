@@ -16,7 +16,7 @@ class Remark(UserWarning):
 
 
 def require_finite(what: str, values: Mapping[str, object]) -> None:
-    """Raises InputError naming the first quantity that is NaN or infinite; None and text may pass."""
+    """Raise InputError naming the first quantity that is NaN or infinite; None and text may pass."""
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(
@@ -25,7 +25,7 @@ def require_finite(what: str, values: Mapping[str, object]) -> None:
 
 
 def check_batch_size(batch_size: int, num_classes: int, num_samples: int) -> None:
-    """Raises InputError for a batch that is larger than the data or smaller than the class count."""
+    """Raise InputError for a batch that is larger than the data or smaller than the class count."""
     if not num_classes <= batch_size <= num_samples:
         raise InputError(
             f"the batch size must lie between the number of classes ({num_classes}) and the number "

@@ -32,7 +32,7 @@ ADDED = 4  # groups, half of them right
 
 
 def design_effect(right: Tensor, groups: Tensor) -> float:
-    """The d of (1), at least 1, of which samples (m,) are right and their groups (m,)."""
+    """Estimate the d of (1), at least 1, from which samples (m,) are right and their groups (m,)."""
     sizes, hits = _sizes(groups), _totals(right, groups)
     mean = sizes.mean()
     sizes = torch.cat([sizes, mean.expand(ADDED)])
@@ -43,14 +43,14 @@ def design_effect(right: Tensor, groups: Tensor) -> float:
 
 
 def effective_count(right: Tensor, groups: Tensor | None) -> float:
-    """As many independent samples say as much of the share that is right."""
+    """Return how many independent samples say as much of the share that is right."""
     return len(right) if groups is None else len(right) / design_effect(right, groups)
 
 
 def effective_new(count: int, new_groups: Tensor | None, right: Tensor, groups: Tensor | None) -> float:
-    """The same of `count` new samples in groups of their own, by how much those of one group agree in
-    `right` and `groups`: d = 1 + ρ (b − 1), b the mean size of the group of a sample. Where that is not
-    known, they are taken to agree.
+    """Return the effective count of `count` new samples in groups of their own, by how much those of one
+    group agree in `right` and `groups`: d = 1 + ρ (b − 1), b the mean size of the group of a sample.
+    Where that is not known, they are taken to agree.
     """
     if new_groups is None:
         return count
@@ -61,7 +61,9 @@ def effective_new(count: int, new_groups: Tensor | None, right: Tensor, groups: 
 
 
 def share_interval(right: Tensor, groups: Tensor | None) -> tuple[float, float]:
-    """Wilson's interval of the chance to be right (m,), of whole groups (m,) where there are some."""
+    """Return Wilson's interval of the chance to be right (m,), of whole groups (m,) where there are
+    some.
+    """
     if groups is None:
         return wilson_interval(int(right.sum()), len(right))
     z = normal_quantile((1 + LEVEL) / 2)
@@ -74,7 +76,7 @@ def share_interval(right: Tensor, groups: Tensor | None) -> tuple[float, float]:
 def balanced_accuracy(
     right: Tensor, labels: Tensor, groups: Tensor | None = None
 ) -> tuple[float, tuple[float, float]]:
-    """`statistics.balanced_accuracy` of which samples are right (m,), of whole groups (m,)."""
+    """Return `statistics.balanced_accuracy` of which samples are right (m,), of whole groups (m,)."""
     if groups is None:
         return statistics.balanced_accuracy(right, labels)
     share, count = share_of_classes(right.double().cpu().numpy(), labels.cpu().numpy())
@@ -83,7 +85,7 @@ def balanced_accuracy(
 
 
 def least_share_right(right: Tensor, groups: Tensor | None) -> float:
-    """`statistics.least_share` of which samples are right (m,), of whole groups (m,)."""
+    """Return `statistics.least_share` of which samples are right (m,), of whole groups (m,)."""
     if groups is None:
         return least_share(int(right.sum()), len(right))
     p, n = right.double().mean().item(), _count_at(right, groups, LEVEL)
@@ -91,7 +93,9 @@ def least_share_right(right: Tensor, groups: Tensor | None) -> float:
 
 
 def _count_at(right: Tensor, groups: Tensor, quantile: float) -> float:
-    """The effective count, less what Student's t adds to the reach of an interval to this quantile."""
+    """Return the effective count, less what Student's t adds to the reach of an interval to this
+    quantile.
+    """
     freedom = max(1, len(groups.unique()) - 1)
     widening = normal_quantile(quantile) / student_quantile(quantile, freedom)
     return effective_count(right, groups) * float(widening**2)
@@ -102,7 +106,7 @@ def _sizes(groups: Tensor) -> Tensor:
 
 
 def _totals(values: Tensor, groups: Tensor) -> Tensor:
-    """Sums of values (m,) over each group."""
+    """Sum values (m,) over each group."""
     number = groups.unique(return_inverse=True)[1].cpu()
     sums = torch.zeros(int(number.max()) + 1, dtype=torch.float64)
     return sums.index_add(0, number, values.double().cpu())

@@ -252,7 +252,7 @@ def _foretold(train: Features, num_classes: int) -> dict | None:
 
 
 def warn_of_near_copies(found: Mapping | None) -> None:
-    """Says what `report_near_copies` found, in one line beside the accuracy that it bears on."""
+    """Say what `report_near_copies` found, in one line beside the accuracy that it bears on."""
     if not found:
         return
     parts = []

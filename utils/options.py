@@ -69,7 +69,7 @@ def not_negative(text: str) -> float:
 
 
 def whole(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
-    """Reads a whole number from `least` to `most`."""
+    """Read a whole number from `least` to `most`."""
 
     def read(text: str) -> int:
         digits = text.isascii() and text.isdigit() and len(text) < 20
@@ -97,7 +97,7 @@ def truth_value(text: str) -> bool:
 
 
 def class_choice(text: str) -> str:
-    """`all`, `random`, `similar`, or a number of classes as text."""
+    """Read `all`, `random`, `similar`, or a number of classes as text."""
     if text.lower() in SOURCE_CHOICES:
         return text.lower()
     try:
@@ -116,7 +116,7 @@ def grouping(text: str) -> str:
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """Reads one of the names, in any case, as the registered spelling."""
+    """Read one of the names, in any case, as the registered spelling."""
 
     def read(text: str) -> str:
         for choice in choices:
@@ -143,9 +143,9 @@ class StageParser(argparse.ArgumentParser):
         raise InputError(message)
 
     def parse_args(self, args=None, given: Mapping[str, Any] | None = None):
-        """As argparse's, but a flag may lack its dashes, as in some of the published commands, and
-        unknown arguments are named together in one line. `given`: values that are known already, by the
-        names of their flags; they are not asked for.
+        """Parse as argparse does, but a flag may lack its dashes, as in some of the published commands,
+        and unknown arguments are named together in one line. `given`: values that are known already, by
+        the names of their flags; they are not asked for.
         """
         given = given or {}
         for action in self._actions:
@@ -161,8 +161,8 @@ class StageParser(argparse.ArgumentParser):
         return options
 
     def command(self, options: argparse.Namespace, also: Sequence[str] = ()) -> str:
-        """The script, with the flags that differ from their defaults and bear on the numbers, and those
-        of `also`.
+        """Return the script, with the flags that differ from their defaults and bear on the numbers, and
+        those of `also`.
         """
         words = []
         for action in self._actions:
@@ -177,7 +177,9 @@ class StageParser(argparse.ArgumentParser):
         return shlex.join(["python3", self.script, *words])
 
     def with_dashes(self, args: Sequence[str] | None) -> tuple[list[str], list[str]]:
-        """(words with a bare `TAU 0.02` as `--TAU 0.02` where a flag is expected, the bare flags)."""
+        """Return (words with a bare `TAU 0.02` as `--TAU 0.02` where a flag is expected, the bare
+        flags).
+        """
         flags, words, bare = self._option_string_actions, [], []
         takes_value = optional = False  # whether the last flag still waits for a value
         for word in sys.argv[1:] if args is None else args:
@@ -191,7 +193,7 @@ class StageParser(argparse.ArgumentParser):
         return words, bare
 
     def peek(self, flag: str, args: Sequence[str] | None) -> str | None:
-        """A flag's text, or its default, before the parser is complete; nothing is checked."""
+        """Look up a flag's text, or its default, before the parser is complete; nothing is checked."""
         words, _ = self.with_dashes(args)
         names = (f"--{flag}", f"--{flag.lower()}")
         joined = [word.partition("=") for word in words]
@@ -205,7 +207,7 @@ def add_flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
 
 
 def stage_parser(description: str, script: str, with_target: bool) -> StageParser:
-    """A parser with the flags that every stage shares."""
+    """Make a parser with the flags that every stage shares."""
     parser = StageParser(description, script)
     task = parser.add_argument_group("what is analysed")
     add_flag(task, "--SRC", required=True, metavar="NAME", help="source data set")
@@ -256,7 +258,7 @@ def add_analysis_flag(group: argparse._ArgumentGroup, default: Sequence[str]) ->
 
 
 def add_stage_flags(group: argparse._ArgumentGroup) -> None:
-    """For scripts that run the stages: what they hand on to each."""
+    """Add what scripts that run the stages hand on to each."""
     for stage in STAGE_FLAG_EXAMPLES:
         add_flags_of_stage(group, stage)
 
@@ -280,7 +282,7 @@ def add_flags_of_stage(group: argparse._ArgumentGroup, stage: str) -> None:
 
 
 def add_place_flags(parser: StageParser) -> None:
-    """Data, files and device."""
+    """Add the flags of data, files and device."""
     where = parser.add_argument_group("data, files and device")
     add_flag(
         where,
@@ -335,7 +337,7 @@ def add_threads_flag(parser: StageParser) -> None:
 
 
 def add_model_flags(parser: StageParser, default: str | None) -> None:
-    """The flags of pre-trained models; `default` None: --model is required."""
+    """Add the flags of pre-trained models; `default` None: --model is required."""
     group = parser.add_argument_group("model and images")
     add_flag(
         group,
@@ -366,14 +368,14 @@ def add_model_flags(parser: StageParser, default: str | None) -> None:
 
 
 def add_many_models_flags(parser: StageParser) -> None:
-    """How models see images, for scripts that run the stages for a list of models."""
+    """Add the flags of how models see images, for scripts that run the stages for a list of models."""
     group = parser.add_argument_group("images")
     add_image_flags(group)
     add_flag(group, "--EPS", type=not_negative, metavar="X", help="ε of the robust models' training")
 
 
 def add_image_flags(group: argparse._ArgumentGroup) -> None:
-    """How models see images, whichever model it is."""
+    """Add the flags of how models see images, whichever model it is."""
     add_flag(
         group,
         "--TRUST_CHECKPOINT",
@@ -465,7 +467,7 @@ class SettingFlag:
 
 
 def flags_of(settings: type, **names: str) -> tuple[SettingFlag, ...]:
-    """Of fields by the names of their flags: how each is read and its help stand in the field."""
+    """Return fields by the names of their flags: how each is read and its help stand in the field."""
     flags = []
     for field, name in names.items():
         kind, described = kind_of(settings, field)
@@ -512,7 +514,7 @@ CERTIFICATE_FLAGS = flags_of(CertificateSettings, steps="--CERTIFICATE_STEPS", m
 def add_setting_flags(
     parser: StageParser, title: str, flags: Sequence[SettingFlag], defaults: Mapping[str, Any]
 ) -> None:
-    """One flag a field; `defaults` maps each procedure to its settings, shown by --help."""
+    """Add one flag a field; `defaults` maps each procedure to its settings, shown by --help."""
     group = parser.add_argument_group(title)
     for flag in flags:
         shown = ", ".join(f"{name} {_default(value, flag)}" for name, value in defaults.items())
@@ -527,7 +529,7 @@ def _default(settings: Any, flag: SettingFlag) -> str:
 
 
 def override(settings: Any, flags: Sequence[SettingFlag], options: argparse.Namespace) -> Any:
-    """The settings with the fields replaced whose flags were given."""
+    """Return the settings with the fields replaced whose flags were given."""
     given = {}
     for flag in flags:
         value = getattr(options, flag.name.removeprefix("--"))

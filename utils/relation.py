@@ -49,7 +49,7 @@ class LabelMap:
     optimality_gap: float
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """h_B of source logits (n, K_S): (n, K_T)."""
+        """Return h_B of source logits (n, K_S): (n, K_T)."""
         temperature = torch.tensor([self.temperature]).to(logits)
         return (self.B @ _probabilities(temperature, _centred(logits.T)[None])[0]).T
 
@@ -57,7 +57,7 @@ class LabelMap:
 def fit_label_map(
     logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None = None
 ) -> LabelMap:
-    """Fits (1) to source logits (n, K_S) of target points with labels (n,) in 0..K_T−1. Deterministic.
+    """Fit (1) to source logits (n, K_S) of target points with labels (n,) in 0..K_T−1. Deterministic.
     Points of one of `groups` (n,) are held out together.
 
     Example:
@@ -96,19 +96,19 @@ class _Maps:
 
 
 def _centred(logits: Tensor) -> Tensor:
-    """Less their mean over the classes: (…, K, n)."""
+    """Return logits less their mean over the classes: (…, K, n)."""
     return logits - logits.mean(-2, keepdim=True)
 
 
 def _probabilities(temperature: Tensor, logits: Tensor) -> Tensor:
-    """softmax(T g) of (C, K, n)."""
+    """Return softmax(T g) of (C, K, n)."""
     scaled = temperature[:, None, None] * logits
     p = (scaled - scaled.amax(1, keepdim=True)).clamp_min_(LOWEST).exp_()
     return p.div_(p.sum(1, keepdim=True))
 
 
 def _fit(logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None = None) -> _Maps:
-    """(1) for each of C arrays of logits (C, K_S, n) of the same points."""
+    """Fit (1) for each of C arrays of logits (C, K_S, n) of the same points."""
     logits = _centred(logits.float())
     prior = class_prior(labels, num_targets).to(logits)
     start = prior[:, None].expand(len(logits), -1, logits.shape[1]).contiguous()
@@ -124,7 +124,9 @@ def _fit(logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None
 def _search_temperature(
     logits: Tensor, labels: Tensor, start: Tensor, groups: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(T (C,), B (C, K_T, K_S)) of the least loss on a held-out fifth of the points, or of a sample."""
+    """Find (T (C,), B (C, K_T, K_S)) of the least loss on a held-out fifth of the points, or of a
+    sample.
+    """
     spread = logits.square().mean((1, 2)).sqrt().clamp_min(1e-12)
     fold = stratified_folds(labels, groups)
     used = share_of_each_class(labels, fold, min(1.0, SEARCHED_ON / len(labels)))
@@ -147,7 +149,7 @@ def _search_temperature(
 
 
 def _losses(h: Tensor, labels: Tensor) -> Tensor:
-    """−log of each point's own class in h (C, K_T, n): (C, n)."""
+    """Return −log of each point's own class in h (C, K_T, n): (C, n)."""
     return -h.gather(1, labels.expand(len(h), 1, -1))[:, 0].log()
 
 
@@ -170,7 +172,7 @@ class _MapLikelihood:
             self.points = p[:, :, labels.argsort(stable=True)].split(sizes, 2)
 
     def ratios(self, B: Tensor) -> Tensor:
-        """Σ_{i: t_i = t} p_is / Σ_r B_tr p_ir: (C, K_T, K_S)."""
+        """Return Σ_{i: t_i = t} p_is / Σ_r B_tr p_ir: (C, K_T, K_S)."""
         if self.at_once:
             mixture = (B[:, self.labels].transpose(1, 2) * self.p).sum(1, keepdim=True)  # (C, 1, n)
             return ((self.p / mixture) @ self.membership).transpose(1, 2)
@@ -181,14 +183,16 @@ class _MapLikelihood:
         return torch.cat(of_class, 2).transpose(1, 2)
 
     def step(self, B: Tensor) -> Tensor:
-        """Expectation maximisation, over-relaxed: B_ts times (its share of the posteriors / B_ts)^ω."""
+        """Take a step of expectation maximisation, over-relaxed: B_ts times (its share of the posteriors
+        / B_ts)^ω.
+        """
         expected = B * self.ratios(B) + self.prior
         ascent = expected / expected.sum(1, keepdim=True)
         relaxed = (B * (ascent / B) ** RELAXATION).clamp_min_(SMALLEST)
         return relaxed / relaxed.sum(1, keepdim=True)
 
     def gap(self, B: Tensor) -> Tensor:
-        """The right-hand side of (3): (C,)."""
+        """Return the right-hand side of (3): (C,)."""
         gradient = self.ratios(B) + self.prior / B
         return (gradient.amax(1) - (B * gradient).sum(1)).sum(1) / self.count
 
@@ -198,7 +202,7 @@ SMALLEST = 1e-12  # of B, before its columns are scaled: over-relaxed, a step ma
 
 # ------------------------------------------------------------------------------------- the controls
 def _haar(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    """`columns` orthonormal vectors of dimension `rows` by Haar's measure: (rows, columns)."""
+    """Draw `columns` orthonormal vectors of dimension `rows` by Haar's measure: (rows, columns)."""
     q, r = torch.linalg.qr(torch.randn(rows, columns, generator=generator))
     return q * r.diagonal().sign()  # else the signs would be the algorithm's
 
@@ -271,7 +275,7 @@ def _judge(
     least: float,
     progress: str,
 ) -> _Judged:
-    """Fits and tests `count` controls, as many at a time as the device's block allows. `groups`: of the
+    """Fit and test `count` controls, as many at a time as the device's block allows. `groups`: of the
     points that are fitted to.
     """
     train_labels, test_labels = labels
@@ -374,7 +378,7 @@ def relate(
     bootstrap: int = 0,
     seed: int = 0,
 ) -> tuple[Relation, LabelMap]:
-    """What the source's classes have to do with the target's.
+    """Measure what the source's classes have to do with the target's.
 
     Args:
         source_head: the source's classifier (K_S, d), as it reads standardised target features.
@@ -508,12 +512,12 @@ class _Way:
     tuned: Tensor
 
     def shares(self, resamples: Resamples) -> Tensor:
-        """The contribution in each resample, (R,)."""
+        """Return the contribution in each resample, (R,)."""
         control, own, tuned = map(resamples.means, (self.control, self.label_map, self.tuned))
         return (control - own) / (control - tuned)
 
     def share(self, control: Control, resamples: Resamples) -> tuple[float | None, str | None]:
-        """(source_contribution, None), or (None, why there is none)."""
+        """Return (source_contribution, None), or (None, why there is none)."""
         gain = control.loss - self.tuned.mean().item()
         low, _ = interval(resamples.means(self.control - self.tuned))
         if gain <= CLEAR * control.loss_spread or low <= 0:
@@ -525,8 +529,8 @@ class _Way:
 
 
 def _steps(random: _Judged, mixed: _Judged | None, own: float, tuned: float) -> dict[str, float]:
-    """What each part of the way brings (nats): looking where the source looks, in the place of random
-    directions; its classes, in the place of mixed ones; the target's own labels.
+    """Return what each part of the way brings (nats): looking where the source looks, in the place of
+    random directions; its classes, in the place of mixed ones; the target's own labels.
     """
     if mixed is None:
         return {"source": random.control.loss - own, "labels": own - tuned}

@@ -10,20 +10,20 @@ FOLDS = 5
 
 
 def class_prior(labels: Tensor, num_classes: int) -> Tensor:
-    """Relative frequencies (K,), float64."""
+    """Return relative frequencies (K,), float64."""
     return torch.bincount(labels, minlength=num_classes).double() / len(labels)
 
 
 def class_means(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Means of `values` (n, …) over each class: (K, …)."""
+    """Return means of `values` (n, …) over each class: (K, …)."""
     sums = torch.zeros(num_classes, *values.shape[1:], dtype=values.dtype, device=values.device)
     counts = torch.bincount(labels, minlength=num_classes)
     return sums.index_add(0, labels, values) / counts.view(-1, *[1] * (values.ndim - 1))
 
 
 def class_counts(prior: Tensor, size: int, sampler: str) -> Tensor:
-    """How many of `size` points each class gets: int(size · prior), and with `exact` the points that
-    are left over go to the largest remainders.
+    """Return how many of `size` points each class gets: int(size · prior), and with `exact` the points
+    that are left over go to the largest remainders.
     """
     share = prior.cpu() * size
     counts = share.floor().long()
@@ -50,9 +50,9 @@ class ByClass:
         self.first = self.sizes.cumsum() - self.sizes
 
     def draw(self, counts: Sequence[int] | Tensor, generator: torch.Generator) -> Tensor:
-        """So many samples of each class at random, class after class; where there are fewer, all of them
-        again and again. Equal in distribution to a permutation of each class's samples, of which as many
-        as are wanted are taken. Raises ValueError for a class without samples.
+        """Draw so many samples of each class at random, class after class; where there are fewer, all of
+        them again and again. Equal in distribution to a permutation of each class's samples, of which as
+        many as are wanted are taken. Raises ValueError for a class without samples.
         """
         counts = np.asarray(counts)
         if (missing := np.flatnonzero((counts > 0) & (self.sizes == 0))).size:
@@ -68,7 +68,7 @@ class ByClass:
 
 
 def _distinct_places(sizes: np.ndarray, wanted: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """For each row `wanted` different numbers of 0 … `sizes` − 1 in random order, row after row.
+    """Draw for each row `wanted` different numbers of 0 … `sizes` − 1 in random order, row after row.
 
     From few numbers: the order of random keys, one for each number. From many: drawn with replacement,
     and what repeats an earlier one of its row is drawn again. What is drawn again depends on which
@@ -102,8 +102,8 @@ FEW = 8  # numbers for each one wanted: with more of them hardly any is drawn tw
 def draw_stratified(
     by_class: ByClass, prior: Tensor, size: int, sampler: str, generator: torch.Generator
 ) -> Tensor:
-    """Indices of a batch stratified by `prior`. Without replacement inside a class; a class with
-    fewer points than its share is capped (`truncated`) or repeated (`exact`, to keep the prior).
+    """Draw the indices of a batch stratified by `prior`. Without replacement inside a class; a class
+    with fewer points than its share is capped (`truncated`) or repeated (`exact`, to keep the prior).
     """
     counts = class_counts(prior, size, sampler)
     if sampler == "truncated":
@@ -114,8 +114,8 @@ def draw_stratified(
 def draw_by_counts(
     index: list[Tensor], counts: Sequence[int] | Tensor, generator: torch.Generator
 ) -> Tensor:
-    """So many points of each class at random; where there are fewer, all of them again and again. Once:
-    a learner that draws at every step takes `ByClass`.
+    """Draw so many points of each class at random; where there are fewer, all of them again and again.
+    Once: a learner that draws at every step takes `ByClass`.
     """
     drawn = []
     for points, count in zip(index, torch.as_tensor(counts).tolist(), strict=True):
@@ -135,12 +135,12 @@ def random_permutation(num_classes: int, generator: torch.Generator) -> Tensor:
 
 
 def index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
-    """The samples of each class, in their order."""
+    """Return the samples of each class, in their order."""
     return [(labels == k).nonzero().flatten() for k in range(num_classes)]
 
 
 def stratified_folds(y: Tensor, groups: Tensor | None = None) -> Tensor:
-    """The fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample.
+    """Choose the fifth, 0..4, that each sample belongs to, (n,); −1, in none, for a class's only sample.
 
     With `groups` (n,), numbers from 0 on, no group lies in two fifths. Then −1 is for the samples of a
     class that has one group, or whose groups could only be put into one fifth.
@@ -158,8 +158,8 @@ def stratified_folds(y: Tensor, groups: Tensor | None = None) -> Tensor:
 
 
 def held_out_part(y: Tensor, fold: Tensor) -> Tensor:
-    """Which samples (n,) one fifth holds out: the first, and of a class that groups keep out of it the
-    next that has some. Every class that is in two fifths is on both sides.
+    """Say which samples (n,) one fifth holds out: the first, and of a class that groups keep out of it
+    the next that has some. Every class that is in two fifths is on both sides.
     """
     num_classes = int(y.max()) + 1
     first = torch.full((num_classes,), FOLDS, device=y.device)
@@ -169,8 +169,8 @@ def held_out_part(y: Tensor, fold: Tensor) -> Tensor:
 
 
 def _folds_of_groups(y: Tensor, groups: Tensor) -> Tensor:
-    """Greedy: the groups that hold most of a class first, each into the fifth that has least of its
-    classes, of equal ones the smallest. Deterministic.
+    """Fill the fifths greedily: the groups that hold most of a class first, each into the fifth that has
+    least of its classes, of equal ones the smallest. Deterministic.
     """
     parts = _classes_of_groups(y, groups)
     order = torch.randperm(len(parts), generator=torch.Generator().manual_seed(0)).tolist()
@@ -192,7 +192,7 @@ def _folds_of_groups(y: Tensor, groups: Tensor) -> Tensor:
 
 
 def _classes_of_groups(y: Tensor, groups: Tensor) -> list[list[tuple[int, int, float]]]:
-    """Of each group, in the order of their numbers: (class, samples, their share of the class)."""
+    """Return for each group, as they are numbered, (class, samples, their share of the class)."""
     _, number = groups.unique(return_inverse=True)
     size, of_class = int(y.max()) + 1, torch.bincount(y).tolist()
     pairs, counts = (number * size + y).unique(return_counts=True)
@@ -206,9 +206,9 @@ def _classes_of_groups(y: Tensor, groups: Tensor) -> list[list[tuple[int, int, f
 def held_out_share(
     labels: Tensor, groups: Tensor | None, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Indices of (what is left, what is held out): this share of each class, drawn, at least one sample
-    of it. With `groups` (n,) whole groups, as near to the share as they allow. A class needs two
-    samples, or groups, one for each side. Raises ValueError where groups that hold several classes
+    """Draw the indices of (what is left, what is held out): this share of each class, drawn, at least
+    one sample of it. With `groups` (n,) whole groups, as near to the share as they allow. A class needs
+    two samples, or groups, one for each side. Raises ValueError where groups that hold several classes
     cannot be divided so that each side has every class.
     """
     if groups is not None:
@@ -226,8 +226,8 @@ def held_out_share(
 def _held_out_groups(
     labels: Tensor, groups: Tensor, share: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """In a drawn order each group that brings its classes nearer to the share and leaves each another
-    group; then, for a class of which none was taken, the one that brings least beside it.
+    """Take in a drawn order each group that brings its classes nearer to the share and leaves each
+    another group; then, for a class of which none was taken, the one that brings least beside it.
     """
     labels = labels - labels.min()  # of images without labels they are −1
     parts = _classes_of_groups(labels, groups)
@@ -262,7 +262,9 @@ def _held_out_groups(
 
 
 def share_of_each_class(y: Tensor, fold: Tensor, share: float) -> Tensor:
-    """Indices of this share of the samples of each class and fold, at least one; all where it is 1."""
+    """Return indices of this share of the samples of each class and fold, at least one; all where it is
+    1.
+    """
     if share == 1.0:
         return torch.arange(len(y), device=y.device)
     group = y * (FOLDS + 1) + fold + 1

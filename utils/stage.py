@@ -114,7 +114,7 @@ def task_request(options: argparse.Namespace) -> TaskRequest:
 
 
 def decoding_workers(wanted: int | None) -> int:
-    """Unasked one for each core that this process may use."""
+    """Return how many processes decode: unasked one for each core that this process may use."""
     if wanted is not None:
         return wanted
     available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
@@ -134,13 +134,13 @@ def check_options(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def require_places(options: argparse.Namespace) -> None:
-    """Raises InputError for a folder that cannot be written to."""
+    """Raise InputError for a folder that cannot be written to."""
     for flag in ("CHECKPOINT_DIR", "RESULTS_DIR"):
         require_writable(getattr(options, flag), f"--{flag}")
 
 
 def chosen_model(model: str, robust: bool, eps: float | None) -> str:
-    """The registered name that --model and --ROBUST mean together."""
+    """Return the registered name that --model and --ROBUST mean together."""
     name = check_backbone_name(model)
     if robust and name in ("resnet18", "resnet50"):
         name = ROBUST_PREFIX + name
@@ -183,7 +183,7 @@ def check_pair(asked: PairRequest) -> PairRequest:
 
 
 def warn_of_grey(name: str) -> None:
-    """Says what a LeNet makes of a folder's images."""
+    """Say what a LeNet makes of a folder's images."""
     if is_image_folder(name):
         warnings.warn(f"{name}: its images become 28×28 grey ones for the LeNet", stacklevel=2)
 
@@ -208,8 +208,8 @@ class SourceNetwork:
 
 
 def open_network(asked: PairRequest, device: torch.device) -> SourceNetwork:
-    """A pre-trained model, or the LeNet that stage 1 trained on the source. Raises InputError with the
-    command that trains a missing one.
+    """Open a pre-trained model, or the LeNet that stage 1 trained on the source. Raises InputError with
+    the command that trains a missing one.
     """
     spec, origin, source = asked.network, asked.tasks.origin, None
     if asked.has_no_network:
@@ -226,7 +226,8 @@ def open_network(asked: PairRequest, device: torch.device) -> SourceNetwork:
 
 
 def open_classifier(asked: PairRequest) -> Classifier:
-    """The classifier that --SRC head stands for: the network's own, or the one in the target's file.
+    """Open the classifier that --SRC head stands for: the network's own, or the one in the target's
+    file.
 
     Raises:
         InputError: there is none.
@@ -237,7 +238,7 @@ def open_classifier(asked: PairRequest) -> Classifier:
 
 
 def _trained_network(asked: PairRequest) -> tuple[Path, str]:
-    """The file that stage 1 left, and the origin of the data it was trained on."""
+    """Find the file that stage 1 left, and the origin of the data it was trained on."""
     if asked.source is None:
         raise InputError(f"{LENET} has no weights until stage 1 trains it on a source: give --SRC")
     spec, origin, slug = asked.network, asked.tasks.origin, task_slug(asked.source)
@@ -255,8 +256,8 @@ def _trained_network(asked: PairRequest) -> tuple[Path, str]:
 
 
 def _trained_on_folder(asked: PairRequest) -> tuple[Path, Dataset]:
-    """The file that stage 1 left, and the folder. By the data alone: it may have had another name. Of
-    other data that had its name, as other labels or another split, there may be networks, too.
+    """Find the file that stage 1 left, and the folder. By the data alone: it may have had another name.
+    Of other data that had its name, as other labels or another split, there may be networks, too.
     """
     folder, slug = asked.network.folder, task_slug(asked.source)
     of = asked.procedure, asked.network.seed
@@ -280,7 +281,7 @@ def _no_network(asked: PairRequest, which: str) -> InputError:
 
 
 def _training_command(asked: PairRequest) -> str:
-    """Of stage 1, for the source of this pair."""
+    """Return the command of stage 1, for the source of this pair."""
     tasks = asked.tasks
     flags = [
         ("DATA", tasks.origin, "auto"),
@@ -303,7 +304,7 @@ OF_FOLDERS = "data-"  # how the origin of a network begins that was trained on a
 
 
 def network_origin(source: str, provenance: Mapping) -> str:
-    """Of the training data, as it stands in the name of a network's file. Folders are who they are by
+    """Name the training data as they stand in the name of a network's file. Folders are who they are by
     their images, labels and splits.
     """
     if not is_image_folder(source):
@@ -312,14 +313,16 @@ def network_origin(source: str, provenance: Mapping) -> str:
 
 
 def labels_of_source(asked: PairRequest) -> Path | None:
-    """--LABELS is the target's list, and the source's if both are one folder."""
+    """Return the list of labels of the source: --LABELS is the target's, and the source's if both are
+    one folder.
+    """
     folders = [name for name in (asked.source, asked.target) if is_image_folder(name)]
     same = len({folder_path(name).resolve() for name in folders}) == 1 and len(folders) == 2
     return asked.labels if same else None
 
 
 def _read_source(asked: PairRequest, origin: str, classes_to_draw: int | None = None) -> Dataset | Task:
-    """--GROUPS is the target's, and that of a source whose names it fits."""
+    """Read the source. --GROUPS is the target's, and that of a source whose names it fits."""
     request = replace(asked.tasks, origin=origin)
     if request.grouping:
         request = replace(request, grouping=replace(request.grouping, where_it_fits=True))
@@ -336,8 +339,8 @@ def _read_source(asked: PairRequest, origin: str, classes_to_draw: int | None = 
 def find_target(
     asked: PairRequest, unlabelled_classes: int | None = None, needs_test: bool = True
 ) -> Dataset | Task:
-    """`unlabelled_classes`: of a target without labels. `needs_test`: whether a feature file must hold
-    a test split.
+    """Find the target. `unlabelled_classes`: of a target without labels. `needs_test`: whether a feature
+    file must hold a test split.
     """
     data = find_data(
         asked.target,
@@ -351,15 +354,15 @@ def find_target(
 
 
 def told(data: Dataset | Task) -> Dataset | Task:
-    """Says what a folder was taken for."""
+    """Say what a folder was taken for."""
     if isinstance(data, Dataset) and data.found and rank() == 0:
         warnings.warn(f"found {data.found}", Remark, stacklevel=2)
     return data
 
 
 def find_source(asked: PairRequest, network: SourceNetwork, target: Dataset | Task) -> Dataset | Task:
-    """A source of which classes are drawn offers as many as are asked for, or as the target has. Raises
-    InputError for features that do not come from the target's network.
+    """Find the source. One of which classes are drawn offers as many as are asked for, or as the target
+    has. Raises InputError for features that do not come from the target's network.
     """
     if asked.source_classes == SIMILAR and asked.source == "imagenet_small":
         raise InputError(
@@ -372,7 +375,7 @@ def find_source(asked: PairRequest, network: SourceNetwork, target: Dataset | Ta
 
 
 def require_same_features(asked: PairRequest, network: SourceNetwork, target: Dataset | Task) -> None:
-    """Raises InputError unless a target of features can come from the source's network."""
+    """Raise InputError unless a target of features can come from the source's network."""
     known = network.backbone or network.source
     dim = known.feature_dim if known else target.feature_dim
     if isinstance(target, Task) and target.feature_dim != dim:
@@ -385,8 +388,8 @@ def require_same_features(asked: PairRequest, network: SourceNetwork, target: Da
 def count_classes(
     source_classes: str, source: Dataset | Task, target: Dataset | Task
 ) -> tuple[int, int]:
-    """(of the source, as many as are chosen of it; of the target). Raises InputError for more than there
-    are, or than there are samples.
+    """Count the classes (of the source, as many as are chosen of it; of the target). Raises InputError
+    for more than there are, or than there are samples.
     """
     chosen = number_of_classes(source_classes, target.num_classes)
     if chosen and chosen > source.num_classes:
@@ -396,7 +399,7 @@ def count_classes(
 
 
 def require_samples(target: Dataset | Task) -> None:
-    """Raises InputError for a target with fewer samples in a split than classes."""
+    """Raise InputError for a target with fewer samples in a split than classes."""
     least = min(len(target.train), len(target.test))
     if target.num_classes > least:
         raise InputError(
@@ -415,7 +418,7 @@ def warn_of_few_classes(sources: int, targets: int) -> None:
 
 
 def variant_slug(source_classes: str, target_labels: str) -> str | None:
-    """How a stage-3 run differs from the usual one, as it stands in paths and results; None if not."""
+    """Say in paths and results how a stage-3 run differs from the usual one; None if not."""
     parts = []
     if source_classes != ALL:
         parts.append(f"{source_classes}-classes")
@@ -425,13 +428,13 @@ def variant_slug(source_classes: str, target_labels: str) -> str | None:
 
 
 def open_task(data: Dataset | Task, tasks: TaskRequest, network: SourceNetwork) -> Task:
-    """The features, extracted as far as the cache does not hold them."""
+    """Open the features, extracted as far as the cache does not hold them."""
     return data if isinstance(data, Task) else task_of_dataset(data, network.backbone, tasks)
 
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Notes how long its block takes."""
+    """Note how long its block takes."""
     start = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - start

@@ -37,9 +37,9 @@ def beta_quantile(level: float, a: float, b: float) -> float:
 def jackknife_interval(
     whole: float, metric: Callable[[np.ndarray], float], folds: np.ndarray
 ) -> tuple[float, float] | None:
-    """The interval of a score whose value on all samples is `whole`. `metric`: its value without those
-    that a mask (n,) says; `folds` (n,): the part 0.. that each sample belongs to, −1 for none. None
-    where there are fewer than two parts.
+    """Return the interval of a score whose value on all samples is `whole`. `metric`: its value without
+    those that a mask (n,) says; `folds` (n,): the part 0.. that each sample belongs to, −1 for none.
+    None where there are fewer than two parts.
 
     The jackknife that leaves out one of J parts: (J − 1)/J times the values' sum of squares estimates
     the variance, and Student's t with J − 1 degrees of freedom its reach. Exact for means of normal
@@ -56,7 +56,9 @@ def jackknife_interval(
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float] | None:
-    """Of the mean of a few values by their spread, with Student's t; None for one value."""
+    """Return the interval of the mean of a few values by their spread, with Student's t; None for one
+    value.
+    """
     if len(values) < 2:
         return None
     deviation = statistics.stdev(values) / math.sqrt(len(values))
@@ -84,12 +86,14 @@ class Resamples:
         self.counts = counts.to(labels.device)
 
     def means(self, values: Tensor) -> Tensor:
-        """Mean of `values` (n,) over each resample: (R,)."""
+        """Return mean of `values` (n,) over each resample: (R,)."""
         return self.counts @ values.double() / len(values)
 
 
 def _group_counts(labels: Tensor, count: int, generator: torch.Generator, groups: Tensor) -> Tensor:
-    """Groups are drawn inside each class, or among all where some hold several classes."""
+    """Count the groups to draw from: they are drawn inside each class, or among all where some hold
+    several classes.
+    """
     labels, groups = labels.cpu(), groups.cpu().unique(return_inverse=True)[1]
     pairs = (groups * (int(labels.max()) + 2) + labels).unique()
     if len(pairs) > int(groups.max()) + 1:
@@ -107,14 +111,16 @@ def _group_counts(labels: Tensor, count: int, generator: torch.Generator, groups
 
 
 def interval(resampled: Tensor) -> tuple[float, float]:
-    """The central LEVEL of the resampled values."""
+    """Return the central LEVEL of the resampled values."""
     tail = (1 - LEVEL) / 2
     low, high = torch.quantile(resampled, torch.tensor([tail, 1 - tail]).to(resampled)).tolist()
     return low, high
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
-    """Of the chance behind `hits` of `count` independent samples (Wilson 1927), at LEVEL."""
+    """Return the interval of the chance behind `hits` of `count` independent samples (Wilson 1927), at
+    LEVEL.
+    """
     share, z = hits / count, normal_quantile((1 + LEVEL) / 2)
     middle = (2 * count * share + z**2) / (2 * (count + z**2))
     reach = z / (2 * (count + z**2)) * math.sqrt(4 * count * share * (1 - share) + z**2)
@@ -122,8 +128,9 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def widening_of_folds(folds: int) -> float:
-    """(t/z)²: by how much the variance of a mean over held-out folds is taken to be larger than if their
-    samples were independent, t Student's quantile with folds − 1 degrees of freedom, z the normal one.
+    """Return (t/z)²: by how much the variance of a mean over held-out folds is taken to be larger than
+    if their samples were independent, t Student's quantile with folds − 1 degrees of freedom, z the
+    normal one.
     """
     tail = (1 + LEVEL) / 2
     return float((student_quantile(tail, folds - 1) / normal_quantile(tail)) ** 2)
@@ -132,8 +139,8 @@ def widening_of_folds(folds: int) -> float:
 def held_out_interval(
     hits: float, count: int, folds: int, new_samples: int | None = None
 ) -> tuple[float, float]:
-    """For the share that is right of `new_samples` new samples (None: of all that could be drawn), from
-    `hits` of `count` held-out ones: with p = (hits + 2)/(count + 4),
+    """Return the interval for the share that is right of `new_samples` new samples (None: of all that
+    could be drawn), from `hits` of `count` held-out ones: with p = (hits + 2)/(count + 4),
 
         hits/count ± √(t² p(1 − p)/count + z² p(1 − p)/new_samples).
 
@@ -147,13 +154,13 @@ def held_out_interval(
 
 
 def majority_share(labels: Tensor) -> float:
-    """What always saying the most frequent class is right of, on the samples of these labels."""
+    """Return what always saying the most frequent class is right of, on the samples of these labels."""
     return int(torch.bincount(labels).max()) / len(labels)
 
 
 def share_of_classes(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """(balanced accuracy p: the mean over classes of the share `right` of each one's samples; how many
-    samples of a single class would tell it as well). The second is q(1 − q)/V with
+    """Return (balanced accuracy p: the mean over classes of the share `right` of each one's samples; how
+    many samples of a single class would tell it as well). The second is q(1 − q)/V with
 
         V = (1/K²) Σ_c q_c(1 − q_c)/n_c,   q_c = (hits_c + 1/2 + a)/(n_c + 2),   q = mean of q_c,
 
@@ -173,8 +180,8 @@ def share_of_classes(right: np.ndarray, labels: np.ndarray) -> tuple[float, floa
 
 
 def balanced_accuracy(right: Tensor, labels: Tensor) -> tuple[float, tuple[float, float]]:
-    """(The mean over classes of the share `right`, its interval): Wilson's with as many samples as
-    `share_of_classes` says. Of classes of one size it is the accuracy with Wilson's interval.
+    """Return (the mean over classes of the share `right`, its interval): Wilson's with as many samples
+    as `share_of_classes` says. Of classes of one size it is the accuracy with Wilson's interval.
     """
     hits = right.double().cpu().numpy()
     share, count = share_of_classes(hits, labels.cpu().numpy())
@@ -184,7 +191,7 @@ def balanced_accuracy(right: Tensor, labels: Tensor) -> tuple[float, tuple[float
 
 
 def wilson_of_share(share: float, count: float) -> tuple[float, float]:
-    """Wilson's interval where `count` need not be a whole number."""
+    """Return Wilson's interval where `count` need not be a whole number."""
     z = normal_quantile((1 + LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     reach = z * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) / (1 + z**2 / count)
@@ -194,7 +201,7 @@ def wilson_of_share(share: float, count: float) -> tuple[float, float]:
 def mixture_interval(
     means: np.ndarray, variances: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float]:
-    """The central LEVEL of a mixture of Gaussians."""
+    """Return the central LEVEL of a mixture of Gaussians."""
     deviations = np.sqrt(variances) + 1e-12  # where nothing is gained, nothing varies
     ends = (means - 10 * deviations).min(), (means + 10 * deviations).max()
 
@@ -205,13 +212,13 @@ def mixture_interval(
 
 
 def least_share(hits: int, count: int) -> float:
-    """What the chance behind `hits` of `count` samples is at least, with confidence LEVEL: the exact
-    bound of Clopper and Pearson, to one side.
+    """Return what the chance behind `hits` of `count` samples is at least, with confidence LEVEL: the
+    exact bound of Clopper and Pearson, to one side.
     """
     return beta_quantile(1 - LEVEL, hits, count - hits + 1) if hits else 0.0
 
 
 def largest_shares(shares: Tensor, names: Sequence[str]) -> tuple[tuple[str, float], ...]:
-    """The two largest of `shares` (K,) that are not zero, with their names."""
+    """Return the two largest of `shares` (K,) that are not zero, with their names."""
     most = shares.argsort(descending=True, stable=True)[:2].tolist()
     return tuple((names[j], shares[j].item()) for j in most if shares[j] > 0)

@@ -47,7 +47,9 @@ def draw_resamples(
 def term_intervals(
     terms: Mapping[str, Term], drawn: tuple[Resamples, Resamples]
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Tensor]]:
-    """(the 95 % interval of each defined term, the resampled values of those that are no accuracy)."""
+    """Return (the 95 % interval of each defined term, the resampled values of those that are no
+    accuracy).
+    """
     intervals, resampled = {}, {}
     for name, term in terms.items():
         if term.value is None:
@@ -64,7 +66,7 @@ def term_intervals(
 def class_transport(
     costs: Iterable[Tensor], shares: Tensor, assigned: Tensor, t: Tensor, potentials: bool
 ) -> Term:
-    """Σ_k shares_k · W1 of class k, one class's cost in memory at a time. Undefined if a class with
+    """Sum Σ_k shares_k · W1 of class k, one class's cost in memory at a time. Undefined if a class with
     target points receives no source point.
     """
     distances = []

@@ -8,7 +8,7 @@ def rank() -> int:
 
 
 def local_rank() -> int:
-    """The process's number on its machine: which of its GPUs it takes."""
+    """Return the process's number on its machine: which of its GPUs it takes."""
     return _from_torchrun("LOCAL_RANK")
 
 
@@ -18,5 +18,5 @@ def world_size() -> int:
 
 
 def _from_torchrun(name: str) -> int:
-    """0 where one process runs alone, whatever other programs keep in variables of this name."""
+    """Return 0 where one process runs alone, whatever other programs keep in variables of this name."""
     return int(os.environ.get(name, "0")) if world_size() > 1 else 0

@@ -80,8 +80,8 @@ class EuclideanCost:
         return torch.cdist(*self.centred())
 
     def centred(self) -> tuple[Tensor, Tensor]:
-        """The points less a common centre: squared distances are differences of squared norms, which
-        must not be much larger.
+        """Return the points less a common centre: squared distances are differences of squared norms,
+        which must not be much larger.
         """
         x, z = self.x.detach().double(), self.z.detach().double()
         centre = (x.mean(0) + z.mean(0)) / 2
@@ -99,24 +99,24 @@ class _LazyDistances:
         self.x_squared, self.z_squared = (part.square().sum(1).double() for part in (self.x, self.z))
 
     def block(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The costs of all pairs of these points, in rising order: (rows, columns) float64."""
+        """Return the costs of all pairs of these points, in rising order: (rows, columns) float64."""
         i, j = _slice_or_index(rows), _slice_or_index(columns)
         squared = torch.mm(self.x[i], self.z[j].T).double().mul_(-2)
         squared.add_(self.x_squared[i, None]).add_(self.z_squared[j])
         return squared.clamp_min_(0).sqrt_().numpy()
 
     def pairs(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """The cost of each pair rows[k], columns[k], float64."""
+        """Return the cost of each pair rows[k], columns[k], float64."""
         difference = self.x[torch.from_numpy(rows)] - self.z[torch.from_numpy(columns)]
         return torch.linalg.vector_norm(difference, dim=1).double().numpy()
 
     def least(self) -> float:
-        """A lower bound on every cost."""
+        """Return a lower bound on every cost."""
         return 0.0
 
 
 def _slice_or_index(points: np.ndarray) -> slice | Tensor:
-    """Neighbouring points as a slice, which copies nothing."""
+    """Return neighbouring points as a slice, which copies nothing."""
     first, last = int(points[0]), int(points[-1])
     return slice(first, last + 1) if last - first + 1 == len(points) else torch.from_numpy(points)
 
@@ -148,7 +148,7 @@ def solve_transport(
     target_labels: Tensor | None = None,
     method: str = "exact",
 ) -> TransportPlan:
-    """Solves (1), between n and m points of equal mass.
+    """Solve (1), between n and m points of equal mass.
 
     Args:
         feature_cost: C (n, m), or an `EuclideanCost` whose distances are computed where needed.
@@ -213,9 +213,9 @@ def solve_transport(
 
 
 def solve_assignments(costs: Tensor, pool: ThreadPoolExecutor | None = None) -> Tensor:
-    """The column of each row in the one-to-one plan of least cost, for C problems at once: (C, n) from
-    (C, n, n). With a `pool` its threads share the problems (SciPy's solver lets go of Python's lock);
-    what is found does not depend on it.
+    """Find the column of each row in the one-to-one plan of least cost, for C problems at once: (C, n)
+    from (C, n, n). With a `pool` its threads share the problems (SciPy's solver lets go of Python's
+    lock); what is found does not depend on it.
     """
     reduced = costs.to(torch.float64, copy=True)
     # What a row or a column costs at least, any plan pays. Without it the solver has shorter ways to go.
@@ -237,8 +237,8 @@ def _assign_each(problems: np.ndarray) -> np.ndarray:
 
 
 def optimal_potentials(cost: Tensor, plan: TransportPlan) -> tuple[Tensor, Tensor]:
-    """Duals (u (n,), v (m,)) of an optimal plan for cost (n, m): u_i + v_j ≤ cost_ij, equal where the
-    plan has mass, so that its cost is mean u + mean v.
+    """Find duals (u (n,), v (m,)) of an optimal plan for cost (n, m): u_i + v_j ≤ cost_ij, equal where
+    the plan has mass, so that its cost is mean u + mean v.
 
     v is the shortest distance to each column and −u to each row in the graph of the changes that an
     optimal plan still allows: from row i to column j at cost_ij, and back at −cost_ij where there is
@@ -283,7 +283,7 @@ def _dense(cost: Tensor | EuclideanCost) -> Tensor:
 
 
 def _on_host(cost: Tensor | EuclideanCost) -> "_LazyDistances | _DenseCost":
-    """Blocks are computed when they are asked for on the CPU; a GPU computes all at once."""
+    """Have blocks computed when they are asked for on the CPU; a GPU computes all at once."""
     if isinstance(cost, EuclideanCost) and cost.device.type == "cpu":
         return _LazyDistances(cost)
     return _DenseCost(_dense(cost).cpu().numpy())
@@ -291,7 +291,7 @@ def _on_host(cost: Tensor | EuclideanCost) -> "_LazyDistances | _DenseCost":
 
 # ----------------------------------------------------------------------------------- one dense problem
 def _solve_dense(cost: np.ndarray, method: str = "exact") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Uniform transport for cost (n, m) float64: (rows, columns, mass), mass summing to one."""
+    """Solve uniform transport for cost (n, m) float64: (rows, columns, mass), mass summing to one."""
     n, m = cost.shape
     if method == "exact" and n == m:  # an assignment problem
         rows, columns = linear_sum_assignment(cost)
@@ -305,8 +305,8 @@ def _solve_dense(cost: np.ndarray, method: str = "exact") -> tuple[np.ndarray, n
 def _emd(
     a: np.ndarray, b: np.ndarray, cost: np.ndarray | coo_array
 ) -> tuple[np.ndarray | coo_array, np.ndarray, np.ndarray]:
-    """POT's network simplex, its result code checked: (plan, duals of the rows, of the columns). Dense
-    costs give a dense plan; sparse ones allow the listed pairs alone and give a sparse plan.
+    """Call POT's network simplex and check its result code: (plan, duals of the rows, of the columns).
+    Dense costs give a dense plan; sparse ones allow the listed pairs alone and give a sparse plan.
     """
     with warnings.catch_warnings():  # of POT's own source, when Python compiles it for the first time
         warnings.simplefilter("ignore", SyntaxWarning)
@@ -324,7 +324,7 @@ def _emd(
 def _solve_by_classes(
     cost: "_LazyDistances | _DenseCost", label_cost: np.ndarray, y: np.ndarray, t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Exact plan of (1) on the pairs of classes that matter (module docstring)."""
+    """Find the exact plan of (1) on the pairs of classes that matter (module docstring)."""
     n, m = cost.shape
     present_sources, y = np.unique(y, return_inverse=True)  # classes absent from the batch fall away
     present_targets, t = np.unique(t, return_inverse=True)
@@ -350,9 +350,9 @@ def _solve_by_classes(
 
 
 def _never_used(reduced: np.ndarray, spread: float) -> float:
-    """A reduced cost at which no optimal plan has mass. Mass on such a pair of classes lies on a cycle
-    of at most q = min(K_S, K_T) pairs; moving it to pairs with r = 0 saves the reduced cost and raises
-    at most q feature costs by the spread. Larger ones would drown the features in the solver's
+    """Return a reduced cost at which no optimal plan has mass. Mass on such a pair of classes lies on a
+    cycle of at most q = min(K_S, K_T) pairs; moving it to pairs with r = 0 saves the reduced cost and
+    raises at most q feature costs by the spread. Larger ones would drown the features in the solver's
     tolerance.
     """
     return (min(reduced.shape) + 1) * (spread or 1.0)
@@ -365,8 +365,9 @@ DENSE_FROM = 0.5  # with this share of all pairs of points, the dense solver is 
 def _reduced_label_cost(
     label_cost: np.ndarray, source_mass: np.ndarray, target_mass: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(r, where the class plan has mass, its cost), the first two (K_S, K_T). The masses are integers
-    of equal sum; the cost is that of masses of one in total, the constant between L and r in (1).
+    """Return (r, where the class plan has mass, its cost), the first two (K_S, K_T). The masses are
+    integers of equal sum; the cost is that of masses of one in total, the constant between L and r in
+    (1).
 
     What L's own digits cannot tell from zero is zero: at Λ = 1e11 rounding alone is as large as
     features' differences.
@@ -381,7 +382,7 @@ def _reduced_label_cost(
 
 
 def _centred(reduced: np.ndarray, joined: np.ndarray) -> np.ndarray:
-    """Reduced costs with potentials inside their polytope instead of at a corner.
+    """Reduce costs with potentials inside their polytope instead of at a corner.
 
     The simplex's duals leave r = 0 on pairs without mass when its plan is degenerate, and equal
     priors make it so. Between the components of `joined` the potentials are free within
@@ -407,8 +408,8 @@ CENTRED_UP_TO = 200  # components; the distances cost their cube
 
 
 def shortest_distances(weights: np.ndarray) -> np.ndarray:
-    """Floyd and Warshall, dense, weights (count, count) without a negative cycle (SciPy's takes a zero
-    for a missing arc, and rounding for a negative cycle).
+    """Find the shortest distances by Floyd and Warshall, dense, weights (count, count) without a
+    negative cycle (SciPy's takes a zero for a missing arc, and rounding for a negative cycle).
     """
     distance = weights.copy()
     np.fill_diagonal(distance, 0.0)
@@ -418,7 +419,8 @@ def shortest_distances(weights: np.ndarray) -> np.ndarray:
 
 
 def _alone(added: np.ndarray, reduced: np.ndarray, spread: float) -> np.ndarray:
-    """Source classes that exchange mass with one target class alone and it with them, proven cheaply.
+    """Find source classes that exchange mass with one target class alone and it with them, proven
+    cheaply.
 
     Let the pairs be those with no other partner in `added`, ρ the least r from or to one of them
     and q = min(#sources, #targets) of the remaining classes. A plan that crosses holds a cycle of
@@ -439,7 +441,7 @@ def _alone(added: np.ndarray, reduced: np.ndarray, spread: float) -> np.ndarray:
 def _assign(
     rows: np.ndarray, columns: np.ndarray, costs: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The plan between two classes that have each other alone, of `count` source points in all."""
+    """Find the plan between two classes that have each other alone, of `count` source points in all."""
     i, j, mass = _solve_dense(costs)
     return rows[i], columns[j], mass * (len(rows) / count)
 
@@ -459,7 +461,7 @@ class _Arcs:
         self.known: dict[tuple[int, int], np.ndarray] = {}  # costs of the pairs of classes looked at
 
     def add(self, pairs: np.ndarray) -> None:
-        """`pairs` (K_S, K_T): pairs of classes that are not in yet."""
+        """Add `pairs` (K_S, K_T): pairs of classes that are not in yet."""
         self.blocks.extend(self._blocks(pairs))
         self.added |= pairs
 
@@ -470,7 +472,7 @@ class _Arcs:
         return max(costs.max() for _, _, costs in self.blocks)
 
     def split_off(self, sources: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Takes these source classes, of one partner each, and their blocks out of the problem."""
+        """Take these source classes, of one partner each, and their blocks out of the problem."""
         taken = np.isin([self.y[rows[0]] for rows, _, _ in self.blocks], sources)
         blocks = [block for block, out in zip(self.blocks, taken, strict=True) if out]
         self.blocks = [block for block, out in zip(self.blocks, taken, strict=True) if not out]
@@ -478,7 +480,7 @@ class _Arcs:
         return blocks
 
     def solve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(rows, columns, mass) of the optimal plan on the arcs, duals (u, v): −∞ off the arcs."""
+        """Find (rows, columns, mass) of the optimal plan on the arcs, duals (u, v): −∞ off the arcs."""
         n, m = self.cost.shape
         arc_rows = np.concatenate([rows.repeat(len(columns)) for rows, columns, _ in self.blocks])
         arc_columns = np.concatenate([np.tile(columns, len(rows)) for rows, columns, _ in self.blocks])
@@ -497,7 +499,7 @@ class _Arcs:
         return rows[plan.row], columns[plan.col], plan.data / (n * m), u, v
 
     def offending(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Pairs of classes, (K_S, K_T), with a pair of points of C + r < u + v beyond rounding."""
+        """Find the pairs of classes, (K_S, K_T), with points of C + r < u + v beyond rounding."""
         highest_u = np.array([u[rows].max() for rows in self.rows_of])
         highest_v = np.array([v[columns].max() for columns in self.columns_of])
         allowance = ROUNDING * max(np.abs(costs).max() for _, _, costs in self.blocks)
@@ -509,7 +511,7 @@ class _Arcs:
         return offending
 
     def _blocks(self, pairs: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(rows, columns, costs) of each pair of classes in `pairs`."""
+        """Return (rows, columns, costs) of each pair of classes in `pairs`."""
         for pair in zip(*pairs.nonzero(), strict=True):
             rows, columns = self.rows_of[pair[0]], self.columns_of[pair[1]]
             if pair not in self.known:
@@ -521,7 +523,7 @@ ROUNDING = 1e-12  # of the largest cost: what the duals' sums may be off
 
 
 def _numbered(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the different points in rising order, each point's place among them) of 0..count − 1."""
+    """Return (the different points in rising order, each point's place among them) of 0..count − 1."""
     there = np.zeros(count, dtype=bool)
     there[points] = True
     return np.flatnonzero(there), there.cumsum() - 1
@@ -537,7 +539,7 @@ def _points_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
 def _sinkhorn(
     cost: Tensor, label_cost: Tensor | None, y: Tensor | None, t: Tensor | None
 ) -> TransportPlan:
-    """(1) with entropy: log-domain Sinkhorn, ε falling to EPSILON stds of the feature cost.
+    """Solve (1) with entropy: log-domain Sinkhorn, ε falling to EPSILON stds of the feature cost.
 
     The label costs come reduced, so that float32 holds what is left however large Λ is; these
     K_S × K_T numbers alone visit the host. Rows meet their mass exactly, columns up to
@@ -582,7 +584,7 @@ CUTOFF = 1e-5  # of a point's mass: smaller entries of the plan are dropped
 def _entropic_duals(
     cost: Tensor, a: Tensor, b: Tensor, first: float, last: float
 ) -> tuple[Tensor, Tensor]:
-    """Potentials (u, v) of entropic transport at ε = `last`, reached by halving ε from `first`."""
+    """Find potentials (u, v) of entropic transport at ε = `last`, reached by halving ε from `first`."""
     from ot.bregman import sinkhorn_log
 
     u, v = torch.zeros_like(a), torch.zeros_like(b)
@@ -607,7 +609,7 @@ def _entropic_duals(
 
 
 def _label_reduction(label_cost: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, float]:
-    """(r, its constant) of the module docstring; r (K_S, K_T) is 0 for classes without points."""
+    """Return (r, its constant) of the module docstring; r (K_S, K_T) is 0 for classes without points."""
     sources, targets = y.unique(), t.unique()
     mass_y = y.bincount(minlength=label_cost.shape[0])[sources].cpu().numpy() * len(t)
     mass_t = t.bincount(minlength=label_cost.shape[1])[targets].cpu().numpy() * len(y)

@@ -14,14 +14,14 @@ CLIP_CACHE = Path("~/.cache/clip")  # of the packages clip and open_clip
 
 
 def torch_hub_file(name: str) -> Path | None:
-    """A file that torch.hub or torchvision downloaded (below TORCH_HOME)."""
+    """Find a file that torch.hub or torchvision downloaded (below TORCH_HOME)."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     return path if path.is_file() else None
 
 
 def published_file(name: str, sha256: str, also: Sequence[Path] = ()) -> Path | None:
-    """A file of torch.hub's cache or of the folders `also`, whose checksum begins with `sha256`: another
-    one is named in a warning.
+    """Find a file of torch.hub's cache or of the folders `also`, whose checksum begins with `sha256`:
+    another one is named in a warning.
     """
     places = [torch_hub_file(name), *(folder.expanduser() / name for folder in also)]
     for path in places:
@@ -37,8 +37,8 @@ def published_file(name: str, sha256: str, also: Sequence[Path] = ()) -> Path | 
 def hub_file(
     repository: str, names: Iterable[str], revision: str | None = None, folder: Path | None = None
 ) -> Path | None:
-    """The first of a repository's files that the cache of Hugging Face's hub holds: the one at `folder`,
-    else the user's own (HF_HOME, HF_HUB_CACHE).
+    """Find the first of a repository's files that the cache of Hugging Face's hub holds: the one at
+    `folder`, else the user's own (HF_HOME, HF_HUB_CACHE).
     """
     try:
         from huggingface_hub import try_to_load_from_cache
@@ -52,7 +52,7 @@ def hub_file(
 
 
 def hub_is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids downloads."""
+    """Tell whether HF_HUB_OFFLINE forbids downloads."""
     try:
         from huggingface_hub.constants import is_offline_mode
     except ImportError:
@@ -62,7 +62,7 @@ def hub_is_offline() -> bool:
 
 # ------------------------------------------------------------------------- as the libraries look them up
 def timm_file(config: Mapping, folder: Path) -> Path | None:
-    """The weights that a model's configuration in timm names, out of the user's caches; None where
+    """Find the weights that a model's configuration in timm names, out of the user's caches; None where
     `folder`, in which timm looks by itself, holds them.
     """
     if repository := config.get("hf_hub_id"):
@@ -76,7 +76,7 @@ def timm_file(config: Mapping, folder: Path) -> Path | None:
 
 
 def open_clip_file(config: Mapping, folder: Path) -> Path | None:
-    """As `timm_file`, for one of open_clip's sets of weights."""
+    """Find, as `timm_file` does, one of open_clip's sets of weights."""
     if place := config.get("hf_hub"):
         repository, _, name = place.rpartition("/")
         name = name or "open_clip_pytorch_model.bin"

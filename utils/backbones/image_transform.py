@@ -25,7 +25,7 @@ class TensorFrame:
     interpolation: str
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """The size before the crop."""
+        """Return the size before the crop."""
         if not isinstance(self.resize, int):
             return self.resize
         if width <= height:
@@ -40,8 +40,8 @@ class TensorFrame:
 
 
 def tensor_frame(steps: Sequence[Callable], size: tuple[int, int]) -> TensorFrame | None:
-    """What does the same as these transforms of PIL images, by which the network sees `size`; None for
-    those that only PIL can do.
+    """Return the frame that does the same as these transforms of PIL images, by which the network sees
+    `size`; None for those that only PIL can do.
     """
     from torchvision import transforms
 
@@ -63,7 +63,7 @@ def tensor_frame(steps: Sequence[Callable], size: tuple[int, int]) -> TensorFram
 
 
 def _keeps_pixels(step: Callable) -> bool:
-    """Of an RGB image."""
+    """Tell whether a transform leaves the pixels of an RGB image as they are."""
     names = {"PILToTensor", "MaybePILToTensor", "MaybeConvertMode", "_convert_to_rgb"}
     return getattr(step, "__name__", type(step).__name__) in names
 
@@ -87,7 +87,7 @@ class ImageTransform:
     on_tensors: TensorFrame | None = None
 
     def takes_as_stored(self, images: object) -> bool:
-        """Grey images of the size that a grey network sees."""
+        """Tell whether images are grey and of the size that a grey network sees."""
         return len(self.mean) == 1 and isinstance(images, Tensor) and images.shape[1:] == (1, *self.size)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -98,12 +98,12 @@ class ImageTransform:
 
 
 def grey_to_unit(images: Tensor) -> Tensor:
-    """uint8 (n, 1, 28, 28) → float32 in [0, 1], laid out as the network's weights are."""
+    """Convert uint8 (n, 1, 28, 28) to float32 in [0, 1], laid out as the network's weights are."""
     return (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def grey_frame(image: Image.Image) -> Tensor:
-    """(1, 28, 28): the square in the middle, as grey."""
+    """Take the square in the middle as grey: (1, 28, 28)."""
     whole = ImageOps.fit(image.convert("L"), (28, 28), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(whole))[None]
 
@@ -120,7 +120,9 @@ def resize_and_crop(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> ImageTransform:
-    """The shorter side to `resize`, the square of `crop` in the middle, by torchvision's transforms."""
+    """Resize the shorter side to `resize` and take the square of `crop` in the middle, by torchvision's
+    transforms.
+    """
     from torchvision import transforms  # two seconds, spared to every run without images
 
     mode = transforms.InterpolationMode(interpolation)

@@ -41,7 +41,7 @@ class LeNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # half the time of the default on a CPU
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, 1, 28, 28) → logits (n, K)."""
+        """Map images (n, 1, 28, 28) to logits (n, K)."""
         return self.head(self.dropout(self.penultimate(images)))
 
 
@@ -53,7 +53,7 @@ def new_lenet(seed: int, num_classes: int = 10, convolution_dropout: float = 0.5
 
 
 def load_lenet(checkpoint: Path) -> LeNet:
-    """The network that train_source_model.py left. Raises InputError that names the file."""
+    """Load the network that train_source_model.py left. Raises InputError that names the file."""
     content = load_checkpoint(checkpoint)
     weights, about = content.get("network"), content.get("result")
     if isinstance(about, dict) and f"_{about.get('source')}_" not in checkpoint.name:

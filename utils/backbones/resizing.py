@@ -30,8 +30,8 @@ FILTERS = {"bilinear": (_bilinear, 1.0), "bicubic": (_bicubic, 2.0)}  # and how 
 
 
 def resize(images: Tensor, height: int, width: int, interpolation: str) -> Tensor:
-    """uint8 (n, channels, h, w) → uint8 (n, channels, height, width). In Pillow 13's order: columns come
-    first where they lose more than twice as much as rows.
+    """Resize uint8 (n, channels, h, w) to uint8 (n, channels, height, width). In Pillow 13's order:
+    columns come first where they lose more than twice as much as rows.
     """
     old_height, old_width = images.shape[-2:]
     if old_height - height > max(0, 2 * (old_width - width)):
@@ -56,20 +56,22 @@ def _down(images: Tensor, height: int, interpolation: str) -> Tensor:
 
 
 def _to_bytes(upper: Tensor, lower: Tensor) -> Tensor:
-    """The sums of both halves, added, rounded and clipped; in their memory."""
+    """Add the sums of both halves, rounded and clipped; in their memory."""
     lower.mul_(1 / HALF).floor_()
     return upper.add_(lower).add_(HALF / 2).mul_(1 / HALF).clamp_(0, 255).to(torch.uint8)
 
 
 def _matrices(old: int, new: int, interpolation: str, device: torch.device) -> list[Tensor]:
-    """The halves of the weights, (new, old) each: dense, but for the moment only."""
+    """Return the halves of the weights, (new, old) each: dense, but for the moment only."""
     places, *halves = _bands(old, new, interpolation, device)
     return [torch.zeros(new, old, device=device).scatter_add_(1, places, half) for half in halves]
 
 
 @lru_cache(4096)
 def _bands(old: int, new: int, interpolation: str, device: torch.device) -> tuple[Tensor, ...]:
-    """Of each new value the places of the old ones that it is made of, and their weights in halves."""
+    """Return for each new value the places of the old ones that it is made of, and their weights in
+    halves.
+    """
     values, reach = FILTERS[interpolation]
     scale = old / new
     stretch = max(scale, 1.0)

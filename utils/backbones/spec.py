@@ -54,8 +54,8 @@ class Classifier:
 def checked_classifier(
     what: str, weight: object, bias: object, dim: int, class_names: Sequence[str] | None = None
 ) -> Classifier:
-    """A classifier of features in `dim` dimensions; its classes are named 0..K−1 where no names are
-    given. Raises InputError that begins with `what` for other shapes, fewer than two classes, and
+    """Check a classifier of features in `dim` dimensions; its classes are named 0..K−1 where no names
+    are given. Raises InputError that begins with `what` for other shapes, fewer than two classes, and
     values that are no finite numbers.
     """
     if not is_plain(weight) or not is_plain(bias):
@@ -78,7 +78,7 @@ def checked_classifier(
 
 
 def is_plain(value: object) -> bool:
-    """A dense tensor of real numbers that are there."""
+    """Tell whether a value is a dense tensor of real numbers that are there."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

@@ -21,8 +21,8 @@ def train_network(
     seed: int,
     resume: ResumePoint,
 ) -> None:
-    """Trains in place. Every epoch is seeded by (seed, epoch) for its order and its dropout, so a
-    run resumed at the end of an epoch ends in the same weights as one that was never stopped.
+    """Train in place. Every epoch is seeded by (seed, epoch) for its order and its dropout, so a run
+    resumed at the end of an epoch ends in the same weights as one that was never stopped.
     """
     device = next(network.parameters()).device
     steps = settings.epochs * -(-len(train.labels) // settings.batch_size)
@@ -77,7 +77,7 @@ def train_network(
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
-    """Moves each image (n, 1, h, w) by −pixels..pixels along both axes; zeros come in at the edge."""
+    """Move each image (n, 1, h, w) by −pixels..pixels along both axes; zeros come in at the edge."""
     if pixels == 0:
         return images
     count, _, height, width = images.shape
@@ -101,7 +101,7 @@ def _schedule(
 
 @torch.inference_mode()
 def evaluate_network(network: nn.Module, split: Split, batch_size: int = 1000) -> tuple[float, float]:
-    """(accuracy in [0, 1], mean cross-entropy in nats) of a network in eval mode."""
+    """Measure (accuracy in [0, 1], mean cross-entropy in nats) of a network in eval mode."""
     device = next(network.parameters()).device
     correct, loss = 0, 0.0
     for images, labels in zip(

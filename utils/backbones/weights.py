@@ -21,8 +21,8 @@ from utils.storage import load_checkpoint, load_safetensors
 
 
 def read_weights(path: Path, trust: bool = False) -> dict:
-    """The content of a weight file. Raises InputError that names the file if it is absent, damaged or,
-    unless `trust`, more than tensors, numbers and text.
+    """Read the content of a weight file. Raises InputError that names the file if it is absent, damaged
+    or, unless `trust`, more than tensors, numbers and text.
     """
     if not path.is_file():
         raise InputError(f"there is no weight file {path}")
@@ -36,7 +36,7 @@ def read_weights(path: Path, trust: bool = False) -> dict:
 def fit_weights(
     network: nn.Module, weights: Mapping, path: Path, prefix: str = "", known: tuple[str, ...] = ()
 ) -> None:
-    """Loads into the network the entries under `prefix`, which is taken off. Entries that begin with one
+    """Load into the network the entries under `prefix`, which is taken off. Entries that begin with one
     of `known` (heads and other parts that the features do not need) are left out. Every other entry must
     fit, and none be missing.
     """
@@ -67,7 +67,7 @@ def fit_weights(
 
 
 def entry_of(content: Mapping, entry: str | None, path: Path) -> Mapping:
-    """The dictionary of weights under an entry of the file, or the file itself."""
+    """Find the dictionary of weights under an entry of the file, or the file itself."""
     weights = content if entry is None else content.get(entry)
     if not isinstance(weights, Mapping):
         raise InputError(f"{path} is of another format: it has no {entry!r} with the weights")
@@ -75,7 +75,7 @@ def entry_of(content: Mapping, entry: str | None, path: Path) -> Mapping:
 
 
 def head_entries(weights: Mapping, names: Sequence[str], path: Path) -> list:
-    """The entries of a network's last layer, unchecked. Raises InputError that names the file."""
+    """Find the entries of a network's last layer, unchecked. Raises InputError that names the file."""
     if missing := [name for name in names if name not in weights]:
         raise InputError(
             f"{path} has no classifier of its own ({', '.join(missing)} missing): give a file that has "
@@ -85,9 +85,9 @@ def head_entries(weights: Mapping, names: Sequence[str], path: Path) -> list:
 
 
 def download(url: str, folder: Path, sha256: str, also: Sequence[Path] = ()) -> Path:
-    """The file of this address in `folder`, else in torch.hub's cache or the folders `also`, else
-    downloaded (with progress) into `folder`; `sha256`: the first digits of its checksum, tested for
-    what is not in `folder`.
+    """Find the file of this address in `folder`, else in torch.hub's cache or the folders `also`, else
+    downloaded (with progress) into `folder`; `sha256`: the first digits of its checksum, tested for what
+    is not in `folder`.
     """
     path = folder / url.rsplit("/", 1)[-1]
     if not path.exists():
@@ -151,7 +151,7 @@ def _rebuild_tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_
 
 
 def _torchscript_folder(path: Path) -> str | None:
-    """The folder of a TorchScript archive in which data.pkl lies beside constants.pkl."""
+    """Find the folder of a TorchScript archive in which data.pkl lies beside constants.pkl."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
@@ -162,7 +162,7 @@ def _torchscript_folder(path: Path) -> str | None:
 
 
 def _torchscript_tensors(path: Path, folder: str) -> dict[str, Tensor]:
-    """All tensors of a TorchScript archive by their dotted names; none of its code is run."""
+    """Read all tensors of a TorchScript archive by their dotted names; none of its code is run."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _named_tensors(_TensorUnpickler(archive, folder).load())

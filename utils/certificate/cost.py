@@ -16,19 +16,19 @@ PAIR_ELEMENTS = 2**22  # of the differences Δ held at a time: 32 MiB in float64
 
 
 def cost_weights(logits: Tensor, log_B: Tensor) -> Tensor:
-    """Q of (1) for logits (…, K) and rows log B_t that fit them: (…, K)."""
+    """Return q of (1) for logits (…, K) and rows log B_t that fit them: (…, K)."""
     return torch.softmax(logits + log_B, dim=-1)
 
 
 def cost_of_pairs(q: Tensor, difference: Tensor) -> Tensor:
-    """c_t of (1) for each pair, q and Δ (…, K): (…)."""
+    """Return c_t of (1) for each pair, q and Δ (…, K): (…)."""
     return difference.amax(-1) - torch.linalg.vecdot(q, difference)
 
 
 def one_sided_cost(B_t: Tensor, source_logits: Tensor, target_logits: Tensor) -> Tensor:
-    """c_t of (1) between source logits (n, K) and target logits (m, K), B_t (K,) the row of B: (n, m),
-    not negative, in bounded memory. Where B_t is zero the loss is infinite on both sides; the cost is
-    then max Δ − min Δ or less.
+    """Return c_t of (1) between source logits (n, K) and target logits (m, K), B_t (K,) the row of B:
+    (n, m), not negative, in bounded memory. Where B_t is zero the loss is infinite on both sides; the
+    cost is then max Δ − min Δ or less.
     """
     log_B = B_t.log() if (B_t > 0).any() else torch.zeros_like(B_t)
     q = cost_weights(source_logits, log_B)
@@ -42,8 +42,8 @@ def one_sided_cost(B_t: Tensor, source_logits: Tensor, target_logits: Tensor) ->
 
 
 def costs_in_batch(q: Tensor, g: Tensor, g_target: Tensor) -> Tensor:
-    """c_t of (1) for all pairs of each class, from q, g and g' (K_T, m, K): (K_T, m, m). ⟨q, Δ⟩ is
-    expanded into products of matrices: half the time, and in a batch near enough to choose partners.
+    """Return c_t of (1) for all pairs of each class, from q, g and g' (K_T, m, K): (K_T, m, m). ⟨q, Δ⟩
+    is expanded into products of matrices: half the time, and in a batch near enough to choose partners.
     """
     at_once = max(1, PAIR_ELEMENTS // (g.shape[1] ** 2 * g.shape[2]))
     sides = zip(g_target.split(at_once), g.split(at_once), strict=True)
@@ -53,7 +53,7 @@ def costs_in_batch(q: Tensor, g: Tensor, g_target: Tensor) -> Tensor:
 
 
 def loss_and_cost_gradients(g: Tensor, q: Tensor, difference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of ℓ(g, t) + c_t(g, g') in g, in g' and in log B_t, from g, q and Δ (…, K).
+    """Return the gradients of ℓ(g, t) + c_t(g, g') in g, in g' and in log B_t, from g, q and Δ (…, K).
 
     With p = softmax(g), e* = 1 where Δ is largest (each of several has its share) and
     s = q ∘ (Δ − ⟨q, Δ⟩), the derivative of ⟨q, Δ⟩ in g with Δ held fixed:

@@ -36,9 +36,9 @@ def certified_terms(
     t: Tensor,
     potentials: bool,
 ) -> CertifiedTerms:
-    """(2) for B (K_T, K), logits (n, K) of source points mapped to the target classes `assigned` (n,),
-    and logits (m, K) of target points of classes t (m,). A target class without points costs nothing;
-    one that has points and no source point leaves all three undefined.
+    """Evaluate (2) for B (K_T, K), logits (n, K) of source points mapped to the target classes
+    `assigned` (n,), and logits (m, K) of target points of classes t (m,). A target class without points
+    costs nothing; one that has points and no source point leaves all three undefined.
     """
     source_logits, target_logits, B = source_logits.double(), target_logits.double(), B.double()
     num_targets = len(B)

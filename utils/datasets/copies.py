@@ -89,7 +89,7 @@ def _contents(images: Tensor | ImageFiles) -> Sequence[Hashable]:
 
 
 def warn_of_copies(data: str, found: Copies, training: int, test: int) -> None:
-    """Says what bears on the numbers: one in a hundred images or more."""
+    """Say what bears on the numbers: one in a hundred images or more."""
     said = []
     if found.across >= WORTH_SAYING * test:
         said.append(

@@ -73,7 +73,7 @@ def read_emnist(request: Request) -> Content:
 
 # ---------------------------------------------------------------------------------- embedded data
 def embedded_reader(file: str, class_names: tuple[str, ...]) -> Callable[[], Content]:
-    """Reads an .npz made by data/make_embedded.py: x_*, y_* for train and test, uint8, no pickle."""
+    """Read an .npz made by data/make_embedded.py: x_*, y_* for train and test, uint8, no pickle."""
 
     def read() -> Content:
         with np.load(EMBEDDED_DIR / file, allow_pickle=False) as arrays:

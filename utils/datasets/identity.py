@@ -211,7 +211,7 @@ class _Index:
 
 
 def _read_index(path: Path) -> dict:
-    """Raises InputError for one that is damaged."""
+    """Raise InputError for one that is damaged."""
     found = read_json(path)
     if not all(isinstance(found.get(name), dict) for name in ("files", "pixels")):
         raise InputError(f"{path} is no index of files")

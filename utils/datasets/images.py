@@ -132,8 +132,8 @@ def image_name(images: Tensor | ImageFiles, index: int) -> str:
 
 
 def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
-    """Identifies images start … stop − 1 as they are seen: arrays by their values, files by their
-    content and, where these bear on it, the rules by which their pixels are read.
+    """Identify images start … stop − 1 as they are seen: arrays by their values, files by their content
+    and, where these bear on it, the rules by which their pixels are read.
     """
     if not isinstance(images, ImageFiles):
         return digest(images[start:stop])
@@ -143,7 +143,7 @@ def content_digest(images: Tensor | ImageFiles, start: int, stop: int) -> str:
 
 
 def require_utf8(name: str) -> None:
-    """Raises InputError for a name that results, tables and figures could not show."""
+    """Raise InputError for a name that results, tables and figures could not show."""
     try:
         name.encode()
     except UnicodeEncodeError as error:

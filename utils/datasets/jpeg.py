@@ -29,7 +29,7 @@ class JpegSize(NamedTuple):
 
 
 def plain_jpeg(content: bytes) -> JpegSize | None:
-    """The size of a whole, upright 8-bit picture in grey or YCbCr; None for anything else."""
+    """Return the size of a whole, upright 8-bit picture in grey or YCbCr; None for anything else."""
     if content[:3] != START or content[-2:] != END:
         return None
     place, size = 2, None
@@ -81,7 +81,9 @@ def _means_another_picture(code: int, segment: bytes) -> bool:
 
 
 def _is_turned(segment: bytes) -> bool:
-    """By EXIF data; if these cannot be read PIL is to say what it makes of them."""
+    """Tell by EXIF data whether a picture is to be turned; if these cannot be read PIL is to say what it
+    makes of them.
+    """
     exif = Image.Exif()
     try:
         exif.load(segment)

@@ -66,7 +66,7 @@ def load_dataset(
     max_pixels: int | None = None,
     grouping: Grouping | None = None,
 ) -> Dataset:
-    """Loads a data set by its registered name, or the user's own images by `folder:PATH`.
+    """Load a data set by its registered name, or the user's own images by `folder:PATH`.
 
     Args:
         name: one of `DATASETS`, in any case, or `folder:PATH`.
@@ -156,7 +156,7 @@ def load_dataset(
 
 
 def _require_classes(what: str, labels: torch.Tensor, num_classes: int) -> None:
-    """Raises InputError unless the labels are 0..K−1 and each class has samples."""
+    """Raise InputError unless the labels are 0..K−1 and each class has samples."""
     if labels.min() < 0:
         raise InputError(f"{what} hold {int(labels.min())}")
     counts = torch.bincount(labels, minlength=num_classes)
@@ -169,7 +169,7 @@ def _require_classes(what: str, labels: torch.Tensor, num_classes: int) -> None:
 
 
 def require_folder(name: str, unlabelled_classes: int | None = None) -> None:
-    """Raises InputError for a task that a list of labels cannot be for."""
+    """Raise InputError for a task that a list of labels cannot be for."""
     if not is_image_folder(name):
         raise InputError(f"--LABELS is for {FOLDER_PREFIX}PATH: {name} has labels of its own")
     if unlabelled_classes:

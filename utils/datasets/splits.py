@@ -108,8 +108,8 @@ MOST_SPLITS = 10  # of more folders that hold the same ones no tool makes splits
 
 
 def refuse_unknown_splits(root: Folder) -> None:
-    """Raises InputError for folders that may be classes or splits: they hold no image themselves, and
-    the same folders, as two splits do.
+    """Raise InputError for folders that may be classes or splits: they hold no image themselves, and the
+    same folders, as two splits do.
     """
     inside = {name: _names_in(below) for name, below in root.folders.items() if not below.images}
     inside = {name: names for name, names in inside.items() if len(names) > 1}

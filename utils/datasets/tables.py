@@ -50,9 +50,9 @@ class LabelTable:
 
     @cached_property
     def unfit(self) -> str:
-        """Why it does not look like a list of labels; empty where columns of files and labels tell what
-        they are, and files are there: some that are called files, or, of bare numbers, more than a list
-        of the classes has.
+        """Say why it does not look like a list of labels; empty where columns of files and labels tell
+        what they are, and files are there: some that are called files, or, of bare numbers, more than a
+        list of the classes has.
         """
         if not self._found:
             return "it has no column of file names: call it file_name"
@@ -81,7 +81,7 @@ class LabelTable:
     # -------------------------------------------------------------------------------------- the files
     @cached_property
     def _whole_columns(self) -> list[str]:
-        """Those that hold names of files with their endings, whatever they are called."""
+        """List the columns that hold names of files with their endings, whatever they are called."""
         return [column for column in self.columns if self._is_whole(column)]
 
     def _is_whole(self, column: str) -> bool:
@@ -91,8 +91,8 @@ class LabelTable:
 
     @cached_property
     def _found(self) -> dict[str, list[str | None]]:
-        """The columns that may name the files, the likeliest first, with the image of each row: numbers
-        of rows and of images look alike, so that they count where no column says more.
+        """List the columns that may name the files, the likeliest first, with the image of each row:
+        numbers of rows and of images look alike, so that they count where no column says more.
         """
         likely = known = self._known(FILE_COLUMNS)
         if self._whole_columns:
@@ -103,8 +103,8 @@ class LabelTable:
 
     @cached_property
     def file_column(self) -> str:
-        """Of the columns that may be it the one with most files that are there. Raises InputError that
-        names two which find all, as many and not the same.
+        """Choose of the columns that may name files the one with most files that are there. Raises
+        InputError that names two which find all, as many and not the same.
         """
         if not self._found:
             raise InputError(f"{self.path} has no column of file names: call it file_name")
@@ -135,7 +135,7 @@ class LabelTable:
 
     @cached_property
     def label_column(self) -> str:
-        """Raises InputError that names the columns where it could be one or another."""
+        """Raise InputError that names the columns where it could be one or another."""
         if self.column:
             return self._column_that_was_named()
         columns = self.label_columns
@@ -172,7 +172,7 @@ class LabelTable:
     # ------------------------------------------------------------------------------------- the splits
     @cached_property
     def _flags(self) -> dict[str, str]:
-        """Columns as is_train, or train beside test, that say yes or no, and the split of each."""
+        """Find columns as is_train, or train beside test, that say yes or no, and the split of each."""
         flags = {}
         for column, texts in self.columns.items():
             role = role_of(plain_name(column).removeprefix("is"))
@@ -186,7 +186,7 @@ class LabelTable:
 
     @cached_property
     def split_column(self) -> str | None:
-        """The one column that says it, in words or, the first of several, with yes and no."""
+        """Find the column that says the split, in words or, the first of several, with yes and no."""
         for column in self._known(SPLIT_COLUMNS):
             if column in (self.file_column, *self.label_columns):
                 continue

@@ -76,7 +76,7 @@ class Folder:
 
     @cached_property
     def above(self) -> frozenset[tuple[int, int]]:
-        """The identities of all folders that hold this one."""
+        """Return the identities of all folders that hold this one."""
         if self.parent:
             return self.parent.above | {self.parent.identity}
         return frozenset(_identity(path) for path in self.path.resolve().parents)
@@ -138,7 +138,7 @@ class Folder:
 
 
 def open_folder(path: Path) -> Folder:
-    """Raises InputError for what is no folder."""
+    """Raise InputError for what is no folder."""
     if not path.is_dir():
         raise InputError(f"{path} is not a folder of class folders")
     return Folder(path)

@@ -42,7 +42,7 @@ def cached_features(
     workers: int = 0,
     max_corrupt: int = 0,
 ) -> tuple[Features, list[str]]:
-    """A split's features, of which those that `folder` does not hold are extracted, in `workers`
+    """Read a split's features, of which those that `folder` does not hold are extracted, in `workers`
     processes that decode (0: in this one), and the names of the images that could not be decoded: they
     are left out, and more than `max_corrupt` are refused.
 
@@ -127,12 +127,12 @@ class Shard:
         return {"backbone": self.path.parent.name, "images": self.images}
 
     def write(self, part: Part) -> None:
-        """`rows` and `one_colour` count from the shard's first image."""
+        """Write a part of a shard. `rows` and `one_colour` count from the shard's first image."""
         tensors = {"x": part.x, "rows": part.rows, "one_colour": part.one_colour}
         save_tensors(self.path, tensors, {**self.identity, "unreadable": part.unreadable})
 
     def read(self) -> Part | None:
-        """None where the file is absent or, with a warning, damaged."""
+        """Read the file; return None where it is absent or, with a warning, damaged."""
         return read_if_whole(self.path, self._read, "its images are extracted again")
 
     def _read(self, path: Path) -> Part:
@@ -146,8 +146,8 @@ class Shard:
 
 
 def _whole_part(shard: Shard, images: Tensor | ImageFiles) -> Part | None:
-    """What the shard holds; None also if an image that could not be decoded now can be. The others are
-    named anew: their folder may have been moved.
+    """Read what the shard holds; None also if an image that could not be decoded now can be. The others
+    are named anew: their folder may have been moved.
     """
     part = shard.read()
     if part and part.unreadable:
@@ -158,8 +158,8 @@ def _whole_part(shard: Shard, images: Tensor | ImageFiles) -> Part | None:
 
 
 def _shards(backbone: Backbone, split: Split, folder: Path, name: str) -> list[Shard]:
-    """Each with the file that holds these images' features, if there is one, whatever the data set was
-    called then; else with the one that is to be written.
+    """Pair each shard with the file that holds these images' features, if there is one, whatever the
+    data set was called then; else with the one that is to be written.
     """
     there = {path.stem.rpartition("_")[2]: path for path in sorted(folder.glob("*_*.safetensors"))}
     shards = []
@@ -181,7 +181,7 @@ def _extract_shards(
     workers: int,
     max_corrupt: int,
 ) -> None:
-    """Extracts and writes shard after shard; the workers never wait for one to end."""
+    """Extract and write shard after shard; the workers never wait for one to end."""
     size = batch_size(backbone)
     batches = [torch.arange(shard.start, shard.stop).split(size) for shard in shards]
     results = forward(backbone, images, [batch for part in batches for batch in part], workers)

@@ -34,7 +34,7 @@ def refuse_unreadable(names: Sequence[str], max_corrupt: int) -> None:
 
 
 def left_out_line(data: str, split_name: str, names: Sequence[str], count: int) -> str | None:
-    """Says that these images of a split of `count` are left out; None for none."""
+    """Say that these images of a split of `count` are left out; None for none."""
     if not names:
         return None
     which = "training" if split_name == "train" else split_name
@@ -44,7 +44,7 @@ def left_out_line(data: str, split_name: str, names: Sequence[str], count: int) 
 
 
 def without_root(images: Tensor | ImageFiles, names: Sequence[str]) -> list[str]:
-    """What is said of images, in words that are the same wherever these lie."""
+    """Say it of images in words that are the same wherever these lie."""
     if not isinstance(images, ImageFiles):
         return list(names)
     return [name.replace(f"{images.root}{os.sep}", "") for name in names]
@@ -72,7 +72,7 @@ def part_of_frames(frames: Tensor, rows: Tensor, unreadable: list[str], by_pil: 
 
 
 def warn_of_one_colour(images: Tensor | ImageFiles, rows: Sequence[int]) -> None:
-    """Says so where many of the images, by the indices `rows`, are of one single colour."""
+    """Say so where many of the images, by the indices `rows`, are of one single colour."""
     if len(rows) < 2 or len(rows) <= MANY * len(images):
         return
     shown = ", ".join(image_name(images, row) for row in rows[:3])
@@ -84,7 +84,7 @@ MANY = 0.05  # of the images of a split
 
 
 def warn_of_pil(count: int, total: int) -> None:
-    """Says how many of the images that passed here were left to PIL."""
+    """Say how many of the images that passed here were left to PIL."""
     if count:
         warnings.warn(
             f"{count} of {total} images were decoded by PIL: they are no plain JPEG files, or the GPU's "
@@ -95,7 +95,7 @@ def warn_of_pil(count: int, total: int) -> None:
 
 
 def why_unreadable(images: Tensor | ImageFiles, index: int) -> str | None:
-    """The name of an image and why it cannot be decoded; None if it can be."""
+    """Return the name of an image and why it cannot be decoded; None if it can be."""
     try:
         rgb_image(images, index)
     except Exception as error:  # PIL's decoders raise half a dozen types
@@ -106,8 +106,8 @@ def why_unreadable(images: Tensor | ImageFiles, index: int) -> str | None:
 def prepared_frames(
     backbone: Backbone, split: Split, batches: Sequence[Tensor], workers: int, max_corrupt: int
 ) -> Iterator[Part]:
-    """uint8 frames of each batch of indices. Raises InputError for more than `max_corrupt` images that
-    cannot be decoded.
+    """Decode uint8 frames of each batch of indices. Raises InputError for more than `max_corrupt` images
+    that cannot be decoded.
     """
     unreadable: list[str] = []
     for part in frames_of(backbone.preprocess, split.images, batches, workers, pins(backbone)):
@@ -147,8 +147,8 @@ def _collate(samples: list[tuple[int, Tensor | str]]) -> Part:
 def decoded_split(
     split: Split, preprocess: ImageTransform, workers: int = 0, max_corrupt: int = 0
 ) -> tuple[Split, list[str]]:
-    """All frames of a split in memory, and the names of the images that could not be decoded: they are
-    left out; more than `max_corrupt` raise InputError.
+    """Decode all frames of a split into memory, and the names of the images that could not be decoded:
+    they are left out; more than `max_corrupt` raise InputError.
     """
     if preprocess.takes_as_stored(split.images):
         return split, []
@@ -165,13 +165,13 @@ def decoded_split(
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """It ends the workers, by SIGTERM, and alone says what happened: they go without a word."""
+    """End the workers, by SIGTERM, and say alone what happened: they go without a word."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def pins(backbone: Backbone) -> bool:
-    """Whether batches are kept in memory that the device copies from by itself."""
+    """Tell whether batches are kept in memory that the device copies from by itself."""
     return backbone.device.type == "cuda"
 
 
@@ -182,7 +182,7 @@ def frames_of(
     workers: int,
     pin_memory: bool,
 ) -> Iterator[Part]:
-    """uint8 frames of each batch of indices."""
+    """Decode uint8 frames of each batch of indices."""
     if preprocess.takes_as_stored(images):
         yield from (part_of_frames(images[index], index, []) for index in batches)
         return

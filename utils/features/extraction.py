@@ -26,7 +26,7 @@ SPEED_SECONDS = 1.0  # for which a network's speed is measured
 
 
 def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Features:
-    """One pass of every image through the frozen backbone; `cached_features` keeps what it gives.
+    """Pass every image once through the frozen backbone; `cached_features` keeps what it gives.
 
     Args:
         backbone: from `load_backbone`.
@@ -56,7 +56,9 @@ def extract_features(backbone: Backbone, split: Split, workers: int = 0) -> Feat
 
 
 def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> float:
-    """How fast the backbone sees a split's images here, decoding included, after the first batch."""
+    """Measure how fast the backbone sees a split's images here, decoding included, after the first
+    batch.
+    """
     batches = torch.arange(len(split.labels)).split(batch_size(backbone))
     batches = batches if len(batches) > 1 else 2 * batches
     results = forward(backbone, split.images, batches, workers)
@@ -72,7 +74,7 @@ def images_per_second(backbone: Backbone, split: Split, workers: int = 0) -> flo
 
 # ----------------------------------------------------------------------------------- the forward pass
 def batch_size(backbone: Backbone) -> int:
-    """A power of two, so that batches fill a shard, unless less is asked for."""
+    """Choose a power of two, so that batches fill a shard, unless less is asked for."""
     height, width = backbone.preprocess.size
     fitting = max(1, PIXELS[backbone.device.type] // (height * width))
     return min(MOST_IMAGES, 2 ** (fitting.bit_length() - 1), backbone.image_batch or MOST_IMAGES)
@@ -82,7 +84,7 @@ def batch_size(backbone: Backbone) -> int:
 def forward(
     backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
 ) -> Iterator[Part]:
-    """The features of each batch of indices, in order; the next ones are prepared meanwhile."""
+    """Extract the features of each batch of indices, in order; the next ones are prepared meanwhile."""
     in_fitting_parts = InFittingParts("--IMAGE_BATCH")
     for frames in frames_for(backbone, images, batches, workers):
         if len(frames.rows):
@@ -96,7 +98,7 @@ def forward(
 def frames_for(
     backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
 ) -> Iterator[Part]:
-    """uint8 frames of each batch of indices, on the CPU or where the network computes."""
+    """Decode uint8 frames of each batch of indices, on the CPU or where the network computes."""
     if made_on_device(backbone, images):
         return frames_on_device(backbone, images, batches, workers)
     return frames_of(backbone.preprocess, images, batches, workers, pins(backbone))

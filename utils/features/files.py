@@ -45,11 +45,10 @@ def is_feature_file(name: str) -> bool:
 def task_of_feature_file(
     name: str, unlabelled_classes: int | None = None, needs_test: bool = True
 ) -> Task:
-    """Reads `features:PATH.npz` with x_train, y_train, x_test, y_test; `numbered_labels` says what
-    labels may look like. Of a task that has none, but `unlabelled_classes` classes, x_train and x_test
-    alone are read. Unless `needs_test`, the test split may be missing, and the training split be called
-    x and y, or features and labels. Where samples belong together, groups_train and groups_test
-    say so.
+    """Read `features:PATH.npz` with x_train, y_train, x_test, y_test; `numbered_labels` says what labels
+    may look like. Of a task that has none, but `unlabelled_classes` classes, x_train and x_test alone
+    are read. Unless `needs_test`, the test split may be missing, and the training split be called x and
+    y, or features and labels. Where samples belong together, groups_train and groups_test say so.
     """
     path = feature_path(name)
     arrays = _read_task(path, unlabelled_classes, needs_test)
@@ -89,7 +88,7 @@ def task_of_feature_file(
 
 
 def require_same_labels(names: Sequence[str]) -> None:
-    """Raises InputError unless these feature files hold the same labels, and groups, in the same order:
+    """Raise InputError unless these feature files hold the same labels, and groups, in the same order:
     that their rows are features of the same samples is all that can be asked of a file.
     """
     first: dict[str, tuple[Path, Tensor, tuple[str, ...]]] = {}
@@ -120,7 +119,7 @@ def require_same_labels(names: Sequence[str]) -> None:
 
 
 def classifier_of_feature_file(name: str) -> Classifier:
-    """Reads the classifier that `features:PATH.npz` may carry: `weight` (K, d) and `bias` (K,), which
+    """Read the classifier that `features:PATH.npz` may carry: `weight` (K, d) and `bias` (K,), which
     make logits of its x_train, and K strings `class_names`; without these the classes are called 0..K−1.
     Raises InputError, one line that names the file, where it carries none or one that does not fit.
     """
@@ -137,7 +136,7 @@ def classifier_of_feature_file(name: str) -> Classifier:
 
 
 def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Arrays by their names in small letters: X_train is x_train."""
+    """Return arrays by their names in small letters: X_train is x_train."""
     require_regular(path)
     ending = path.suffix.lower()
     other = (
@@ -172,7 +171,9 @@ def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) 
 
 
 def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, str]:
-    """Names of the arrays by themselves in small letters; of two that differ in case the small one."""
+    """Map the names of the arrays in small letters to the names they have; of two that differ in case
+    the small one's.
+    """
     return {name.lower(): name for name in sorted(archive.files, key=str.islower)}
 
 
@@ -189,7 +190,7 @@ def _array(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 
 def _read_task(path: Path, unlabelled: int | None, needs_test: bool) -> dict[str, np.ndarray]:
-    """The arrays of a task, under the names of FEATURE_FILE_KEYS."""
+    """Return the arrays of a task, under the names of FEATURE_FILE_KEYS."""
     if unlabelled:
         return _read_arrays(path, FEATURE_FILE_KEYS[::2], GROUP_KEYS)
     about = ("class_names", *HEAD_KEYS, *GROUP_KEYS)
@@ -210,7 +211,7 @@ def _read_task(path: Path, unlabelled: int | None, needs_test: bool) -> dict[str
 
 
 def _groups_alone(path: Path) -> dict[str, list[int]]:
-    """Which samples belong together, numbered in the order of their first ones."""
+    """Return which samples belong together, numbered in the order of their first ones."""
     found = _read_arrays(path, (), GROUP_KEYS)
     numbers = {}
     for key, groups in found.items():
@@ -221,7 +222,7 @@ def _groups_alone(path: Path) -> dict[str, list[int]]:
 
 
 def _labels_alone(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """As `_labels`, without a look at the features."""
+    """Read what `_labels` does, without a look at the features."""
     found = _read_arrays(path, (), ("y_train", "y_test", *(labels for _, labels in SHORT_KEYS)))
     keys = [key for key in ("y_train", "y_test") if key in found] or list(found)[:1]
     if not keys:
@@ -233,7 +234,7 @@ def _labels_alone(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 def _labels(
     path: Path, arrays: dict[str, np.ndarray], splits: Sequence[str], x: dict[str, np.ndarray]
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """(labels of each split, class names). Names beside a classifier are of its classes, not of
+    """Return (labels of each split, class names). Names beside a classifier are of its classes, not of
     these.
     """
     for split, values in x.items():
@@ -254,7 +255,7 @@ def feature_path(name: str) -> Path:
 
 
 def _checked_features(path: Path, key: str, x: np.ndarray) -> Tensor:
-    """(n, d) float32; (n, d, 1, 1), as pooling leaves them, is that too."""
+    """Take features as (n, d) float32; (n, d, 1, 1), as pooling leaves them, is that too."""
     if x.ndim > 2 and set(x.shape[2:]) == {1}:
         x = x.reshape(x.shape[:2])
     if x.ndim != 2 or len(x) == 0 or x.shape[1] == 0:
@@ -282,7 +283,9 @@ def _with_groups(
     splits: list[Features],
     class_names: Sequence[str],
 ) -> list[Features]:
-    """The splits, training and perhaps test, with what the file says of samples that belong together."""
+    """Read the splits, training and perhaps test, with what the file says of samples that belong
+    together.
+    """
     of_train = [key for key in ("groups_train", "groups") if key in arrays]
     if len(of_train) > 1:
         raise InputError(f"{path}: groups_train and groups are both there: which is right?")
@@ -302,7 +305,7 @@ def _with_groups(
 
 
 def _checked_groups(path: Path, key: str, groups: np.ndarray, count: int) -> list:
-    """Whole numbers or strings, one a sample, in the forms that labels may have."""
+    """Read whole numbers or strings, one a sample, in the forms that labels may have."""
     if groups.shape not in ((count,), (count, 1), (1, count)) or groups.dtype.kind not in "iufUS":
         raise InputError(
             f"{path}: {key} must be ({count},) integers or strings, not {groups.shape} of {groups.dtype}"
@@ -312,17 +315,17 @@ def _checked_groups(path: Path, key: str, groups: np.ndarray, count: int) -> lis
 
 
 def feature_file_slug(name: str) -> str:
-    """As it stands in paths and results: `features:some/FILE.npz` → features-FILE, and all files of
-    `features:FOLDER/` → features-FOLDER.
+    """Return a file's name as it stands in paths and results: `features:some/FILE.npz` → features-FILE,
+    and all files of `features:FOLDER/` → features-FOLDER.
     """
     path = feature_path(name)
     return f"features-{path.name if name.endswith('/') else path.stem}"
 
 
 def expand_feature_files(name: str) -> list[str]:
-    """What `features:PATTERN` (with *, ? or [) and `features:FOLDER` stand for: the files that match,
-    or that end in .npz (or .NPZ), in the order of their names. The name of a file stands for itself.
-    Raises InputError for none.
+    """List what `features:PATTERN` (with *, ? or [) and `features:FOLDER` stand for: the files that
+    match, or that end in .npz (or .NPZ), in the order of their names. The name of a file stands for
+    itself. Raises InputError for none.
     """
     path = feature_path(name)
     if not path.is_dir() and (path.exists() or not any(mark in str(path) for mark in "*?[")):

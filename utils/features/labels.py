@@ -19,7 +19,7 @@ Value = int | bool | str
 def numbered_labels(
     path: Path, arrays: Mapping[str, np.ndarray], class_names: np.ndarray | None = None
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """(labels 0..K−1 of each array, names of the K classes), numbered in the order of the labels:
+    """Return (labels 0..K−1 of each array, names of the K classes), numbered in the order of the labels:
     numbers by size, strings by the alphabet. `arrays` by their names in the file, y_train first:
     integers, whole floats, booleans, strings, one-hot rows, or columns of those; all must hold the same
     classes. `class_names`: what the file calls them. Raises InputError that names the first label that
@@ -40,7 +40,7 @@ def numbered_labels(
 
 # ------------------------------------------------------------------------------------------ one array
 def _values_and_rows(path: Path, key: str, y: np.ndarray) -> tuple[list[Value], np.ndarray]:
-    """(the different labels, for each sample which of them it has)."""
+    """Return (the different labels, for each sample which of them it has)."""
     if y.ndim == 2 and 1 not in y.shape:
         y = _columns_of_one_hot(path, key, y)
     if y.dtype.kind not in "iufbUS":
@@ -51,8 +51,8 @@ def _values_and_rows(path: Path, key: str, y: np.ndarray) -> tuple[list[Value], 
 def different_values(
     path: Path, key: str, array: np.ndarray, each: str, rule: str
 ) -> tuple[list[Value], np.ndarray]:
-    """(the different values, for each sample which of them it has) of numbers or strings; `each`: what
-    every sample needs; `rule`: what is said of a number that is not whole.
+    """Return (the different values, for each sample which of them it has) of numbers or strings; `each`:
+    what every sample needs; `rule`: what is said of a number that is not whole.
     """
     values, rows = np.unique(array.reshape(-1), return_inverse=True)
     if array.dtype.kind in "US":
@@ -70,7 +70,7 @@ WORDS = {"class": "label", "group": "group"}  # what a value that stands for it 
 
 
 def _texts(path: Path, key: str, values: np.ndarray, rows: np.ndarray, each: str) -> list[str]:
-    """One spelling of each; it may stand there several times."""
+    """Return one spelling of each; it may stand there several times."""
     texts = values.tolist()
     if values.dtype.kind == "S":
         texts = [text.decode("utf-8", "backslashreplace") for text in texts]
@@ -82,7 +82,7 @@ def _texts(path: Path, key: str, values: np.ndarray, rows: np.ndarray, each: str
 
 
 def _columns_of_one_hot(path: Path, key: str, y: np.ndarray) -> np.ndarray:
-    """(n, K) rows with a single 1 as (n,) numbers of columns."""
+    """Read (n, K) rows with a single 1 as (n,) numbers of columns."""
     if y.dtype.kind not in "iufb":
         raise InputError(
             f"{path}: {key} must be (n,) or one-hot rows (n, K), not {y.shape} of {y.dtype}"
@@ -105,7 +105,7 @@ def _first(rows: np.ndarray, k: int) -> int:
 
 # ------------------------------------------------------------------------------------------- all of them
 def _require_classes(path: Path, sets: Mapping[str, set[Value]], count: int) -> None:
-    """Raises InputError for labels that are no classes, or not the same ones in all arrays."""
+    """Raise InputError for labels that are no classes, or not the same ones in all arrays."""
     classes = set().union(*sets.values())
     if len(classes) == 1:
         raise InputError(f"{path} has one class: there is nothing to tell apart")
@@ -163,7 +163,7 @@ def _names(path: Path, ordered: Sequence[Value], given: np.ndarray | None) -> tu
 
 
 def _place_of(classes: set[Value]):
-    """By what labels are put in order: "10" comes behind "9" where all strings are numbers."""
+    """Return what labels are put in order by: "10" comes behind "9" where all strings are numbers."""
     if all(isinstance(value, str) and value.isdecimal() for value in classes):
         return lambda text: (int(text), text)
     return lambda value: (isinstance(value, str), value)

@@ -33,7 +33,7 @@ UNWRITTEN = 165
 
 
 def made_on_device(backbone: Backbone, images: Tensor | ImageFiles) -> bool:
-    """Whether frames of these images, or of some of them, can be made where the network computes."""
+    """Tell whether frames of some of these images can be made where the network computes."""
     if backbone.decoder != TENSORS:
         return False
     if isinstance(images, ImageFiles):
@@ -44,7 +44,7 @@ def made_on_device(backbone: Backbone, images: Tensor | ImageFiles) -> bool:
 def frames_on_device(
     backbone: Backbone, images: Tensor | ImageFiles, batches: Sequence[Tensor], workers: int
 ) -> Iterator[Part]:
-    """uint8 frames of each batch of indices, on the network's device."""
+    """Decode uint8 frames of each batch of indices, on the network's device."""
     device = backbone.device
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     if isinstance(images, ImageFiles):
@@ -62,19 +62,19 @@ def _is_jpeg_by_name(name: str) -> bool:
 
 
 def _is_affordable(backbone: Backbone, height: int, width: int, most: int | None = None) -> bool:
-    """`most`: pixels that a picture may have."""
+    """Tell whether a picture may be decoded. `most`: pixels that a picture may have."""
     return height * width <= (most or PIXELS) and _pixels_of_resizing(backbone, height, width) <= PIXELS
 
 
 def _pixels_of_resizing(backbone: Backbone, height: int, width: int) -> int:
-    """As many as a picture, what it is resized to and what lies between have at most."""
+    """Count the pixels that a picture, what it is resized to and what lies between have at most."""
     tall, wide = backbone.preprocess.on_tensors.resized(height, width)
     return max(height, tall) * max(width, wide)
 
 
 # -------------------------------------------------------------------------------------- beside the pass
 def _ahead(parts: Iterator[T], count: int) -> Iterator[T]:
-    """What an iterator gives, of which a thread makes the next `count` meanwhile."""
+    """Return what an iterator gives, of which a thread makes the next `count` meanwhile."""
     with ThreadPoolExecutor(1) as thread:
         waiting = deque(thread.submit(next, parts, None) for _ in range(count))
         try:
@@ -87,7 +87,7 @@ def _ahead(parts: Iterator[T], count: int) -> Iterator[T]:
 
 
 def _on_stream(parts: Iterator[Part], stream: torch.cuda.Stream | None) -> Iterator[Part]:
-    """Each part is made on a stream of its own, and is there when it is given away."""
+    """Make each part on a stream of its own; it is there when it is given away."""
     with contextlib.closing(parts):
         while True:
             with torch.cuda.stream(stream) if stream else contextlib.nullcontext():
@@ -123,7 +123,7 @@ class _File(NamedTuple):
 def _parts_of_files(
     backbone: Backbone, images: ImageFiles, batches: Sequence[Tensor], workers: int
 ) -> Iterator[Part]:
-    """A pool of threads reads the next batches, and does what is left to PIL."""
+    """Have a pool of threads read the next batches, and do what is left to PIL."""
     reader = _Reader(backbone, images)
     # For all threads at once: each picture's own limit would be lifted while others are read.
     with pixel_limit(images.max_pixels), ThreadPoolExecutor(max(1, workers)) as threads:
@@ -155,7 +155,9 @@ class _Reader:
         return _File(row, by_pil=self.pil[row][1])
 
     def _read_plain(self, row: int) -> _File | None:
-        """None for what is left to PIL, a file that cannot be read included: it says why."""
+        """Read a file; return None for what is left to PIL, a file that cannot be read included: it says
+        why.
+        """
         name = self.images.names[row]
         if not self.decodes or not _is_jpeg_by_name(name):
             return None
@@ -189,7 +191,7 @@ def _part_of_files(
 
 
 def _frames_of_plain(backbone: Backbone, files: list[_File]) -> dict[int, Tensor | None]:
-    """By row; None for what the decoder refuses."""
+    """Decode plain pictures: frames by row; None for what the decoder refuses."""
     frames: dict[int, Tensor | None] = {file.row: None for file in files}
     for some in _within(files, lambda file: file.size.height * file.size.width, PIXELS):
         pictures = _as_far_as_possible(lambda part: _decode(part, backbone.device), some)
@@ -209,7 +211,7 @@ def _frames_of_plain(backbone: Backbone, files: list[_File]) -> dict[int, Tensor
 
 
 def _within(items: Sequence[T], pixels: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """In pieces of at most DECODED items and `most` pixels, or of a single one."""
+    """Divide into pieces of at most DECODED items and `most` pixels, or of a single one."""
     piece: list[T] = []
     total = 0
     for item in items:
@@ -225,8 +227,8 @@ def _within(items: Sequence[T], pixels: Callable[[T], int], most: int) -> Iterat
 def _as_far_as_possible(
     action: Callable[[list[T]], Sequence[Tensor | None]], items: list[T]
 ) -> list[Tensor | None]:
-    """What an action on many items gives for each; where it fails, as for one bad item or for lack of
-    memory, it is tried with each half. None for those with which it fails alone.
+    """Call an action on many items and return what it gives for each; where it fails, as for one bad
+    item or for lack of memory, it is tried with each half. None for those with which it fails alone.
     """
     with contextlib.suppress(RuntimeError):
         return list(action(items))
@@ -238,8 +240,8 @@ def _as_far_as_possible(
 
 # ------------------------------------------------------------------------------------------ the decoder
 def _decode(files: list[_File], device: torch.device) -> list[Tensor | None]:
-    """The pictures; None for those of another size than the file says, or that were left out. Raises
-    RuntimeError if one of the files is refused.
+    """Decode the pictures; None for those of another size than the file says, or that were left out.
+    Raises RuntimeError if one of the files is refused.
     """
     if device.type == "cuda":
         shapes = [(3, *file.size) for file in files]
@@ -256,7 +258,7 @@ def _decode(files: list[_File], device: torch.device) -> list[Tensor | None]:
 
 
 def decode_jpegs(contents: list[Tensor], device: torch.device) -> list[Tensor]:
-    """RGB pictures, uint8 (3, h, w) on the device. Raises RuntimeError if a file is refused."""
+    """Decode RGB pictures, uint8 (3, h, w) on the device. Raises RuntimeError if a file is refused."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     if device.type == "cuda":
@@ -267,7 +269,7 @@ def decode_jpegs(contents: list[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def _decodes(device: torch.device) -> bool:
-    """Whether the decoder works here, and as PIL does: tried on a small picture of two colours."""
+    """Tell whether the decoder works here, and as PIL does: tried on a small picture of two colours."""
     picture = Image.new("RGB", (32, 16), (120, 20, 30))
     picture.paste((150, 200, 250), (16, 0, 32, 16))
     file = BytesIO()

@@ -36,12 +36,12 @@ class Clusters:
     offsets: np.ndarray
 
     def labels(self, x: Tensor) -> Tensor:
-        """The cluster of each row of x (n, d): (n,) int64 on its device."""
+        """Return the cluster of each row of x (n, d): (n,) int64 on its device."""
         squared = cdist(_directions(x, self.mean, self.axes), self.centres, "sqeuclidean")
         return torch.from_numpy((squared - self.offsets).argmin(1)).to(x.device)
 
     def relabel(self, split: Features) -> Features:
-        """The split with cluster numbers for labels. Raises InputError for an empty cluster."""
+        """Return the split with cluster numbers for labels. Raises InputError for an empty cluster."""
         labels = self.labels(split.x)
         empty = (torch.bincount(labels, minlength=len(self.centres)) == 0).nonzero().flatten().tolist()
         if empty:
@@ -53,7 +53,7 @@ class Clusters:
 
 
 def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clusters:
-    """Clusters of standardised training features x (n, d), of equal or of free sizes."""
+    """Cluster of standardised training features x (n, d), of equal or of free sizes."""
     rows = x.double().cpu().numpy()
     mean = rows.mean(0)
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
@@ -72,9 +72,9 @@ def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clust
 
 
 def _sized(z: np.ndarray, centres: np.ndarray, sizes: str) -> tuple[np.ndarray, np.ndarray]:
-    """(centres, offsets). For equal sizes points are transported to the centres, which take 1/K of the
-    mass each, and centres move to the means of what they got, until neither changes: a local minimum of
-    k-means under that constraint.
+    """Return (centres, offsets). For equal sizes points are transported to the centres, which take 1/K
+    of the mass each, and centres move to the means of what they got, until neither changes: a local
+    minimum of k-means under that constraint.
     """
     count = len(centres)
     if sizes == FREE:
@@ -93,9 +93,9 @@ def _sized(z: np.ndarray, centres: np.ndarray, sizes: str) -> tuple[np.ndarray, 
 
 
 def _offsets(squared: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Offsets (K,) under which each point belongs to its cluster: v_k − v_l ≥ max over the points of k
-    of ‖z − c_k‖² − ‖z − c_l‖². Shortest paths between clusters solve these inequalities on their edge;
-    the mean of all of them lies inside, where no point belongs to two.
+    """Return offsets (K,) under which each point belongs to its cluster: v_k − v_l ≥ max over the points
+    of k of ‖z − c_k‖² − ‖z − c_l‖². Shortest paths between clusters solve these inequalities on their
+    edge; the mean of all of them lies inside, where no point belongs to two.
     """
     count = squared.shape[1]
     least = np.zeros((count, count))
@@ -106,7 +106,7 @@ def _offsets(squared: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def clustering_accuracy(labels: Tensor, truth: Tensor) -> float:
-    """The share of samples on which they agree when clusters are named as well as can be."""
+    """Return the share of samples on which they agree when clusters are named as well as can be."""
     size = int(max(labels.max(), truth.max())) + 1
     pairs = (labels * size + truth).cpu()
     counts = torch.bincount(pairs, minlength=size**2).reshape(size, size).numpy()

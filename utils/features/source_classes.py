@@ -17,14 +17,14 @@ from utils.sampling import class_means
 
 
 def number_of_classes(choice: str, num_targets: int) -> int | None:
-    """How many classes are chosen; None for all of them."""
+    """Return how many classes are chosen; None for all of them."""
     if choice == ALL:
         return None
     return num_targets if choice in (RANDOM, SIMILAR) else int(choice)
 
 
 def choose_source_classes(source: Task, target: Task, choice: str, seed: int) -> Task:
-    """The source with the chosen classes alone, in their order, numbered anew."""
+    """Take the source with the chosen classes alone, in their order, numbered anew."""
     count = number_of_classes(choice, target.num_classes) or source.num_classes
     if count > source.num_classes:
         raise too_few_classes(choice, count, source.name, source.num_classes)
@@ -43,8 +43,8 @@ def too_few_classes(choice: str, asked: int, name: str, there: int) -> InputErro
 
 
 def _most_similar(source: Task, target: Task) -> torch.Tensor:
-    """The source classes of the assignment of target to source classes with the least sum of distances
-    between class means, in features scaled by the source.
+    """Return the source classes of the assignment of target to source classes with the least sum of
+    distances between class means, in features scaled by the source.
     """
     scaler = Standardiser.fit(source.train.x, 0.01)
     means = [
@@ -56,7 +56,7 @@ def _most_similar(source: Task, target: Task) -> torch.Tensor:
 
 
 def select_classes(task: Task, classes: torch.Tensor) -> Task:
-    """The task of these classes alone, numbered 0.. in the order given."""
+    """Return the task of these classes alone, numbered 0.. in the order given."""
     number = torch.full((task.num_classes,), -1)
     number[classes] = torch.arange(len(classes))
     splits = []

@@ -41,7 +41,7 @@ class Standardiser:
 
 
 def standardise(task: Task, device: torch.device, floor: float = 0.0) -> tuple[Features, Features]:
-    """(train, test) of a task, standardised by its own training split, on the device."""
+    """Standardise (train, test) of a task by its own training split, on the device."""
     scaler = Standardiser.fit(task.train.x, floor)
     train, test = (scaler.scaled(split).to(device) for split in (task.train, task.test))
     reach = test.x.abs().max().item()

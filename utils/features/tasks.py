@@ -39,8 +39,8 @@ from utils.names import HEAD
 
 
 def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
-    """`features:PATH` as it is, HEAD for a source, or the registered spelling of a data set; InputError
-    otherwise.
+    """Return `features:PATH` as it is, HEAD for a source, or the registered spelling of a data set;
+    InputError otherwise.
     """
     if is_feature_file(name):
         return name
@@ -50,19 +50,19 @@ def check_task_name(name: str, role: str, grey_only: bool = False) -> str:
 
 
 def same_images(one: Mapping, other: Mapping) -> bool:
-    """Whether two tasks, by their provenance, are of the same images, wherever these lie."""
+    """Tell whether two tasks, by their provenance, are of the same images, wherever these lie."""
     return one.get("sha256") == other.get("sha256")
 
 
 def absolute_name(name: str) -> str:
-    """The same task from any working folder."""
+    """Name the same task from any working folder."""
     if is_feature_file(name):
         return f"{FEATURE_FILE_PREFIX}{feature_path(name).absolute()}"
     return f"{FOLDER_PREFIX}{folder_path(name).absolute()}" if is_image_folder(name) else name
 
 
 def task_slug(name: str) -> str:
-    """A task's name as it stands in paths and results: `features:some/FILE.npz` → features-FILE."""
+    """Return a task's name as paths and results have it: `features:some/FILE.npz` → features-FILE."""
     return feature_file_slug(name) if is_feature_file(name) else dataset_slug(name)
 
 
@@ -97,8 +97,8 @@ def find_data(
     labels: Path | None = None,
     needs_test: bool = True,
 ) -> Dataset | Task:
-    """A data set, or the task of a feature file. Both tell their classes and sizes before any image is
-    looked at. `load_dataset` explains the options, `task_of_feature_file` `needs_test`.
+    """Find a data set, or the task of a feature file. Both tell their classes and sizes before any image
+    is looked at. `load_dataset` explains the options, `task_of_feature_file` `needs_test`.
     """
     if labels:
         require_folder(name, unlabelled_classes)
@@ -127,7 +127,7 @@ def find_data(
 
 
 def load_task(name: str, backbone: Backbone | None, request: TaskRequest, *, role: str) -> Task:
-    """From a name to a task: a data set needs the backbone to see it."""
+    """Load a task by its name: a data set needs the backbone to see it."""
     data = find_data(name, request, role=role)
     if isinstance(data, Task):
         return data
@@ -144,7 +144,7 @@ def needs_backbone(name: str) -> InputError:
 
 
 def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) -> Task:
-    """A data set's features through the backbone, from the cache as far as they are there."""
+    """Extract a data set's features through the backbone, from the cache as far as they are there."""
     splits, unreadable = [], []
     for split_name, split in (("train", dataset.train), ("test", dataset.test)):
         features, skipped = features_of_split(dataset, split_name, split, backbone, request)
@@ -157,8 +157,8 @@ def task_of_dataset(dataset: Dataset, backbone: Backbone, request: TaskRequest) 
 def features_of_split(
     dataset: Dataset, split_name: str, split: Split, backbone: Backbone, request: TaskRequest
 ) -> tuple[Features, list[str]]:
-    """One split of a data set, or some images of one, through the backbone; and the names of the images
-    that could not be read, which a warning tells, too.
+    """Pass one split of a data set, or some images of one, through the backbone; and the names of the
+    images that could not be read, which a warning tells, too.
     """
     features, unreadable = cached_features(
         backbone,
@@ -181,7 +181,7 @@ def features_of_split(
 
 
 def require_every_class(dataset: Dataset, split_name: str, labels: Tensor) -> None:
-    """Raises InputError for a class of which no image could be read."""
+    """Raise InputError for a class of which no image could be read."""
     missing = torch.bincount(labels, minlength=dataset.num_classes) == 0
     if missing.any():
         names = [dataset.class_names[k] for k in missing.nonzero().flatten().tolist()]
@@ -189,7 +189,7 @@ def require_every_class(dataset: Dataset, split_name: str, labels: Tensor) -> No
 
 
 def with_clusters(task: Task, train: Tensor, test: Tensor) -> Task:
-    """The task with cluster numbers for the labels of its splits."""
+    """Return the task with cluster numbers for the labels of its splits."""
     return replace(
         task,
         train=replace(task.train, y=train.cpu()),

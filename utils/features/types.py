@@ -27,7 +27,7 @@ class Features:
         return Features(self.x.to(device), self.y.to(device), groups)
 
     def select(self, index: Tensor) -> "Features":
-        """The samples `index`, or those of a mask."""
+        """Return the samples `index`, or those of a mask."""
         return Features(self.x[index], self.y[index], select_groups(self.groups, index))
 
 

@@ -25,7 +25,7 @@ def fit_linear_head(
     resume: ResumePoint | None = None,
     progress: str = "head",
 ) -> LinearHead:
-    """Fits a softmax head to standardised features.
+    """Fit a softmax head to standardised features.
 
     Args:
         features: x (n, d) float32 with labels y (n,) in 0..K−1, of every class at least one.

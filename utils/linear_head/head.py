@@ -57,7 +57,7 @@ class LinearHead:
         return self.weight.shape[0]
 
     def logits(self, x: Tensor) -> Tensor:
-        """X (n, d) → (n, K)."""
+        """Map x (n, d) to logits (n, K)."""
         return functional.linear(x, self.weight, self.bias)
 
     def held_out_side(self, side: Features) -> Logits:
@@ -73,20 +73,20 @@ class LinearHead:
 
 
 def on_standardised(weight: Tensor, bias: Tensor, scaler: Standardiser) -> LinearHead:
-    """The head with the same logits on standardised features: W x + c = W (scale · z + mean) + c."""
+    """Return the head with these logits on standardised features: W x + c = W (scale · z + mean) + c."""
     return LinearHead(weight * scaler.scale, bias + weight @ scaler.mean)
 
 
 # ------------------------------------------------------------------------------ Lipschitz constants
 def lipschitz_constant(weight: Tensor) -> float:
-    """L(W) of equation (1), in float64 from the differences themselves (no cancellation)."""
+    """Return L(W) of equation (1), in float64 from the differences themselves (no cancellation)."""
     if weight.shape[0] < 2:
         return 0.0
     return torch.pdist(weight.detach().double().cpu()).max().item()
 
 
 def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
-    """‖Wᵀ(p − e_y)‖₂ for every row of x (n, d) and every label y: (n, K), float64.
+    """Return ‖Wᵀ(p − e_y)‖₂ for every row of x (n, d) and every label y: (n, K), float64.
 
     Expanded as pᵀGp − 2 (Gp)_y + G_yy with G = WWᵀ (K, K), so no (n, K, d) array is made. The
     rows of W are centred first, which changes no difference and removes most cancellation. Where a norm
@@ -103,13 +103,13 @@ def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
 
 
 def label_gradient_norms(head: LinearHead, x: Tensor, y: Tensor) -> Tensor:
-    """‖∇ℓ(x, y)‖₂ = ‖Wᵀ(p − e_y)‖₂ for each row: (n,), differentiable."""
+    """Return ‖∇ℓ(x, y)‖₂ = ‖Wᵀ(p − e_y)‖₂ for each row: (n,), differentiable."""
     direction = torch.softmax(head.logits(x), dim=1) - functional.one_hot(y, head.num_classes)
     return torch.linalg.vector_norm(direction @ head.weight, dim=1)
 
 
 def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tensor) -> Tensor:
-    """‖∇ℓ(x, y) + ∇ℓ(x, y')‖₂ = ‖Wᵀ(2p − e_y − e_y')‖₂ for each row: (n,), differentiable.
+    """Return ‖∇ℓ(x, y) + ∇ℓ(x, y')‖₂ = ‖Wᵀ(2p − e_y − e_y')‖₂ for each row: (n,), differentiable.
 
     The small-scale released code penalises and reports this sum (equation 3 of penalty.py).
     """
@@ -121,7 +121,7 @@ def summed_gradient_norms(head: LinearHead, x: Tensor, y: Tensor, y_other: Tenso
 
 @torch.no_grad()
 def evaluate_head(head: LinearHead, train: Features, test: Features) -> dict[str, float]:
-    """Loss (nats) and accuracy on both splits, and how steep the loss is: `tau_measured`, the
+    """Measure loss (nats) and accuracy on both splits, and how steep the loss is: `tau_measured`, the
     largest ‖∇ℓ‖ over test samples and labels, and `tau_certified`, the constant of (1). Beside the test
     accuracy stand `balanced_accuracy`, the mean over classes, and `majority_share`, what always saying
     the most frequent class is right of.

@@ -57,7 +57,7 @@ def minimise(
     most_steps: int,
     look: Callable[[Tensor], bool] | None = None,
 ) -> Minimum:
-    """Minimises a smooth function. It never returns a point with a higher value than the start's.
+    """Minimise a smooth function. It never returns a point with a higher value than the start's.
 
     Args:
         objective: value and gradient (N,) at the variables (N,).
@@ -116,13 +116,13 @@ class _Memory:
         return not self.pairs
 
     def add(self, s: Tensor, y: Tensor) -> None:
-        """A pair without curvature, sᵀy ≤ 0, would spoil what the others say: it is left out."""
+        """Keep the pair, unless it has no curvature, sᵀy ≤ 0: it would spoil what the others say."""
         curvature = s @ y
         if float(curvature) > torch.finfo(s.dtype).eps * float(y @ y):
             self.pairs = [*self.pairs[1 - MEMORY :], (s, y, 1 / curvature)]
 
     def times_inverse_hessian(self, gradient: Tensor) -> Tensor:
-        """Algorithm 7.4, the two-loop recursion: H g with
+        """Evaluate algorithm 7.4, the two-loop recursion: H g with
             H ← (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ,   ρ = 1 / sᵀy,
         for each pair, the oldest first, from γ I with γ = sᵀy / yᵀy of the last one.
         """
@@ -139,7 +139,7 @@ class _Memory:
 
 
 def _line_search(at: Callable[[float], _Point], begin: _Point, first: float) -> _Point | None:
-    """A step along a direction of descent that meets the strong Wolfe conditions,
+    """Find a step along a direction of descent that meets the strong Wolfe conditions,
         f(α) ≤ f(0) + c₁ α f'(0),   |f'(α)| ≤ c₂ |f'(0)|,
     from the trial α = `first`. The lowest point seen where MOST_TRIALS or rounding allow none that does;
     None if none lies below the start. A value that is no number is as good as infinite.
@@ -179,7 +179,7 @@ def _line_search(at: Callable[[float], _Point], begin: _Point, first: float) -> 
 
 
 def _cubic_minimum(one: _Point, other: _Point, otherwise: float) -> float:
-    """Where the cubic with the values and slopes of two points has its minimum (equation 3.59)."""
+    """Find where the cubic with the values and slopes of two points has its minimum (equation 3.59)."""
     if not other.usable or one.step == other.step:
         return otherwise
     apart = other.step - one.step

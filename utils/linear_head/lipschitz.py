@@ -15,7 +15,7 @@ from utils.sampling import draw_by_counts, index_by_class
 
 
 def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: str) -> LinearHead:
-    """Minimises mean ℓ(softmax(Wx + c), y) subject to ‖w_i − w_j‖ ≤ τ: a convex problem.
+    """Minimise mean ℓ(softmax(Wx + c), y) subject to ‖w_i − w_j‖ ≤ τ: a convex problem.
 
     Solved by an augmented Lagrangian on g_ij = (‖w_i − w_j‖²/τ² − 1)/2 ≤ 0,
         f(W, c) + 1/(2ρ) Σ_{i<j} max(0, λ_ij + ρ g_ij)²,                                        (2)
@@ -37,7 +37,7 @@ def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: st
 
 
 def _tenth_of_each_class(labels: Tensor) -> Tensor:
-    """Indices, at least one a class, always the same."""
+    """Draw indices, at least one a class, always the same."""
     members = index_by_class(labels, int(labels.max()) + 1)
     tenths = [math.ceil(len(points) / 10) for points in members]
     return draw_by_counts(members, tenths, torch.Generator().manual_seed(0))
@@ -56,19 +56,19 @@ class _Multipliers:
         self.pairs = torch.ones_like(self.multipliers, dtype=torch.bool).triu(1)
 
     def weight_and_bias(self, flat: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-        """The solver's variable is W / min(τ, 1), of order one like c."""
+        """Scale the head to the solver's variable, W / min(τ, 1), of order one like c."""
         split = len(flat) - self.num_classes
         return min(tau, 1.0) * flat[:split].view(self.num_classes, -1), flat[split:]
 
     def raised(self, violations: Tensor) -> Tensor:
-        """λ⁺ = max(0, λ + ρ g) for i < j, (K, K)."""
+        """Return λ⁺ = max(0, λ + ρ g) for i < j, (K, K)."""
         return (self.multipliers + self.rho * violations).clamp_min(0) * self.pairs
 
 
 def _solve_rounds(
     features: Features, state: _Multipliers, tau: float, goal: float, bar: tqdm
 ) -> LinearHead:
-    """Rounds of (2) until a head is within `goal` nats of the optimum; the best one is returned."""
+    """Take rounds of (2) until a head is within `goal` nats of the optimum; the best one is returned."""
     x, y = features.x, features.y
     best, tolerance = None, 1e-6
     class_shares = _class_shares(x, y, state.num_classes)
@@ -82,7 +82,7 @@ def _solve_rounds(
         return value, torch.cat([min(tau, 1.0) * gradient.flatten(), means.gradient_bias])
 
     def reached(flat: Tensor) -> bool:
-        """Whether the scaled head of `flat` is good enough; remembers it if it is the best so far."""
+        """Tell whether the scaled head of `flat` is good enough; remember it if it is the best."""
         nonlocal best
         w, c = state.weight_and_bias(flat, tau)
         violations = _violations(w, tau)
@@ -135,19 +135,19 @@ GAP = 1e-3  # nats above the constrained optimum at most
 
 
 def _scaled_into(weight: Tensor, tau: float) -> Tensor:
-    """The weight scaled down, if need be, until its float32 values meet L(W) ≤ τ exactly."""
+    """Scale the weight down, if need be, until its float32 values meet L(W) ≤ τ exactly."""
     while (constant := lipschitz_constant(weight)) > tau:
         weight = weight * (tau / constant * (1 - 1e-7))
     return weight
 
 
 def _worst(violations: Tensor, state: _Multipliers) -> float:
-    """The largest g_ij; 0 where there is a single class."""
+    """Return the largest g_ij; 0 where there is a single class."""
     return float(torch.where(state.pairs, violations, -math.inf).max().clamp_min(0))
 
 
 def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
-    """Mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1) float64."""
+    """Return mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1) float64."""
     sums = torch.zeros((num_classes, x.shape[1]), dtype=torch.float64, device=x.device)
     for x_part, y_part in zip(x.split(2**15), y.split(2**15), strict=True):
         sums.index_add_(0, y_part, x_part.double())
@@ -156,17 +156,17 @@ def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
 
 
 def _violations(w: Tensor, tau: float) -> Tensor:
-    """g_ij = (‖w_i − w_j‖²/τ² − 1)/2 for all pairs, (K, K)."""
+    """Return g_ij = (‖w_i − w_j‖²/τ² − 1)/2 for all pairs, (K, K)."""
     return (_pair_products(w / tau, w / tau) - 1) / 2
 
 
 def _pair_products(a: Tensor, b: Tensor) -> Tensor:
-    """⟨a_i − a_j, b_i − b_j⟩ for all pairs, (K, K) from (K, d) twice."""
+    """Return ⟨a_i − a_j, b_i − b_j⟩ for all pairs, (K, K) from (K, d) twice."""
     return _pairs(a @ b.T)
 
 
 def _laplacian(weights: Tensor, w: Tensor) -> Tensor:
-    """Σ_j weights_ij (w_i − w_j) for every i, (K, d); weights (K, K) symmetric."""
+    """Return Σ_j weights_ij (w_i − w_j) for every i, (K, d); weights (K, K) symmetric."""
     return weights.sum(1)[:, None] * w - weights @ w
 
 
@@ -179,7 +179,7 @@ def _optimality_gap(
     tau: float,
     goal: float = math.inf,
 ) -> float:
-    """How far the head's mean loss is above the constrained optimum at most, in nats, by duality.
+    """Bound how far the head's mean loss is above the constrained optimum at most, in nats, by duality.
 
     ℓ(logits, y) = max over p on the simplex of ⟨logits, p − e_y⟩ + H(p), so for any p_1 … p_n
         min f ≥ mean H(p_i) + min over W of ⟨W, G⟩ + min over c of ⟨c, g⟩,
@@ -211,7 +211,7 @@ def _optimality_gap(
 
 
 def _flows(w: Tensor, gradient: Tensor, symmetric: Tensor) -> float:
-    """Σ_{i<j} ‖F_ij‖ of `_optimality_gap`, with S = λ/τ² (K, K) `symmetric`."""
+    """Return Σ_{i<j} ‖F_ij‖ of `_optimality_gap`, with S = λ/τ² (K, K) `symmetric`."""
     classes = len(w)
     rest = gradient + _laplacian(symmetric, w)
     squared = (
@@ -223,7 +223,7 @@ def _flows(w: Tensor, gradient: Tensor, symmetric: Tensor) -> float:
 
 
 def _better_multipliers(w: Tensor, gradient: Tensor, symmetric: Tensor, enough: float) -> Tensor:
-    """S with smaller Σ_{i<j} ‖F_ij‖, by L-BFGS until that is `enough`: a convex function of S.
+    """Find S with smaller Σ_{i<j} ‖F_ij‖, by L-BFGS until that is `enough`: a convex function of S.
 
     The augmented Lagrangian's own λ follow its last step; those that prove most lie elsewhere, and
     looking for them takes no look at the samples: with P = WWᵀ, Q = GWᵀ, GGᵀ and L the Laplacian of S,
@@ -268,11 +268,11 @@ SMOOTHED = 1e-18  # of the largest ‖G_i‖²: keeps the norms differentiable w
 
 
 def _pairs(products: Tensor) -> Tensor:
-    """⟨a_i − a_j, b_i − b_j⟩ for all pairs from ⟨a_i, b_j⟩, (K, K) both."""
+    """Return ⟨a_i − a_j, b_i − b_j⟩ for all pairs from ⟨a_i, b_j⟩, (K, K) both."""
     diagonal = products.diagonal()
     return diagonal[:, None] + diagonal[None, :] - products - products.T
 
 
 def _as_laplacian(weights: Tensor) -> Tensor:
-    """diag(Σ_j weights_ij) − weights, (K, K); weights' own diagonal cancels."""
+    """Return diag(Σ_j weights_ij) − weights, (K, K); weights' own diagonal cancels."""
     return weights.sum(1).diag() - weights

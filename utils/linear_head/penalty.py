@@ -23,7 +23,7 @@ def fit_penalty(
     resume: ResumePoint | None,
     progress: str,
 ) -> LinearHead:
-    """The released procedures: steps on mini-batches of
+    """Follow the released procedures: steps on mini-batches of
         mean ℓ(h(x), y) + penalty · mean relu(‖∇ℓ(x, y) + ∇ℓ(x, y')‖ − τ)²,  y' uniform,        (3)
     or, with `separate`, penalty · mean (relu(‖∇ℓ(x, y)‖ − τ)² + relu(‖∇ℓ(x, y')‖ − τ)²).
 
@@ -87,8 +87,9 @@ def fit_penalty(
 def _initial_head(
     penalised: str, dim: int, num_classes: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Small scale: Glorot's uniform rule, as the released code's framework does. Large scale: PyTorch's
-    rule, 1/√d; from Glorot's larger weights the released rate diverges on standardised features.
+    """Draw the head that fitting begins with. Small scale: Glorot's uniform rule, as the released code's
+    framework does. Large scale: PyTorch's rule, 1/√d; from Glorot's larger weights the released rate
+    diverges on standardised features.
     """
     weight, bias = torch.empty(num_classes, dim), torch.zeros(num_classes)
     if penalised == "sum":

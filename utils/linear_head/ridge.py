@@ -55,7 +55,7 @@ class ValidatedRidge:
 def fit_validated_ridge(
     x: Tensor, y: Tensor, num_classes: int, progress: str, groups: Tensor | None = None
 ) -> ValidatedRidge:
-    """Chooses λ and fits (1) to x (n, d) and y (n,), float32. Deterministic. Samples of one of `groups`
+    """Choose λ and fit (1) to x (n, d) and y (n,), float32. Deterministic. Samples of one of `groups`
     (n,) are held out together.
     """
     fold = stratified_folds(y, groups)
@@ -89,8 +89,8 @@ def fit_validated_ridge(
 def _choose_weight_decay(
     x: Tensor, y: Tensor, num_classes: int, fold: Tensor, bar: tqdm
 ) -> tuple[float, dict[int, Head]]:
-    """(λ, heads to start from, by the fifth that each has not seen): downhill from FIRST_EXPONENT, by
-    the loss on the first fifth, or on as many as hold JUDGED_ON samples.
+    """Return (λ, heads to start from, by the fifth that each has not seen): downhill from
+    FIRST_EXPONENT, by the loss on the first fifth, or on as many as hold JUDGED_ON samples.
     """
     if not (fold == 0).any():
         return STEP**FIRST_EXPONENT, {}
@@ -141,7 +141,7 @@ def fit_ridge(
     start: Head | None = None,
     tolerance: float = FINISHED,
 ) -> Head:
-    """(W (K, d), c (K,)) of (1) at one λ, by L-BFGS from `start` (default: zero)."""
+    """Fit (W (K, d), c (K,)) of (1) at one λ, by L-BFGS from `start` (default: zero)."""
     dim = x.shape[1]
     shape = (num_classes, dim + 1)
     flat = torch.zeros(shape, dtype=torch.float64, device=x.device)
@@ -178,7 +178,7 @@ class Means:
 
 
 def mean_loss(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: bool = False) -> Means:
-    """Mean cross-entropy of softmax(Wx + c) and its gradient, CHUNK logits at a time."""
+    """Return mean cross-entropy of softmax(Wx + c) and its gradient, CHUNK logits at a time."""
     loss = entropy = 0.0
     gradient_weight = torch.zeros(weight.shape, dtype=torch.float64, device=x.device)
     gradient_bias = torch.zeros(bias.shape, dtype=torch.float64, device=x.device)

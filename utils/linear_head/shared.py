@@ -24,9 +24,9 @@ def shared_linear_head(
     overwrite: bool = False,
     progress: str = "head",
 ) -> LinearHead:
-    """`fit_linear_head`, or the head that another run fitted to the same features and left in `folder`:
-    a source has one head for all its targets, a target one for all its sources. Of several processes
-    that want it one fits it; `overwrite` fits it anew, once in each process.
+    """Call `fit_linear_head`, or read the head that another run fitted to the same features and left in
+    `folder`: a source has one head for all its targets, a target one for all its sources. Of several
+    processes that want it one fits it; `overwrite` fits it anew, once in each process.
     """
     drawn = seed if settings.method == "penalty" else None  # the exact fit draws nothing
     device = features.x.device

@@ -75,7 +75,9 @@ IMPROVED = ScaleSettings(
 
 
 def settings_for(procedure: str, model: str, target: str | None = None) -> ScaleSettings:
-    """A procedure's settings for a model and a target; the released code treats CIFAR-10 by itself."""
+    """Return a procedure's settings for a model and a target; the released code treats CIFAR-10 by
+    itself.
+    """
     if procedure == "improved":
         return IMPROVED
     if model.startswith("resnet") or model.startswith("robust"):

@@ -40,7 +40,7 @@ class TrainingSettings:
     max_steps: int | None = described(None, "steps that a run should not exceed", OURS)
 
     def for_images(self, count: int) -> "TrainingSettings":
-        """These settings where there are `count` training images: whole epochs, at least one."""
+        """Return these settings where there are `count` training images: whole epochs, at least one."""
         steps_per_epoch = -(-count // self.batch_size)
         if self.max_steps is None or self.epochs * steps_per_epoch <= self.max_steps:
             return self

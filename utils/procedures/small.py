@@ -82,7 +82,7 @@ PROCEDURES = {"improved": IMPROVED, "published": PUBLISHED}
 
 
 def settings_for(procedure: str, source: str, target: str | None = None) -> ScaleSettings:
-    """A procedure's settings for a pair of tasks: the released code treats USPS by itself."""
+    """Return a procedure's settings for a pair of tasks: the released code treats USPS by itself."""
     settings = PROCEDURES[procedure]
     if procedure != "published":
         return settings

@@ -19,8 +19,8 @@ TABLES = {
 def settings_tables(
     procedures: Mapping[str, ScaleSettings],
 ) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """(head, rows) of each part: a row a setting with what it is, who chose its published value, and its
-    value in each of the procedures (—: it has no effect there, or is not set).
+    """Make (head, rows) of each part: a row a setting with what it is, who chose its published value,
+    and its value in each of the procedures (—: it has no effect there, or is not set).
     """
     tables = {}
     for title, name in TABLES.items():

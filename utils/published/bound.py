@@ -141,7 +141,7 @@ def transfer_bound(
 def _sample_terms(
     transform: TaskTransform, head: LinearHead, source: Features, target: Features, potentials: bool
 ) -> dict[str, Term]:
-    """Every quantity that is a mean over test samples. `potentials` False: values alone for the
+    """Evaluate every quantity that is a mean over test samples. `potentials` False: values alone for the
     transport distances.
     """
     x, y, z, t = source.x, source.y, target.x, target.y
@@ -174,7 +174,7 @@ def _sample_terms(
 
 
 def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, float | Tensor]:
-    """The third term τ · W and the two bounds that hold it, of numbers or of resamples alike."""
+    """Return the third term τ · W and the two bounds that hold it, of numbers or of resamples alike."""
     if values.get("wasserstein_distance") is None:
         return {}
     third = values["tau_measured"] * values["wasserstein_distance"]
@@ -188,7 +188,7 @@ def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, 
 def _wasserstein_terms(
     transform: TaskTransform, source: Features, target: Features, potentials: bool
 ) -> Term:
-    """W1 in the feature space for each target class, averaged equally over those it has."""
+    """Evaluate W1 in the feature space for each target class, averaged equally over those it has."""
     moved, classes = transform.features(source.x), len(transform.B)
     assigned = transform.target_class()[source.y]
     costs = (torch.cdist(moved[assigned == k], target.x[target.y == k]) for k in range(classes))
@@ -200,7 +200,7 @@ def _wasserstein_terms(
 def _gradient_norms(
     transform: TaskTransform, head: LinearHead, target: Features, measure: str, seed: int
 ) -> Tensor:
-    """The steepest ‖∇ℓ‖ of each target point, (n,); their maximum is tau_measured."""
+    """Return the steepest ‖∇ℓ‖ of each target point, (n,); their maximum is tau_measured."""
     seen = transform.inverse_features(target.x)
     if measure == "all_labels":
         return loss_gradient_norms(head, seen).amax(1)
@@ -213,5 +213,5 @@ def _gradient_norms(
 
 
 def _dot_zero_safe(weights: Tensor, values: Tensor) -> Tensor:
-    """Row-wise Σ weights · values where a weight of zero also silences an infinite value."""
+    """Sum row-wise Σ weights · values where a weight of zero also silences an infinite value."""
     return torch.where(weights > 0, weights * values, 0.0).sum(1)

@@ -81,23 +81,23 @@ class TaskTransform:
         return len(next(iter(self.history.values()), ()))
 
     def features(self, x: Tensor) -> Tensor:
-        """Source features (n, d) ↦ Ax + b."""
+        """Return source features (n, d) ↦ Ax + b."""
         return x @ self.A.T + self.b
 
     def inverse_features(self, z: Tensor) -> Tensor:
-        """Target features (n, d) ↦ Ā(z − b), where the source head reads them."""
+        """Return target features (n, d) ↦ Ā(z − b), where the source head reads them."""
         return (z - self.b) @ self.A_inverse.T
 
     def log_probabilities(self, head: LinearHead, z: Tensor) -> Tensor:
-        """Log h(z) with h(z) = B softmax(W Ā(z − b) + c): (n, K_T)."""
+        """Return log h(z) with h(z) = B softmax(W Ā(z − b) + c): (n, K_T)."""
         return log_class_probabilities(head.logits(self.inverse_features(z)), self.B)
 
     def target_class(self) -> Tensor:
-        """argmax_t B_ts for every source class s: (K_S,)."""
+        """Return argmax_t B_ts for every source class s: (K_S,)."""
         return self.B.argmax(0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters by name, as they are saved."""
+        """Return the parameters by name, as they are saved."""
         return {name: getattr(self, name) for name in ("A", "b", "A_inverse", "B", "D")}
 
     def to(self, target: torch.device | torch.dtype) -> "TaskTransform":
@@ -185,7 +185,9 @@ def learn_task_transform(
 
 
 def _label_map_start(head: LinearHead, target: Features, num_targets: int) -> Tensor:
-    """B̃ = log B of the label map, none of whose entries may be too small to grow: (K_T, K_S) float64."""
+    """Return B̃ = log B of the label map, none of whose entries may be too small to grow: (K_T, K_S)
+    float64.
+    """
     found = fit_label_map(head.logits(target.x), target.y, num_targets)
     return found.B.double().clamp_min(SMALLEST_AT_START).log()
 
@@ -200,7 +202,7 @@ def _better_start(
     settings: TransformSettings,
     seed: int,
 ) -> str:
-    """The start with the lower objective at the end of a short learning of its own.
+    """Choose the start with the lower objective at the end of a short learning of its own.
 
     Λ times the label distance counts by the target classes that B reaches alone: both trials end near a
     map of whole classes, and what Λ makes of the last digits would drown everything else. A trial that
@@ -230,8 +232,8 @@ def _descend(
     resume: ResumePoint | None = None,
     state: Mapping | None = None,
 ) -> TaskTransform:
-    """Adam on (1) from `variables`, whose B began at `start`, or from the `state` that an earlier run
-    left at `resume`.
+    """Descend (1) by Adam from `variables`, whose B began at `start`, or from the `state` that an
+    earlier run left at `resume`.
     """
     free = ("A", "b", "A_inverse") + (("B", "D") if settings.learned == LEARNED_ALL else ())
     rates = {"B": settings.label_learning_rate, "D": settings.prior_learning_rate}
@@ -298,7 +300,7 @@ def _diverged(iteration: int, reason: str) -> InputError:
 
 
 def learning_rate_fraction(settings: TransformSettings, iteration: int) -> float:
-    """What the schedule leaves of each rate: 1, or (1 + cos(π · iteration / iterations)) / 2."""
+    """Return what the schedule leaves of each rate: 1, or (1 + cos(π · iteration / iterations)) / 2."""
     if settings.schedule == "constant":
         return 1.0
     if settings.schedule != "cosine":
@@ -307,7 +309,7 @@ def learning_rate_fraction(settings: TransformSettings, iteration: int) -> float
 
 
 def check_task(name: str, features: Features, num_classes: int | None = None) -> None:
-    """Raises ValueError that names a task without points, with a label for each point missing, or with
+    """Raise ValueError that names a task without points, with a label for each point missing, or with
     labels that are negative or do not fit `num_classes`.
     """
     if features.y.ndim != 1 or len(features.y) != len(features.x) or len(features.y) == 0:
@@ -319,7 +321,7 @@ def check_task(name: str, features: Features, num_classes: int | None = None) ->
 
 
 def check_learned(learned: str, source_classes: int, target_classes: int) -> None:
-    """Raises InputError for an unknown setting or a permutation between unequal class counts."""
+    """Raise InputError for an unknown setting or a permutation between unequal class counts."""
     if learned not in LEARNED:
         raise InputError(f"setting must be one of {', '.join(LEARNED)}, not {learned}")
     if learned != LEARNED_ALL and source_classes != target_classes:
@@ -332,7 +334,7 @@ def check_learned(learned: str, source_classes: int, target_classes: int) -> Non
 def _initial_variables(
     source: Features, num_sources: int, num_targets: int, learned: str, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """A = Ā = I, b = 0; LearnedAll: B̃ uniform on [0, 1], d̃ = π_S; else a permutation and π_S.
+    """Return A = Ā = I, b = 0; LearnedAll: B̃ uniform on [0, 1], d̃ = π_S; else a permutation and π_S.
 
     B and D are float64: near a permutation Λ multiplies differences that float32 cannot hold.
     """
@@ -354,7 +356,7 @@ def _initial_variables(
 def _as_transform(
     variables: Mapping[str, Tensor], learned: str, history: Mapping[str, Tensor]
 ) -> TaskTransform:
-    """The constraints of the paper's equation 3: softmax for the learned B (by columns) and D."""
+    """Apply the constraints of the paper's equation 3: softmax for the learned B (by columns) and D."""
     B, D = variables["B"], variables["D"]
     if learned == "LearnedAll":
         B, D = torch.softmax(B, dim=0), torch.softmax(D, dim=0)
@@ -388,7 +390,9 @@ class PublishedObjective:
         self.weights = term_weights(settings).to(source.x.device)
 
     def terms(self, transform: TaskTransform, generator: torch.Generator) -> Tensor:
-        """OBJECTIVE_TERMS on one batch, float64, differentiable in the transform's parameters."""
+        """Evaluate the OBJECTIVE_TERMS on one batch, float64, differentiable in the transform's
+        parameters.
+        """
         size, sampler = self.settings.batch_size, self.settings.sampler
         i = draw_stratified(self.source_by_class, transform.D.detach(), size, sampler, generator)
         j = draw_stratified(self.target_by_class, self.target_prior, size, sampler, generator)
@@ -412,8 +416,8 @@ class PublishedObjective:
         )
 
     def _class_losses(self, generator: torch.Generator) -> Tensor:
-        """Mean source loss per class: of the whole split, or of a batch drawn by the source's prior
-        and cut to equally many points a class (released small-scale code).
+        """Return mean source loss per class: of the whole split, or of a batch drawn by the source's
+        prior and cut to equally many points a class (released small-scale code).
         """
         if self.settings.source_loss == "split":
             return self.split_loss
@@ -424,7 +428,7 @@ class PublishedObjective:
 
 
 def term_weights(settings: TransformSettings) -> Tensor:
-    """The weight of each of the OBJECTIVE_TERMS in (1), float64."""
+    """Return the weight of each of the OBJECTIVE_TERMS in (1), float64."""
     weights = {
         "feature_distance": settings.wasserstein_weight,
         "label_distance": settings.wasserstein_weight * settings.label_weight,
@@ -437,7 +441,7 @@ def term_weights(settings: TransformSettings) -> Tensor:
 def final_objective(
     transform: TaskTransform, settings: TransformSettings, last: int = 20
 ) -> float | None:
-    """(1) averaged over the last iterations' batches; None if nothing was learned."""
+    """Average (1) over the last iterations' batches; None if nothing was learned."""
     if not transform.history:
         return None
     curves = torch.stack([transform.history[term][-last:] for term in OBJECTIVE_TERMS])
@@ -447,7 +451,7 @@ def final_objective(
 def distribution_mismatch(
     transform: TaskTransform, source: Features, target: Features, label_weight: float, method: str
 ) -> tuple[Tensor, Tensor]:
-    """(Σ P_ij ‖Ax_i + b − z_j‖², Σ P_ij ‖B e_{y_i} − e_{t_j}‖²) for the batch's optimal plan P.
+    """Return (Σ P_ij ‖Ax_i + b − z_j‖², Σ P_ij ‖B e_{y_i} − e_{t_j}‖²) for the batch's optimal plan P.
 
     The plan enters through its class masses M (K_S, K_T) and, with a_i its mass on x_i, through
     c_i = Σ_j P_ij z_j / a_i alone: the first sum is Σ_i a_i ‖Ax_i + b − c_i‖² and a constant.
@@ -466,7 +470,9 @@ def distribution_mismatch(
 
 
 def _barycentres(plan: TransportPlan, z: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(a (n,), c (n, d), Σ_j P_ij ‖z_j‖² − Σ_i a_i ‖c_i‖²) of a plan from `count` points to z (m, d)."""
+    """Return (a (n,), c (n, d), Σ_j P_ij ‖z_j‖² − Σ_i a_i ‖c_i‖²) of a plan from `count` points to z (m,
+    d).
+    """
     row_mass = z.new_zeros(count).index_add_(0, plan.rows, plan.mass)
     # Said for all that is built in here: on CUDA the product makes a sparse tensor of its own.
     with torch.sparse.check_sparse_tensor_invariants(False):
@@ -478,18 +484,20 @@ def _barycentres(plan: TransportPlan, z: Tensor, count: int) -> tuple[Tensor, Te
 
 
 def label_distances_squared(B: Tensor) -> Tensor:
-    """‖B e_s − e_t‖² for all pairs, (K_S, K_T) from B (K_T, K_S): Σ_k B_ks² − B_ts² + (1 − B_ts)²."""
+    """Return ‖B e_s − e_t‖² for all pairs, (K_S, K_T) from B (K_T, K_S): Σ_k B_ks² − B_ts² + (1 −
+    B_ts)².
+    """
     rest = (B.square().sum(0) - B.square()).clamp_min(0)
     return (rest + (1 - B).square()).T
 
 
 def label_mismatch(transform: TaskTransform) -> Tensor:
-    """−Σ_s D_s Σ_t B_ts log B_ts, with 0 log 0 = 0."""
+    """Return −Σ_s D_s Σ_t B_ts log B_ts, with 0 log 0 = 0."""
     return -transform.D @ torch.xlogy(transform.B, transform.B).sum(0)
 
 
 def inverse_mismatch(transform: TaskTransform) -> Tensor:
-    """‖AĀ − I‖_F² + ‖ĀA − I‖_F²."""
+    """Return ‖AĀ − I‖_F² + ‖ĀA − I‖_F²."""
     eye = torch.eye(len(transform.b), device=transform.b.device, dtype=transform.b.dtype)
     products = (transform.A @ transform.A_inverse, transform.A_inverse @ transform.A)
     return sum((product - eye).square().sum() for product in products)

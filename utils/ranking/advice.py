@@ -14,7 +14,7 @@ SOURCE_P, MAP_LOSS = QUANTITIES["source_contribution_p"], QUANTITIES["label_map_
 
 
 def place_of(standing: Standing, metric: str) -> tuple[float, bool, float]:
-    """The less, the better: the best prediction first; of one network's sources those whose classes say
+    """Order candidates, the best prediction first; of one network's sources those whose classes say
     something of the target's, and of these the least label map's loss.
     """
     scores = standing.scores
@@ -29,8 +29,8 @@ def headline(
     metric: str,
     failed: Iterable[str],
 ) -> str:
-    """The line to act on; of one network with several sources, which source. `prediction`: the pick's;
-    `failed`: the candidates that are left out.
+    """Write the line to act on; of one network with several sources, which source. `prediction`: the
+    pick's; `failed`: the candidates that are left out.
     """
     text, speed = decision.line, standings[decision.pick].facts.images_per_second
     text += f"; {speed:.0f} images/s here" if speed else ""
@@ -49,7 +49,7 @@ def headline(
 
 
 def headline_of_sources(pick: str, standings: Mapping[str, Standing]) -> str:
-    """Of one network with several sources: whose classes say most of the target's."""
+    """Say, for one network with several sources, whose classes say most of the target's."""
     p = {name: one.scores[SOURCE_P].value for name, one in standings.items()}
     empty = [name for name, value in p.items() if value > SIGNIFICANT]
     said = f"the classes of {', '.join(empty)} say no more of the target's than classes mixed at random"
@@ -64,7 +64,7 @@ def headline_of_sources(pick: str, standings: Mapping[str, Standing]) -> str:
 
 
 def nothing_found(prediction: Prediction, metric: str) -> str:
-    """That the best probe is not known to be better than none, where it is so."""
+    """Say that the best probe is not known to be better than none, where it is so."""
     _, (low, _), chance = prediction.found(metric)
     if chance is None or low > chance:
         return ""
@@ -81,7 +81,7 @@ def nothing_found(prediction: Prediction, metric: str) -> str:
 
 
 def doubts_line(pick: str, standings: Mapping[str, Standing]) -> str | None:
-    """One line for all candidates whose measured accuracy is odd: the pick's if it is one of them."""
+    """Write one line for all candidates of odd measured accuracy: the pick's if it is one of them."""
     odd = [name for name, one in standings.items() if one.doubts]
     if not odd:
         return None

@@ -87,7 +87,7 @@ def open_candidate(name: str, entry: Entry, settings: RankingSettings) -> Candid
 def _identities(
     entry: Entry, network: SourceNetwork, target: Dataset | Task
 ) -> tuple[Hashable, Hashable]:
-    """What tells (the network, the target's features through it) from others."""
+    """Return what tells (the network, the target's features through it) from others."""
     if network.about:
         known = digest(network.about)
         return known, known
@@ -108,7 +108,7 @@ def _facts(network: SourceNetwork, target: Dataset | Task, points: Features, wor
 def _target_features(
     target: Dataset | Task, network: SourceNetwork, entry: Entry, settings: RankingSettings
 ) -> tuple[Features, Features | None, list[str]]:
-    """(training points, test features where they are wanted, the images that could not be read)."""
+    """Extract (training points, test features where they are wanted, unreadable images)."""
     with_test = settings.fine_tuning == LINEAR
     if isinstance(target, Task):
         index = _chosen(target.train.y, target, settings)
@@ -125,7 +125,7 @@ def _target_features(
 
 
 def chosen_images(data: Dataset, settings: RankingSettings) -> tuple[Split, Tensor | None]:
-    """The training images that scores see, and their indices where these are not all."""
+    """Choose the training images that scores see, and their indices where these are not all."""
     index = _chosen(data.train.labels, data, settings)
     if len(index) == len(data.train):
         return data.train, None
@@ -139,8 +139,8 @@ def _chosen(labels: Tensor, data: Dataset | Task, settings: RankingSettings) -> 
 def choose_points(
     labels: Tensor, class_names: tuple[str, ...], shots: int | None, most: int, seed: int
 ) -> Tensor:
-    """Indices of the training images that scores see, sorted: `shots` of each class, else all, or of
-    more than `most` each class's share. Raises InputError for a class with fewer than `shots`.
+    """Draw the indices of the training images that scores see, sorted: `shots` of each class, else all,
+    or of more than `most` each class's share. Raises InputError for a class with fewer than `shots`.
     """
     members = index_by_class(labels, len(class_names))
     share, counts = min(1.0, most / len(labels)), []

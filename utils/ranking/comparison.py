@@ -33,7 +33,7 @@ def rank(
     sources: Sequence[str] = (),
     settings: RankingSettings | None = None,
 ) -> Ranking:
-    """Tells which model to take for a target: opens every model with every source, scores each on
+    """Tell which model to take for a target: opens every model with every source, scores each on
     training images that its linear probe was not fitted to, the same for all, and decides.
 
     Args:
@@ -130,7 +130,7 @@ def _decided(board: "_Scoreboard") -> Ranking:
 def _agreement(
     standings: Mapping[str, Standing], board: "_Scoreboard"
 ) -> dict[str, tuple[list[str], Agreements]]:
-    """How well each score orders candidates: all of them, and those that are no controls."""
+    """Measure how well each score orders candidates: all of them, and those that are no controls."""
     settings, entries = board.comparison.settings, board.comparison.entries
     groups = {EVERYONE: list(standings)}
     real = [name for name in standings if not entries[name].is_control]

@@ -44,11 +44,11 @@ class Prediction:
     groups: np.ndarray | None = None
 
     def by(self, metric: str) -> float:
-        """The accuracy by one of METRICS."""
+        """Return the accuracy by one of METRICS."""
         return self.found(metric)[0]
 
     def found(self, metric: str) -> tuple[float, tuple[float, float], float | None]:
-        """(The accuracy by `metric`, its interval, what always saying one class reaches)."""
+        """Return (the accuracy by `metric`, its interval, what always saying one class reaches)."""
         if metric == BALANCED:
             return self.balanced.accuracy, self.balanced.interval, 1 / self.classes
         return self.accuracy, self.interval, self.majority
@@ -61,9 +61,9 @@ def predict_accuracy(
     groups: Tensor | None = None,
     new_groups: Tensor | None = None,
 ) -> Prediction:
-    """From a probe's held-out logits. The interval is for the share that the probe gets right of as many
-    new images as `new_images` (`statistics.held_out_interval`; None: of any number); of few images a
-    class both are extrapolated (utils/held_out.py). With `groups` of the training images, and
+    """Predict from a probe's held-out logits. The interval is for the share that the probe gets right of
+    as many new images as `new_images` (`statistics.held_out_interval`; None: of any number); of few
+    images a class both are extrapolated (utils/held_out.py). With `groups` of the training images, and
     `new_groups` of the new ones, groups are what counts (utils/grouped.py). Raises InputError where no
     class has two images, or groups.
     """
@@ -122,8 +122,8 @@ def decide(
     seed: int,
     metric: str = ACCURACY,
 ) -> Decision:
-    """Which candidate to take: draws the held-out images with replacement, for all candidates at once;
-    whole groups of them where there are some.
+    """Decide which candidate to take: draw the held-out images with replacement, for all candidates at
+    once; whole groups of them where there are some.
 
     Args:
         predictions: of each candidate, in the order in which ties are broken, from `predict_accuracy`.
@@ -181,7 +181,7 @@ def decide(
 
 
 def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Sums of `values` (m, …) over the images of each group."""
+    """Sum `values` (m, …) over the images of each group."""
     _, number = np.unique(groups, return_inverse=True)
     sums = np.zeros((number.max() + 1, *values.shape[1:]))
     np.add.at(sums, number, values)
@@ -194,9 +194,9 @@ def more_or_another(
     predictions: Mapping[str, Prediction],
     metric: str = ACCURACY,
 ) -> str:
-    """Whether twice as many labels or another candidate would bring more, for a person: the gain of the
-    pick's `curve`, in accuracy, beside the expected regret, which is what the best choice would bring in
-    the mean, in the accuracy of the `metric`.
+    """Say whether twice as many labels or another candidate would bring more: the gain of the pick's
+    `curve`, in accuracy, beside the expected regret, which is what the best choice would bring in the
+    mean, in the accuracy of the `metric`.
     """
     images, gain = curve.sizes[-1], curve.gain(2)
     if gain is None:

@@ -196,7 +196,7 @@ class Comparison:
         return table
 
     def truth_key(self, name: str) -> tuple[str, str]:
-        """(model, source) as a table of accuracies has them."""
+        """Return (model, source) as a table of accuracies has them."""
         entry = self.entries[name]
         same_size = entry.image_size == self.settings.network.image_size  # a table need not repeat it
         model = entry.model if same_size and not entry.of_features else entry.model_name
@@ -204,7 +204,7 @@ class Comparison:
 
 
 def _one_target(targets: Sequence[str], files: dict[str, str], sources: Sequence[str]) -> str:
-    """The target, or the folder of its feature files, which must be of the same samples."""
+    """Return the target, or the folder of its feature files, which must be of the same samples."""
     if not targets:
         raise InputError("give the target with --TRG")
     if not files:
@@ -224,7 +224,7 @@ def _list_entries(
     targets: dict[str | None, str],
     settings: RankingSettings,
 ) -> dict[str, Entry]:
-    """`targets`: by the names of feature files, or one without a name."""
+    """List the entries. `targets`: by the names of feature files, or one without a name."""
     entries: dict[str, Entry] = {}
     for text, source in itertools.product(models, sources or [None]):
         for file_name, target in targets.items():
@@ -237,9 +237,9 @@ def _list_entries(
 
 # ------------------------------------------------------------------ feature files, one of each network
 def files_of_target(names: Sequence[str]) -> dict[str, str]:
-    """Targets by what tables call them, where several feature files, one a network, stand for one: the
-    names of files without their ending, behind as many folders as tell equal ones apart. Empty for a
-    single target. Raises InputError for several targets that are not all feature files.
+    """Return targets by what tables call them, where several feature files, one a network, stand for
+    one: the names of files without their ending, behind as many folders as tell equal ones apart. Empty
+    for a single target. Raises InputError for several targets that are not all feature files.
     """
     expanded = {name: expand_feature_files(name) if is_feature_file(name) else [name] for name in names}
     if len(expanded) == 1 and list(expanded.values()) == [list(expanded)]:
@@ -256,7 +256,7 @@ def files_of_target(names: Sequence[str]) -> dict[str, str]:
 
 
 def folder_of_files(names: Sequence[str]) -> str:
-    """The folder that holds these feature files, as a name of all: features:FOLDER/."""
+    """Return the folder that holds these feature files, as a name of all: features:FOLDER/."""
     folders = [os.path.abspath(feature_path(name).parent) for name in names]
     return f"{FEATURE_FILE_PREFIX}{os.path.commonpath(folders).rstrip('/')}/"
 

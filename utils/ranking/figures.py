@@ -18,9 +18,9 @@ MEASURED = {"color": "black", "markersize": 5, "markeredgecolor": "white", "mark
 
 
 def draw_decision(ranking: Ranking, path: Path) -> None:
-    """A row a candidate: its predicted accuracy with the interval, how often it is the best of resampled
-    images, and the measured accuracy where it is known. The pick and its rivals have colours of their
-    own.
+    """Draw a row a candidate: its predicted accuracy with the interval, how often it is the best of
+    resampled images, and the measured accuracy where it is known. The pick and its rivals have colours
+    of their own.
     """
     candidates, accuracies = ranking.standings, ranking.accuracies
     figure, axes = subplots(figsize=(8, 1.5 + 0.32 * len(candidates)))
@@ -60,7 +60,7 @@ def _colour(name: str, decision: Decision) -> str:
 
 
 def draw_ranking(ranking: Ranking, path: Path) -> None:
-    """A panel a score that three candidates have: each one's score, with its interval, against its
+    """Draw a panel a score that three candidates have: each one's score, with its interval, against its
     fine-tuned accuracy.
     """
     scores, truth = ranking.scores, ranking.accuracies
@@ -105,5 +105,5 @@ PALETTE = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#7
 
 
 def _look(number: int) -> tuple[str, str]:
-    """(colour, marker) of a candidate: 70 different ones."""
+    """Return (colour, marker) of a candidate: 70 different ones."""
     return PALETTE[number % len(PALETTE)], MARKERS[number // len(PALETTE) % len(MARKERS)]

@@ -34,9 +34,9 @@ def fine_tune(
     workers: int = 0,
     max_corrupt: int = 0,
 ) -> float:
-    """The test accuracy after `epochs` of training all weights and a new linear layer by AdamW. The
-    backbone itself is left as it is. Images are decoded anew in each epoch, in `workers` processes (0:
-    in this one); more than `max_corrupt` of a split that cannot be decoded raise InputError.
+    """Measure the test accuracy after `epochs` of training all weights and a new linear layer by AdamW.
+    The backbone itself is left as it is. Images are decoded anew in each epoch, in `workers` processes
+    (0: in this one); more than `max_corrupt` of a split that cannot be decoded raise InputError.
     """
     device = backbone.device
     network = copy.deepcopy(backbone.network).requires_grad_(True).train()
@@ -77,9 +77,9 @@ def fine_tune(
 
 # ----------------------------------------------------------------------------- measured once, and kept
 def measure_full(entry: Entry, settings: RankingSettings) -> tuple[float, float]:
-    """(test accuracy, seconds) of fine-tuning all weights of an entry's network on its target, on the
-    same images as the scores see. They are kept beside the checkpoints: models with several sources are
-    fine-tuned once.
+    """Measure (test accuracy, seconds) of fine-tuning all weights of an entry's network on its target,
+    on the same images as the scores see. They are kept beside the checkpoints: models with several
+    sources are fine-tuned once.
     """
     network = open_network(entry.asked, choose_device(settings.device))
     if network.backbone is None:

@@ -34,7 +34,7 @@ class Sample:
 
     @cached_property
     def gram(self) -> np.ndarray:
-        """xᵀx, (d, d)."""
+        """Return xᵀx, (d, d)."""
         return self.x.T @ self.x
 
     @cached_property
@@ -43,12 +43,12 @@ class Sample:
 
     @cached_property
     def scatter(self) -> np.ndarray:
-        """That of the centred features."""
+        """Return the scatter of the centred features."""
         return self.gram - len(self.x) * np.outer(self.mean, self.mean)
 
     @cached_property
     def classes(self) -> list[np.ndarray]:
-        """Indices of each class's points."""
+        """Return indices of each class's points."""
         return [np.flatnonzero(self.y == k) for k in range(self.y.max() + 1)]
 
     @property
@@ -56,22 +56,22 @@ class Sample:
         return np.stack([(self.y == k).astype(float) for k in range(len(self.classes))], axis=1)
 
     def class_means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the centred features (K, d), and the classes' shares (K,)."""
+        """Return the means of the centred features (K, d), and the classes' shares (K,)."""
         means = np.stack([self.x[members].mean(0) for members in self.classes]) - self.mean
         return means, np.array([len(members) for members in self.classes]) / len(self.x)
 
     @cached_property
     def spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues and eigenvectors of xᵀx, or of xxᵀ where that is smaller, in rising order."""
+        """Return eigenvalues and vectors of xᵀx, or of xxᵀ where that is smaller, in rising order."""
         return linalg.eigh(self.gram if len(self.x) > self.x.shape[1] else self.x @ self.x.T)
 
     @cached_property
     def class_kernels(self) -> list[np.ndarray]:
-        """xxᵀ of each class's points."""
+        """Return xxᵀ of each class's points."""
         return [self.x[members] @ self.x[members].T for members in self.classes]
 
     def without(self, left_out: np.ndarray) -> "Sample":
-        """The other points; `left_out` (n,) bool, fewer than half of them."""
+        """Return the other points; `left_out` (n,) bool, fewer than half of them."""
         part = Sample(self.x[~left_out], self.y[~left_out])
         known = self.__dict__
         if "gram" in known:
@@ -85,7 +85,7 @@ class Sample:
         return part
 
     def leading(self, count: int) -> "Sample":
-        """The points in the `count` axes of the largest xᵀx; themselves where there are no more."""
+        """Return the points in the `count` axes of the largest xᵀx, or all axes if there are fewer."""
         n, d = self.x.shape
         if min(n, d) <= count:
             return self
@@ -95,7 +95,8 @@ class Sample:
 
 
 def logme(sample: Sample) -> float:
-    """LogME (You et al. 2021): the evidence of a Bayesian linear regression on each class's indicator,
+    """Return LogME (You et al. 2021): the evidence of a Bayesian linear regression on each class's
+    indicator,
         log p(t | x) = max over α, β of log N(t; 0, I/β + xxᵀ/α),
     the mean over classes and samples. At ρ = α/β the best β is n/Q, and with the eigenvalues e of xᵀx
     and z the coordinates of t in the left singular vectors
@@ -119,7 +120,7 @@ def logme(sample: Sample) -> float:
 
 
 def _evidence(eigenvalues: np.ndarray, z: np.ndarray, squares: float, n: int) -> float:
-    """The largest over ρ: the best of a grid, and between its neighbours a search."""
+    """Find the largest over ρ: the best of a grid, and between its neighbours a search."""
     outside = max(squares - z @ z, 1e-12 * squares)  # what no linear function of x explains
 
     def negative(log_rho: float) -> float:
@@ -135,8 +136,8 @@ def _evidence(eigenvalues: np.ndarray, z: np.ndarray, squares: float, n: int) ->
 
 
 def h_score(sample: Sample) -> float:
-    """H-score with shrinkage (Ibrahim et al. 2022): (1 − s) tr(Σ_s⁻¹ Σ_between), Σ_s the covariance that
-    Ledoit and Wolf shrink by s, Σ_between that of the class means.
+    """Return H-score with shrinkage (Ibrahim et al. 2022): (1 − s) tr(Σ_s⁻¹ Σ_between), Σ_s the
+    covariance that Ledoit and Wolf shrink by s, Σ_between that of the class means.
     """
     covariance, shrinkage = _shrunk_covariance(sample)
     means, shares = sample.class_means()
@@ -145,7 +146,8 @@ def h_score(sample: Sample) -> float:
 
 
 def _shrunk_covariance(sample: Sample) -> tuple[np.ndarray, float]:
-    """(Σ_s (d, d), s), as sklearn.covariance.ledoit_wolf: Σ_s = (1 − s) Σ + s μ I, μ = tr Σ / d, with
+    """Return (Σ_s (d, d), s), as sklearn.covariance.ledoit_wolf: Σ_s = (1 − s) Σ + s μ I, μ = tr Σ / d,
+    with
         s = min(1, (mean of ‖x‖⁴ − ‖Σ‖²) / (n ‖Σ − μ I‖²)),  x centred.
     The fourth powers come from the norms of the rows, which takes no second (d, d) product.
     """
@@ -166,8 +168,8 @@ def _shrunk_covariance(sample: Sample) -> tuple[np.ndarray, float]:
 
 
 def transrate(sample: Sample) -> float:
-    """TransRate (Huang et al. 2022): R(x) − Σ_k n_k/n R(x of class k), x centred, with the coding rate
-    R(x) = 1/2 log|I + xᵀx / (nε)|.
+    """Return TransRate (Huang et al. 2022): R(x) − Σ_k n_k/n R(x of class k), x centred, with the coding
+    rate R(x) = 1/2 log|I + xᵀx / (nε)|.
     """
     n, d = sample.x.shape
     mean = sample.mean
@@ -188,14 +190,14 @@ def transrate(sample: Sample) -> float:
 
 
 def _coding_rate(products: np.ndarray, n: int) -> float:
-    """Of xᵀx or xxᵀ, which have the same eigenvalues but for zeros."""
+    """Return the coding rate of xᵀx or xxᵀ, which have the same eigenvalues but for zeros."""
     root = linalg.cholesky(np.eye(len(products)) + products / (n * CODING_ERROR), check_finite=False)
     return float(np.log(np.diag(root)).sum())
 
 
 def gbc(sample: Sample) -> float:
-    """GBC (Pándy et al. 2022): −Σ_{i≠j} exp(−D_B(i, j)), the overlap of the classes as Gaussians with
-    diagonal covariances on the first principal components, D_B the Bhattacharyya distance
+    """Return GBC (Pándy et al. 2022): −Σ_{i≠j} exp(−D_B(i, j)), the overlap of the classes as Gaussians
+    with diagonal covariances on the first principal components, D_B the Bhattacharyya distance
         1/8 Σ (μ_i − μ_j)²/v + 1/2 Σ log(v / √(v_i v_j)), v = (v_i + v_j)/2.
     """
     x = _principal_components(sample, GBC_DIMENSIONS)
@@ -214,7 +216,7 @@ def gbc(sample: Sample) -> float:
 
 
 def _principal_components(sample: Sample, count: int) -> np.ndarray:
-    """The centred features in their first `count` principal axes: (n, count or fewer)."""
+    """Return the centred features in their first `count` principal axes: (n, count or fewer)."""
     n, d = sample.x.shape
     x = sample.x - sample.mean
     products = sample.scatter if n > d else x @ x.T
@@ -225,8 +227,8 @@ def _principal_components(sample: Sample, count: int) -> np.ndarray:
 
 # ----------------------------------------------------------------------- of a classifier's probabilities
 def leep(p: np.ndarray, y: np.ndarray) -> float:
-    """LEEP (Nguyen et al. 2020): mean log Σ_z P(y_i | z) p_iz, with the empirical P(y | z) of labels
-    and source classes, P(y, z) = mean over i of [y_i = y] p_iz.
+    """Return LEEP (Nguyen et al. 2020): mean log Σ_z P(y_i | z) p_iz, with the empirical P(y | z) of
+    labels and source classes, P(y, z) = mean over i of [y_i = y] p_iz.
     """
     joint = np.stack([p[y == k].sum(0) for k in range(y.max() + 1)]) / len(y)
     conditional = joint / joint.sum(0).clip(1e-300)
@@ -234,7 +236,7 @@ def leep(p: np.ndarray, y: np.ndarray) -> float:
 
 
 def nce(p: np.ndarray, y: np.ndarray) -> float:
-    """NCE (Tran et al. 2019): −H(Y | Z), Z the source class that is the likeliest."""
+    """Return NCE (Tran et al. 2019): −H(Y | Z), Z the source class that is the likeliest."""
     z = p.argmax(1)
     counts = np.zeros((y.max() + 1, p.shape[1]))
     np.add.at(counts, (y, z), 1)
@@ -243,9 +245,9 @@ def nce(p: np.ndarray, y: np.ndarray) -> float:
 
 # ------------------------------------------------------------------------------------------- neighbours
 def k_nearest(x: Tensor, y: Tensor, groups: Tensor | None = None) -> Tensor:
-    """Whether the vote of each point's nearest neighbours among the others (n, d) is its class (n,):
-    (n,) bool. Ties go to the class of the nearest one. Points of its own of `groups` (n,) have no vote
-    as long as there are others.
+    """Tell whether the vote of each point's nearest neighbours among the others (n, d) is its class
+    (n,): (n,) bool. Ties go to the class of the nearest one. Points of its own of `groups` (n,) have no
+    vote as long as there are others.
     """
     n, k = len(x), min(NEIGHBOURS, len(x) - 1)
     squares = x.square().sum(1)

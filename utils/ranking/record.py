@@ -34,7 +34,7 @@ class Standing:
     note: str | None = None
 
     def measured(self, metric: str) -> float | None:
-        """The accuracy that scores are compared with; one from a table is taken as it is."""
+        """Return the accuracy that scores are compared with; one from a table is taken as it is."""
         if metric == BALANCED and self.balanced_accuracy is not None:
             return self.balanced_accuracy
         return self.accuracy
@@ -86,13 +86,13 @@ class Ranking:
         return {name: accuracy for name, accuracy in found.items() if accuracy is not None}
 
     def table(self, column: str = "accuracy") -> tuple[list[str], list[list[str]]]:
-        """(head, rows) for a person; `column`: what the accuracies are called."""
+        """Return (head, rows) for a person; `column`: what the accuracies are called."""
         return candidate_table(
             self.scores, self.accuracies, self.decision.odds, self.facts, self.majority_share, column
         )
 
     def agreement_table(self, title: str) -> tuple[list[str], list[list[str]]]:
-        """(head, rows): how well each score orders the candidates of one group."""
+        """Return (head, rows): how well each score orders the candidates of one group."""
         names, found = self.agreement[title]
         return agreement_table({name: self.standings[name].scores for name in names}, found)
 
@@ -178,7 +178,7 @@ def _standing(about: Mapping) -> Standing:
 
 
 def _with_null(found: Agreements) -> dict:
-    """What JSON has instead of NaN."""
+    """Convert NaN to what JSON has instead of it."""
     return {
         score: {
             measure: {"value": None if math.isnan(value) else value, "interval": limits}

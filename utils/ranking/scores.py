@@ -39,8 +39,8 @@ def compare(
     seed: int,
     networks: Mapping[str, Hashable],
 ) -> dict:
-    """By metric: agreement with the accuracies, where at least three candidates have it. `networks` says
-    which network each candidate is.
+    """Return by metric its agreement with the accuracies, where at least three candidates have it.
+    `networks` says which network each candidate is.
     """
     names = dict.fromkeys(name for of_candidate in scores.values() for name in of_candidate)
     accuracies = [truth[candidate] for candidate in scores]
@@ -57,7 +57,7 @@ def compare(
 
 
 def consensus(scores: Mapping[str, Mapping[str, Score]], of: Sequence[str]) -> dict[str, Score]:
-    """Each candidate's mean rank (1 is the best) by the scores `of` that all candidates have."""
+    """Return each candidate's mean rank (1 is the best) by the scores `of` that all candidates have."""
     names = [name for name in of if all(name in of_candidate for of_candidate in scores.values())]
     if not names:
         return {}
@@ -90,9 +90,9 @@ def candidate_table(
     majority: float | None = None,
     truth_column: str = "accuracy",
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) for a person: a row a candidate, in the order of `scores`. The balanced accuracy
-    stands second, with its interval, where it is another number than the accuracy. `majority`: what
-    always saying the most frequent class is right of, the last row.
+    """Return (head, rows) for a person: a row a candidate, in the order of `scores`. The balanced
+    accuracy stands second, with its interval, where it is another number than the accuracy. `majority`:
+    what always saying the most frequent class is right of, the last row.
     """
     nulls = [name for name in _names(scores) if name.startswith(MODEL_SIZE)]
     first = [PREDICTED, *([PREDICTED_BALANCED] if _of_unequal_classes(scores) else [])]
@@ -121,7 +121,7 @@ MAJORITY_ROW = "always the most frequent class"
 
 
 def _of_unequal_classes(scores: Mapping[str, Mapping[str, Score]]) -> bool:
-    """Whether a balanced accuracy says what the accuracy does not: a point or more."""
+    """Tell whether a balanced accuracy says what the accuracy does not: a point or more."""
     return any(
         PREDICTED_BALANCED in of_candidate
         and abs(of_candidate[PREDICTED_BALANCED].value - of_candidate[PREDICTED].value) >= 0.01
@@ -132,7 +132,7 @@ def _of_unequal_classes(scores: Mapping[str, Mapping[str, Score]]) -> bool:
 def score_table(
     scores: Mapping[str, Mapping[str, Score]], truth: Mapping[str, float]
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows) of every score with its interval: a row a candidate, in the order of `scores`."""
+    """Return (head, rows) of every score with its interval: a row a candidate, as `scores` has them."""
     names = _names(scores)
     head = ["model", *(["accuracy"] if truth else []), *names]
     rows = []
@@ -158,7 +158,9 @@ def _shown(score: Score | None) -> str:
 def agreement_table(
     scores: Mapping[str, Mapping[str, Score]], found: Mapping[str, Mapping]
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): a row a metric, the best weighted Kendall first, with its mean seconds a model."""
+    """Return (head, rows): a row a metric, the best weighted Kendall first, with its mean seconds a
+    model.
+    """
 
     def key(metric: str) -> float:
         value = found[metric][BY_BOTH][0]
@@ -180,8 +182,8 @@ ELSEWHERE = "mean rank elsewhere"
 def published_agreement(
     scores: Mapping[str, ByTarget], accuracies: ByTarget, measure: str
 ) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): for each score and target a correlation with the accuracies of the models that have
-    both, and its mean over the targets. The order that looks at no data stands beside them.
+    """Return (head, rows): for each score and target a correlation with the accuracies of the models
+    that have both, and its mean over the targets. The order that looks at no data stands beside them.
     """
     targets = [target for target in accuracies if any(target in table for table in scores.values())]
     elsewhere = {

@@ -35,7 +35,7 @@ INTERVAL_DIMENSIONS = 512  # principal axes in which intervals of scores of feat
 
 
 def consensus_of(metric: str = ACCURACY) -> tuple[str, ...]:
-    """The scores whose mean rank the consensus is."""
+    """Return the scores whose mean rank the consensus is."""
     return PREDICTED_BY[metric], K_NEAREST, "LogME"
 
 
@@ -62,7 +62,7 @@ class Scored:
 
 
 def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = None) -> Scored:
-    """A score that these data leave undefined is left out, with a warning. `of_view`: what another
+    """Leave out a score that these data leave undefined, with a warning. `of_view`: what another
     candidate of the same `view` was found to have; its scores of the target are this one's.
     """
     of_target = of_view or _score_target(candidate)
@@ -78,7 +78,7 @@ def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = No
 
 
 def _score_target(candidate: Candidate) -> Scored:
-    """The scores that need no source."""
+    """Evaluate the scores that need no source."""
     start = time.perf_counter()
     points, y, groups = candidate.scaled, candidate.scaled.y, candidate.scaled.groups
     fitted = fit_validated_ridge(points.x, y, candidate.num_classes, "linear probe", groups)
@@ -115,8 +115,8 @@ def _score_target(candidate: Candidate) -> Scored:
 
 
 def _scores_of_features(candidate: str, sample: Sample, folds: np.ndarray) -> dict[str, Score]:
-    """Directions in which features hardly vary cost most of the time of an interval: TransRate alone,
-    which counts them, has its own from all.
+    """Evaluate the scores of features. Directions in which features hardly vary cost most of the time of
+    an interval: TransRate alone, which counts them, has its own from all.
     """
     leading = sample.leading(INTERVAL_DIMENSIONS)
     scores = {}
@@ -138,8 +138,8 @@ def _defined(
     folds: np.ndarray,
     before: float = 0.0,
 ) -> dict[str, Score]:
-    """The score by its name with its interval; nothing, and a warning, where it is undefined. `before`:
-    seconds that it took already.
+    """Evaluate a score, by its name with its interval; nothing, and a warning, where it is undefined.
+    `before`: seconds that it took already.
     """
     start = time.perf_counter()
     try:
@@ -154,8 +154,8 @@ def _defined(
 
 
 def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
-    """LEEP and NCE of the source's linear head, which sees the target's points as it sees its own:
-    scaled as the source; and the certificate.
+    """Evaluate LEEP and NCE of the source's linear head, which sees the target's points as it sees its
+    own: scaled as the source; and the certificate.
     """
     source, start = candidate.source, time.perf_counter()
     scaler = Standardiser.fit(source.train.x, candidate.procedure.deviation_floor)
@@ -189,9 +189,9 @@ def _scores_of_source(candidate: Candidate, seed: int) -> dict[str, Score]:
 
 
 def _relation_scores(candidate: Candidate, head: LinearHead, seed: int) -> dict[str, Score]:
-    """What the source's classes have to do with the target's: the label map and its controls fitted on
-    four fifths of the points, judged on the fifth. Of a source that is the target itself the classifier
-    that did not see the fifth stands for it.
+    """Evaluate what the source's classes have to do with the target's: the label map and its controls
+    fitted on four fifths of the points, judged on the fifth. Of a source that is the target itself the
+    classifier that did not see the fifth stands for it.
     """
     start, points = time.perf_counter(), candidate.points
     out = held_out_part(points.y, stratified_folds(points.y, points.groups))
@@ -230,8 +230,8 @@ INTERVAL_RESAMPLES = 200
 
 
 def _without(candidate: Candidate, out: Tensor) -> tuple[LinearHead, Features, Features]:
-    """(the target's head, the points that it was fitted to, those of the mask `out`, which it has not
-    seen), scaled by the former.
+    """Return (the target's head, the points that it was fitted to, those of the mask `out`, which it has
+    not seen), scaled by the former.
     """
     points = candidate.points
     scaler = Standardiser.fit(points.x[~out], candidate.procedure.deviation_floor)
@@ -243,8 +243,8 @@ def _without(candidate: Candidate, out: Tensor) -> tuple[LinearHead, Features, F
 def _certificate_scores(
     candidate: Candidate, source: tuple[Features, Features], head: LinearHead, seed: int
 ) -> dict[str, Score]:
-    """The certificate learned without each fifth of the points in turn and evaluated on that fifth: the
-    mean, and an interval from the spread of the fifths.
+    """Evaluate the certificate learned without each fifth of the points in turn and evaluated on that
+    fifth: the mean, and an interval from the spread of the fifths.
     """
     start, points = time.perf_counter(), candidate.points
     reason = impossible(candidate.source.num_classes, candidate.num_classes)

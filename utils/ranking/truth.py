@@ -43,13 +43,15 @@ class Truth:
         return list(dict.fromkeys(target for target, _, _ in self.accuracies))
 
     def of(self, target: str, model: str, source: str) -> float | None:
-        """That of the model with this source, else that with any, on this target, else on any."""
+        """Return the accuracy of the model with this source, else that with any, on this target, else on
+        any.
+        """
         named = next((t for t in self.targets if t.lower() == target.lower()), target)
         keys = ((t, model, s) for t in (named, "") for s in (source, ""))
         return next((self.accuracies[key] for key in keys if key in self.accuracies), None)
 
     def require(self, target: str, candidates: Iterable[tuple[str, str]]) -> None:
-        """Raises InputError naming the candidates (model, source) whose accuracy is not there."""
+        """Raise InputError naming the candidates (model, source) whose accuracy is not there."""
         if missing := [
             f"{model} ({source})" if source else model
             for model, source in candidates
@@ -59,7 +61,7 @@ class Truth:
             raise InputError(f"--TRUTH {self.path} has no accuracy{on} of {', '.join(missing)}")
 
     def by_target(self) -> ByTarget:
-        """Accuracies by target and model, of any source."""
+        """Return accuracies by target and model, of any source."""
         table: ByTarget = {}
         for (target, model, source), accuracy in self.accuracies.items():
             if not source:
@@ -68,7 +70,7 @@ class Truth:
 
 
 def read_truth(path: Path, for_order: bool = False) -> Truth:
-    """A table with the columns model, accuracy and, if need be, source and target. Accuracies are
+    """Read a table with the columns model, accuracy and, if need be, source and target. Accuracies are
     fractions or, all of them, percent (91.2 or 91.2 %), and become fractions; only `for_order`, any
     numbers of which the larger are better. Raises InputError that says what is wrong, by row and column.
     """
@@ -94,8 +96,8 @@ def read_truth(path: Path, for_order: bool = False) -> Truth:
 
 
 def _as_fractions(values: Sequence[float], percent: bool) -> list[float]:
-    """Fractions as they are, percent divided. A table of neither, or of both, is refused: 0.9 beside 85
-    may be 0.9 % or 90 %. `percent`: it is said that they are.
+    """Leave fractions as they are and divide percent. A table of neither, or of both, is refused: 0.9
+    beside 85 may be 0.9 % or 90 %. `percent`: it is said that they are.
     """
     lowest, highest = min(values), max(values)
     if lowest < 0 or highest > 100:
@@ -120,8 +122,8 @@ def _as_fractions(values: Sequence[float], percent: bool) -> list[float]:
 
 
 def read_scores(path: Path) -> dict[str, ByTarget]:
-    """A table with the columns model, target and one a score (larger is better; cells may be empty): by
-    score, target and model. Columns without any number are left aside.
+    """Read a table with the columns model, target and one a score (larger is better; cells may be
+    empty): by score, target and model. Columns without any number are left aside.
     """
     try:
         table = _Table.read(path, ("model",))
@@ -157,7 +159,7 @@ class _Table:
 
     @staticmethod
     def read(path: Path, wanted: Sequence[str]) -> "_Table":
-        """With the columns `wanted`, which must be filled in every row."""
+        """Read the table with the columns `wanted`, which must be filled in every row."""
         names, lines, delimiter = _read_lines(path, wanted)
         known = _known_columns(names, wanted)
         rows = []
@@ -180,8 +182,8 @@ class _Table:
         return _Table(rows, delimiter != ",", {name for k, name in known.items() if "%" in names[k]})
 
     def numbers(self, column: str) -> tuple[list[float | None], bool]:
-        """(of each row, None where there is no finite number; whether they are said to be percent: by
-        the column's name or by a sign, which must stand in all cells or in none).
+        """Return (of each row, None where there is no finite number; whether they are said to be
+        percent: by the column's name or by a sign, which must stand in all cells or in none).
         """
         cells = [row[column] for row in self.rows]
         values = [_number(cell, self.decimal_comma) for cell in cells]
@@ -210,7 +212,7 @@ def _number(text: str, decimal_comma: bool) -> float | None:
 
 
 def _read_lines(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[list[str]], str]:
-    """(names, rows, delimiter): that by which the first line names the columns `wanted`."""
+    """Read (names, rows, delimiter): that by which the first line names the columns `wanted`."""
     text = re.sub(r'\A"?sep=.?"?\r?\n', "", read_text(path))  # Excel's first line, if any
     for delimiter in DELIMITERS:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
@@ -221,7 +223,7 @@ def _read_lines(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[list
 
 
 def _known_columns(names: Sequence[str], wanted: Sequence[str]) -> dict[int, str]:
-    """Positions of the columns that have a meaning, and what they are called here."""
+    """Find the positions of the columns that have a meaning, and what they are called here."""
     plain = [name.lower() for name in names]
     known = {k: name for k, name in enumerate(plain) if name in (*wanted, *TARGET_COLUMNS, "source")}
     for name in wanted:
@@ -240,8 +242,8 @@ def _target(row: Mapping[str, str]) -> str:
 
 # ------------------------------------------------------------------------------- looking at no data
 def mean_rank_elsewhere(accuracies: ByTarget, target: str) -> dict[str, float]:
-    """Each model's mean rank (1 is the best) on the other targets: an order that ignores this one. Of
-    models that stand in none of those there is none.
+    """Return each model's mean rank (1 is the best) on the other targets: an order that ignores this
+    one. Of models that stand in none of those there is none.
     """
     ranks: dict[str, list[float]] = {}
     for other, of_models in accuracies.items():

@@ -34,7 +34,7 @@ def write_checkpoint(path: Path, state: Mapping) -> None:
 
 
 def load_checkpoint(path: Path, trust: bool | None = None) -> dict:
-    """Reads a checkpoint without running code in it, unless `trust` (None: nobody can say so). Raises
+    """Read a checkpoint without running code in it, unless `trust` (None: nobody can say so). Raises
     InputError that names it, also where its checksum, if it has one, does not fit.
     """
     require_regular(path)

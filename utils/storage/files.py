@@ -27,7 +27,7 @@ from utils.errors import InputError
 # ---------------------------------------------------------------------------------- atomic writes
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds."""
+    """Yield a temporary path beside `path`; renames it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_once(path.parent)
     temporary = _temporary_beside(path)
@@ -43,11 +43,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_files(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder. If the block succeeds, the files written there take the place of those in
+    """Yield an empty folder. If the block succeeds, the files written there take the place of those in
     `folder`, the record that tells of the others last, and PRODUCTS of before that have no successor go;
     if it fails, nothing has changed. The record is written as `staged(new / NAME)`: a search for NAME
-    finds finished results alone. A process killed during the exchange leaves a record whose checksums
-    do not fit the files beside it.
+    finds finished results alone. A process killed during the exchange leaves a record whose checksums do
+    not fit the files beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     clear_leftovers(folder)
@@ -97,7 +97,7 @@ def _host() -> str:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes temporary files of processes that were killed: of this machine's that are gone, and of
+    """Remove temporary files of processes that were killed: of this machine's that are gone, and of
     others' after a day.
     """
     with suppress(OSError):  # a folder that is absent or is another's
@@ -129,7 +129,7 @@ def _is_left_over(path: Path, host: str, pid: str, process: str) -> bool:
 
 
 def _to_disk(path: Path) -> None:
-    """Has the system write a file's content, or a folder's names, now: a power cut after a rename must
+    """Have the system write a file's content, or a folder's names, now: a power cut after a rename must
     not leave an empty file.
     """
     descriptor = os.open(path, os.O_RDONLY)
@@ -160,7 +160,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def only_one(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Lets one process at a time into the block for `path`. The others wait, or with `busy` raise
+    """Let one process at a time into the block for `path`. The others wait, or with `busy` raise
     InputError with that text. The system frees the lock of a process that dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,7 @@ def only_one(path: Path, busy: str | None = None) -> Iterator[None]:
 
 
 def require_regular(path: Path) -> None:
-    """Raises InputError for what is there and is no file: reading from a pipe would wait for ever."""
+    """Raise InputError for what is there and is no file: reading from a pipe would wait for ever."""
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "pipe or device"
         raise InputError(f"{path} is a {kind}, no file")
@@ -196,7 +196,7 @@ def read_text(path: Path) -> str:
 
 
 def require_writable(folder: Path, flag: str) -> None:
-    """Raises InputError unless files can be made in `folder` or in its nearest existing parent."""
+    """Raise InputError unless files can be made in `folder` or in its nearest existing parent."""
     if not is_writable(folder):
         place = _nearest_existing(folder)
         raise InputError(f"{flag} {folder}: cannot be written ({place} is not a writable folder)")

@@ -112,7 +112,7 @@ def run_of(record: Mapping) -> Run:
 
 
 def append_record(path: Path, record: Mapping) -> None:
-    """Appends one JSON line. Concurrent runs take turns: on a network's disk their writes would mix."""
+    """Append one JSON line. Concurrent runs take turns: on a network's disk their writes would mix."""
     line = json.dumps(sealed(record), allow_nan=False) + "\n"
     with named(path), only_one(path), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -179,7 +179,7 @@ def read_result(folder: Path) -> dict | None:
 
 
 def _read_record(path: Path) -> dict:
-    """Raises InputError for one that is damaged."""
+    """Raise InputError for one that is damaged."""
     record = read_json(path)
     try:
         _identity(record)
@@ -285,7 +285,7 @@ def write_result(folder: Path, results: Path, record: Mapping) -> None:
 
 
 def _warn_of_another(path: Path, record: Mapping) -> None:
-    """Says whose result goes, and what is different."""
+    """Say whose result goes, and what is different."""
     with contextlib.suppress(InputError):  # there is none, or none that is whole
         before = _read_record(path)
         _require_own_folder(before, path)

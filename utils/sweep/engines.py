@@ -46,7 +46,7 @@ def run_jobs(
     done: Callable[[Job, Outcome], None] = lambda job, outcome: None,
     started: Callable[[Job], None] = lambda job: None,
 ) -> dict[Job, Outcome]:
-    """Runs jobs in the order of their needs and keeps an engine busy.
+    """Run jobs in the order of their needs and keep an engine busy.
 
     Args:
         jobs: from `plan_jobs`.
@@ -100,7 +100,7 @@ def run_jobs(
 
 
 def _ended(job: Job, outcomes: Mapping[Job, Outcome]) -> bool:
-    """Whether all that it waits for has ended."""
+    """Tell whether all that it waits for has ended."""
     return outcomes.keys() >= {*job.needs, *job.follows}
 
 
@@ -170,8 +170,8 @@ class Processes:
 
 
 def _prepare_worker() -> None:
-    """Ctrl-C reaches the whole group of processes: the main one says what happens. A worker ends with
-    it, however it ends: another sweep may be allowed into the folder then.
+    """Have a worker ignore Ctrl-C, which reaches the whole group of processes: the main one says what
+    happens. A worker ends with it, however it ends: another sweep may be allowed into the folder then.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # tqdm's own lock is a semaphore, which a worker that is ended leaves behind.
@@ -217,14 +217,14 @@ class Ray:
 
 
 def _tasks_that_fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """How many tasks a machine with these resources runs at a time."""
+    """Return how many tasks a machine with these resources runs at a time."""
     fitting = int(node.get("CPU", 0) // cpus)
     return min(fitting, int(node.get("GPU", 0) // gpus)) if gpus else fitting
 
 
 def _connect(ray, address: str | None) -> None:
-    """Joins the cluster, or starts one here, whose tasks are as urgent as other processes: Ray's own
-    would wait for ever on a machine that is busy.
+    """Join the cluster, or start one here, whose tasks are as urgent as other processes: Ray's own would
+    wait for ever on a machine that is busy.
     """
     own = {"include_dashboard": False, "_system_config": {"worker_niceness": 0}}
     try:
@@ -241,8 +241,8 @@ def _connect(ray, address: str | None) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Raises InputError for an address that does not answer: Ray itself would end the whole process
-    after a minute.
+    """Raise InputError for an address that does not answer: Ray itself would end the whole process after
+    a minute.
     """
     hint = "give HOST:PORT of a running cluster (`ray start --head` prints it), auto, or none"
     check = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
@@ -264,7 +264,7 @@ def _require_answer(address: str) -> None:
 
 
 def _health_problem(check: Sequence[str]) -> str | None:
-    """What Ray's health check complains of, in one line; None if the cluster is well."""
+    """Say what Ray's health check complains of, in one line; None if the cluster is well."""
     try:
         done = subprocess.run(check, capture_output=True, text=True, timeout=ANSWER_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
@@ -276,8 +276,8 @@ def _health_problem(check: Sequence[str]) -> str | None:
 def choose_engine(
     name: str, *, jobs: int | None, cpus: int | None, gpus: float | None, address: str | None
 ) -> Engine:
-    """`local`: in this process, or in `jobs` processes; `ray`. `cpus`: threads of each job. Raises
-    InputError for what has no effect on the engine.
+    """Choose what runs the jobs. `local`: in this process, or in `jobs` processes; `ray`. `cpus`:
+    threads of each job. Raises InputError for what has no effect on the engine.
     """
     idle = {"JOBS": jobs} if name == "ray" else {"GPUS": gpus, "RAY_ADDRESS": address}
     for flag, value in idle.items():

@@ -136,8 +136,8 @@ OWN = {
 
 
 def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[Job]:
-    """The jobs of the product SRC × TRG × MODEL × SETTING × SEED, each after those it needs. A task is
-    paired with itself only if there is nothing else. Raises InputError for what a stage cannot read.
+    """List the jobs of the product SRC × TRG × MODEL × SETTING × SEED, each after those it needs. A task
+    is paired with itself only if there is nothing else. Raises InputError for what a stage cannot read.
     """
     pairs = list(itertools.product(options.SRC, options.TRG))
     pairs = [(source, target) for source, target in pairs if source != target] or pairs
@@ -156,13 +156,15 @@ def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[
 
 
 def training_jobs(options: argparse.Namespace, sources: Sequence[str], stage: Stage) -> list[Job]:
-    """Stage 1 of every source."""
+    """List the jobs of stage 1, one a source."""
     stages = {"train": stage}
     return [_Shared(options, stages, source, LENET, options.SEED).train() for source in sources]
 
 
 def _require_folders_of_their_own(jobs: Iterable[Job]) -> None:
-    """Tasks are named in paths by their file alone: two of one name would overwrite each other."""
+    """Raise InputError for two tasks of one name: they are named in paths by their file alone, and would
+    overwrite each other.
+    """
     owners: dict[Path, Job] = {}
     for job in jobs:
         other = owners.setdefault(job.folder, job)
@@ -203,7 +205,7 @@ class _Shared:
         return self._job("transfer", {**own, **self._model_flags()}, needs)
 
     def _model_flags(self) -> dict[str, Any]:
-        """The model, and how it sees images, as far as that has an effect on it."""
+        """Return the flags of the model and of how it sees images, as far as they have an effect."""
         options = self.options
         without_images = is_grey_model(self.name) or is_feature_file(self.source)
         own = {name: getattr(options, name) for name in (*SEEING, *DECODING)}
@@ -216,7 +218,9 @@ class _Shared:
         }
 
     def _job(self, stage: str, own: Mapping[str, Any], needs: tuple[Job, ...] = ()) -> Job:
-        """`own`: what a stage is given beside what all stages of the table have in common."""
+        """Make the job of a stage. `own`: what a stage is given beside what all stages of the table have
+        in common.
+        """
         given = {name: getattr(self.options, name) for name in ("PROCEDURE", *PLACES)}
         given |= {"SRC": self.source, "SEED": self.seed, **own}
         flags = getattr(self.options, f"{stage.upper()}_FLAGS")
@@ -239,8 +243,8 @@ class _Shared:
 def _read_flags(
     name: str, stage: Stage, flags: Sequence[str], given: Mapping[str, Any]
 ) -> argparse.Namespace:
-    """A stage's options from what is given and its further flags. Raises InputError for one that would
-    make it another job.
+    """Read a stage's options from what is given and its further flags. Raises InputError for one that
+    would make it another job.
     """
     if {"-h", "--help"} & {*flags}:
         raise InputError(f"for help ask the script itself: python3 {stage.__name__}.py --help")
@@ -253,7 +257,7 @@ def _read_flags(
 
 # --------------------------------------------------------------------------------------------- running
 def run_job(job: Job, threads: int | None = None) -> Outcome:
-    """Runs the stage in this process, on `threads` threads (None: as many as there are). What it prints
+    """Run the stage in this process, on `threads` threads (None: as many as there are). What it prints
     is kept in failed.log beside its result if it fails.
     """
     start, before = time.perf_counter(), _last_change(job.folder)
