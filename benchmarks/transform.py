@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import ot
 import torch
 from scipy.optimize import nnls
 from torch.nn import functional
@@ -23,7 +24,6 @@ from utils.features import Features
 from utils.linear_head import LinearHead
 from utils.procedures import TransformSettings
 from utils.published import TaskTransform, learn_task_transform, transform
-from utils.transport import solve_transport
 
 SIZES = ((500, 10, 200), (1000, 37, 512), (1500, 100, 512), (2500, 100, 1024), (2500, 100, 2048))
 RELEASED = {  # N: (iterations, Λ)
@@ -40,16 +40,17 @@ def task(classes: int, dim: int, per_class: int, seed: int, device: torch.device
 
 
 def dense_mismatch(
-    transform: TaskTransform, source: Features, target: Features, label_weight: float, method: str
+    transform: TaskTransform, source: Features, target: Features, label_weight: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """distribution_mismatch without any structure: N x N arrays forwards and backwards."""
     distances = torch.cdist(transform.features(source.x), target.x)
     one_hot = functional.one_hot(target.y, len(transform.B)).to(transform.B)
     labels = torch.cdist(transform.B.T[source.y], one_hot)
     with torch.no_grad():
-        sparse = solve_transport(distances + label_weight * labels, method="emd")
-        plan = torch.zeros_like(distances)
-        plan[sparse.rows, sparse.columns] = sparse.mass.to(plan)
+        cost = (distances + label_weight * labels).double()
+        uniform = [np.full(count, 1 / count) for count in cost.shape]
+        plan = ot.emd(*uniform, (cost / cost.max()).cpu().numpy(), numItermax=10**7)
+        plan = torch.from_numpy(plan).to(distances)
     return (plan * distances.square()).sum(), (plan * labels.square()).sum()
 
 

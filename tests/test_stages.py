@@ -225,11 +225,7 @@ def test_intervals_stopping_and_the_solver_are_flags(tmp_path, feature_files, ca
     for part in ("certificate", "published"):
         assert without[part]["intervals"] is None
         assert without[part]["target_loss"] == plain[part]["target_loss"]
-    plain = plain["published"]
-    entropic = record("--ITERATIONS", "12", "--TRANSPORT", "sinkhorn")["published"]
-    assert entropic["final_objective"] == pytest.approx(plain["final_objective"], rel=0.1)
-    assert entropic["final_objective"] != plain["final_objective"]
-    assert plain["iterations"] == 12
+    assert plain["published"]["iterations"] == 12
     with pytest.raises(SystemExit):
         stage_3.main([*base, "--BOOTSTRAP", "-1"])
     assert "must be a whole number from 0 to 10000, not '-1'" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_distribution_mismatch_and_its_gradients_equal_the_dense_formulation(gen
     leaves = {name: value.requires_grad_() for name, value in transform.tensors().items()}
     weight = 5.0
 
-    terms = distribution_mismatch(transform, source, target, weight, "exact")
+    terms = distribution_mismatch(transform, source, target, weight)
     value = terms[0] + weight * terms[1]
     gradients = torch.autograd.grad(value, [leaves[name] for name in ("A", "b", "B")])
 
@@ -234,7 +234,7 @@ def test_sparse_products_say_nothing_on_any_device(generator, monkeypatch):
     transform = random_transform(4, 3, 3, 1.0, generator)
     torch.set_warn_always(True)  # torch says it once a process otherwise
     try:
-        mismatch = distribution_mismatch(transform, source, target, 5.0, "exact")
+        mismatch = distribution_mismatch(transform, source, target, 5.0)
     finally:
         torch.set_warn_always(False)
     assert made and mismatch[0].isfinite()

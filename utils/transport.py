@@ -2,17 +2,16 @@
 
     min_P Σ_ij P_ij ( C_ij + L[y_i, t_j] ),   P 1 = 1/n,  Pᵀ 1 = 1/m                            (1)
 
-C (n, m) is the feature cost, L (K_S, K_T) the label cost, y and t the labels of the points.
-`exact` and `sinkhorn` use that the label part depends on the classes alone; `emd` hands the dense
-problem to POT and is the reference.
+C (n, m) is the feature cost, L (K_S, K_T) the label cost, y and t the labels of the points. What
+makes it fast is that the label part depends on the classes alone.
 
 Reduced label costs. For any class potentials (φ, ψ), replacing L by r = L − φ − ψ changes (1) by a
 constant, because the class masses of both sides are fixed. With the duals of the transport between
 the classes for L alone, r ≥ 0, and r = 0 wherever that small plan has mass: what is left has the
 size of the features' costs around the optimum, whatever the size of Λ.
 
-Why `exact` is exact. It solves (1) with POT's sparse network simplex on the pairs of classes with
-small r, which the class plan makes feasible, and gets duals (u, v) of the points. If
+Why the plan is optimal. (1) is solved with POT's sparse network simplex on the pairs of classes with
+small r, which the class plan makes feasible. That gives duals (u, v) of the points. If
 C_ij + r[y_i, t_j] − u_i − v_j ≥ 0 for the pairs that were left out as well, (u, v) are feasible for
 the whole problem with the same value: the plan is optimal by linear programming duality. Otherwise
 the offending pairs of classes join and it is solved again. Most pairs of classes are ruled out
@@ -31,8 +30,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from utils.procedures import SOLVERS
-
 EMD_ITERATIONS = 10_000_000  # POT stops silently at its cap; this one is never the reason to stop
 
 
@@ -44,17 +41,13 @@ class CostError(ValueError):
 class TransportPlan:
     """The plan as a sparse list: mass[k] goes from point rows[k] to point columns[k].
 
-    `mass` sums to one; `cost` is the value of (1), label part included. `gap` is how much `cost` may
-    exceed the optimum, by duality, and `marginal_error` how much mass stands in a wrong column; both
-    are 0 for the exact methods (up to rounding).
+    `mass` sums to one; `cost` is the value of (1), label part included.
     """
 
     rows: Tensor
     columns: Tensor
     mass: Tensor
     cost: float
-    gap: float = 0.0
-    marginal_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,24 +139,21 @@ def solve_transport(
     label_cost: Tensor | None = None,
     source_labels: Tensor | None = None,
     target_labels: Tensor | None = None,
-    method: str = "exact",
 ) -> TransportPlan:
-    """Solve (1), between n and m points of equal mass.
+    """Solve (1) exactly, between n and m points of equal mass.
 
     Args:
         feature_cost: C (n, m), or an `EuclideanCost` whose distances are computed where needed.
         label_cost: L (K_S, K_T), not negative; without it (1) is plain transport.
         source_labels: y (n,) int64, with a label cost.
         target_labels: t (m,) int64, with a label cost.
-        method: `exact`; `sinkhorn`, approximate, on the device of the costs; `emd`, POT's dense
-            solver, the reference.
 
     Returns:
         The plan as a sparse list of masses that sum to 1, and its cost in the unit of C.
 
     Raises:
-        ValueError: a side is empty, a cost is NaN, infinite or negative, labels do not fit, or the
-            method is unknown; the argument is named.
+        ValueError: a side is empty, a cost is NaN, infinite or negative, or labels do not fit; the
+            argument is named.
 
     Source: arXiv:2307.00823, section 4.1, for the cost; the solver is POT's network simplex
     (Bonneel et al. 2011) on the pairs of classes that can matter.
@@ -173,8 +163,6 @@ def solve_transport(
         >>> plan.cost, plan.columns.tolist()
         (0.0, [1, 0])
     """
-    if method not in SOLVERS:
-        raise ValueError(f"method must be one of {', '.join(SOLVERS)}, not {method!r}")
     _check_feature_cost(feature_cost)
     if (label_cost is None) != (source_labels is None) or (label_cost is None) != (
         target_labels is None
@@ -186,29 +174,20 @@ def solve_transport(
             raise ValueError("label_cost must be (K_S, K_T), finite and not negative")
         _check_labels(source_labels, n, label_cost.shape[0], "source_labels")
         _check_labels(target_labels, m, label_cost.shape[1], "target_labels")
-        label_cost = label_cost.detach().double()
-    if method == "sinkhorn":
-        return _sinkhorn(_dense(feature_cost), label_cost, source_labels, target_labels)
-
-    device, dtype = feature_cost.device, feature_cost.dtype
-    labels = [None if part is None else part.cpu().numpy() for part in (source_labels, target_labels)]
-    on_classes = None if label_cost is None else label_cost.cpu().numpy()
-    if method == "exact" and on_classes is not None:
-        cost = _on_host(feature_cost)
-        rows, columns, mass = _solve_by_classes(cost, on_classes, *labels)
-        paired = cost.pairs(rows, columns)
+        y, t = source_labels.cpu().numpy(), target_labels.cpu().numpy()
+        on_classes, cost = label_cost.detach().double().cpu().numpy(), _on_host(feature_cost)
+        rows, columns, mass = _solve_by_classes(cost, on_classes, y, t)
+        paired = cost.pairs(rows, columns) + on_classes[y[rows], t[columns]]
     else:
         cost = _dense(feature_cost).double().cpu().numpy()
-        total = cost if on_classes is None else cost + on_classes[labels[0]][:, labels[1]]
-        rows, columns, mass = _solve_dense(total, method)
+        rows, columns, mass = _solve_dense(cost)
         paired = cost[rows, columns]
-    if on_classes is not None:
-        paired = paired + on_classes[labels[0][rows], labels[1][columns]]
+    device, dtype = feature_cost.device, feature_cost.dtype
     return TransportPlan(
-        torch.from_numpy(rows).to(device),
-        torch.from_numpy(columns).to(device),
-        torch.from_numpy(mass).to(device, dtype),
-        float(mass @ paired),
+        rows=torch.from_numpy(rows).to(device),
+        columns=torch.from_numpy(columns).to(device),
+        mass=torch.from_numpy(mass).to(device, dtype),
+        cost=float(mass @ paired),
     )
 
 
@@ -290,10 +269,10 @@ def _on_host(cost: Tensor | EuclideanCost) -> "_LazyDistances | _DenseCost":
 
 
 # ----------------------------------------------------------------------------------- one dense problem
-def _solve_dense(cost: np.ndarray, method: str = "exact") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _solve_dense(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Solve uniform transport for cost (n, m) float64: (rows, columns, mass), mass summing to one."""
     n, m = cost.shape
-    if method == "exact" and n == m:  # an assignment problem
+    if n == m:  # an assignment problem
         rows, columns = linear_sum_assignment(cost)
         return rows, columns, np.full(n, 1 / n)
     # Masses m and n a point make both sides integers with the same sum: marginals without rounding.
@@ -329,7 +308,7 @@ def _solve_by_classes(
     present_sources, y = np.unique(y, return_inverse=True)  # classes absent from the batch fall away
     present_targets, t = np.unique(t, return_inverse=True)
     label_cost = label_cost[np.ix_(present_sources, present_targets)]
-    reduced, joined, _ = _reduced_label_cost(label_cost, np.bincount(y) * m, np.bincount(t) * n)
+    reduced, joined = _reduced_label_cost(label_cost, np.bincount(y) * m, np.bincount(t) * n)
     arcs = _Arcs(cost, reduced, y, t)
     arcs.add(joined)
     spread = arcs.highest() - cost.least()
@@ -364,10 +343,8 @@ DENSE_FROM = 0.5  # with this share of all pairs of points, the dense solver is 
 
 def _reduced_label_cost(
     label_cost: np.ndarray, source_mass: np.ndarray, target_mass: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return (r, where the class plan has mass, its cost), the first two (K_S, K_T). The masses are
-    integers of equal sum; the cost is that of masses of one in total, the constant between L and r in
-    (1).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (r, where the class plan has mass), both (K_S, K_T). The masses are integers of equal sum.
 
     What L's own digits cannot tell from zero is zero: at Λ = 1e11 rounding alone is as large as
     features' differences.
@@ -377,8 +354,7 @@ def _reduced_label_cost(
     reduced[reduced <= 16 * np.finfo(float).eps * np.abs(label_cost).max()] = 0.0
     joined = plan > 0
     reduced[joined] = 0.0
-    constant = float((plan * label_cost).sum() / source_mass.sum())
-    return _centred(reduced, joined), joined, constant
+    return _centred(reduced, joined), joined
 
 
 def _centred(reduced: np.ndarray, joined: np.ndarray) -> np.ndarray:
@@ -532,89 +508,3 @@ def _numbered(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 def _points_by_class(labels: np.ndarray, classes: int) -> list[np.ndarray]:
     ends = np.bincount(labels, minlength=classes).cumsum()
     return np.split(np.argsort(labels, kind="stable"), ends[:-1])
-
-
-# ------------------------------------------------------------------------------------------- entropic
-@torch.no_grad()
-def _sinkhorn(
-    cost: Tensor, label_cost: Tensor | None, y: Tensor | None, t: Tensor | None
-) -> TransportPlan:
-    """Solve (1) with entropy: log-domain Sinkhorn, ε falling to EPSILON stds of the feature cost.
-
-    The label costs come reduced, so that float32 holds what is left however large Λ is; these
-    K_S × K_T numbers alone visit the host. Rows meet their mass exactly, columns up to
-    `marginal_error` in total (about MARGINAL_ERROR unless ITERATIONS did not suffice). `gap` is the
-    plan's cost above a feasible dual's value.
-    """
-    n, m = cost.shape
-    epsilon = EPSILON * max(
-        float(cost.double().std(unbiased=False)), 1e-6 * float(cost.abs().max()), 1e-30
-    )
-    reduced, constant = cost, 0.0
-    if label_cost is not None:
-        on_classes, constant = _label_reduction(label_cost, y, t)
-        reduced = cost + on_classes[y][:, t].to(cost)
-    a, b = cost.new_full((n,), 1 / n), cost.new_full((m,), 1 / m)
-    spread = max(float(cost.max() - cost.min()), epsilon)
-    u, v = _entropic_duals(reduced, a, b, spread, epsilon)
-    plan = torch.exp((u[:, None] + v - reduced) / epsilon)
-    rows, columns = (plan > CUTOFF / max(n, m)).nonzero(as_tuple=True)
-    mass = plan[rows, columns].double()
-    mass = mass / torch.zeros(n).to(mass).index_add_(0, rows, mass)[rows] / n
-    column_mass = torch.zeros(m).to(mass).index_add_(0, columns, mass)
-
-    value = mass @ reduced[rows, columns].double()
-    dual = u.double().mean() + (reduced - u[:, None]).amin(0).double().mean()
-    return TransportPlan(
-        rows,
-        columns,
-        mass.to(cost.dtype),
-        cost=value.item() + constant,
-        gap=(value - dual).item(),
-        marginal_error=(column_mass - 1 / m).abs().sum().item(),
-    )
-
-
-EPSILON = 0.05
-MARGINAL_ERROR = 1e-2
-ITERATIONS = 1000  # at the last ε; a tenth of it at each one before
-CUTOFF = 1e-5  # of a point's mass: smaller entries of the plan are dropped
-
-
-def _entropic_duals(
-    cost: Tensor, a: Tensor, b: Tensor, first: float, last: float
-) -> tuple[Tensor, Tensor]:
-    """Find potentials (u, v) of entropic transport at ε = `last`, reached by halving ε from `first`."""
-    from ot.bregman import sinkhorn_log
-
-    u, v = torch.zeros_like(a), torch.zeros_like(b)
-    epsilon = max(first, last)
-    tolerance = MARGINAL_ERROR / len(b) ** 0.5  # POT measures the Euclidean norm
-    while True:
-        _, log = sinkhorn_log(
-            a,
-            b,
-            cost,
-            epsilon,
-            warmstart=(u / epsilon, v / epsilon),
-            log=True,
-            warn=False,
-            numItermax=ITERATIONS if epsilon == last else ITERATIONS // 10,
-            stopThr=tolerance,
-        )
-        u, v = epsilon * log["log_u"], epsilon * log["log_v"]
-        if epsilon == last:
-            return u, v
-        epsilon = max(epsilon / 2, last)
-
-
-def _label_reduction(label_cost: Tensor, y: Tensor, t: Tensor) -> tuple[Tensor, float]:
-    """Return (r, its constant) of the module docstring; r (K_S, K_T) is 0 for classes without points."""
-    sources, targets = y.unique(), t.unique()
-    mass_y = y.bincount(minlength=label_cost.shape[0])[sources].cpu().numpy() * len(t)
-    mass_t = t.bincount(minlength=label_cost.shape[1])[targets].cpu().numpy() * len(y)
-    present = label_cost[sources][:, targets].cpu().numpy()
-    reduced, _, constant = _reduced_label_cost(present, mass_y, mass_t)
-    result = torch.zeros_like(label_cost)
-    result[sources[:, None], targets] = torch.from_numpy(reduced).to(label_cost)
-    return result, constant

@@ -8,7 +8,6 @@ from utils.procedures.settings import (
     NOTHING_LEARNED,
     PENALISED,
     SCHEDULES,
-    SOLVERS,
     START_BETTER,
     START_LABEL_MAP,
     START_RANDOM,

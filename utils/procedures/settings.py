@@ -15,7 +15,6 @@ LEARNED = ("LearnedAll", "LearnedA", "FixedAll")
 LEARNED_ALL, NOTHING_LEARNED = LEARNED[0], LEARNED[2]
 STARTS = ("random", "label_map", "better")
 START_RANDOM, START_LABEL_MAP, START_BETTER = STARTS
-SOLVERS = ("exact", "sinkhorn", "emd")
 MANY_CLASSES = 100  # of the source; with more there are fewer controls, each costs more
 
 
@@ -112,12 +111,6 @@ class TransformSettings:
         "split",
         "where term 1 is estimated: class means of the whole split, or a batch",
         choices=("split", "batch"),
-    )
-    transport: str = described(
-        "exact",
-        "solver of the plan: sinkhorn is approximate, emd POT's dense one",
-        OURS,
-        choices=SOLVERS,
     )
     label_weight: float = described(1e8, "Λ, of label against feature cost")
     wasserstein_weight: float = described(2.0, "λ_WD, of the distribution mismatch")

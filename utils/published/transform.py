@@ -402,7 +402,6 @@ class PublishedObjective:
             Features(self.source.x[i], self.source.y[i]),
             Features(self.target.x[j], self.target.y[j]),
             self.settings.label_weight,
-            self.settings.transport,
         )
         return torch.stack(
             [
@@ -449,7 +448,7 @@ def final_objective(
 
 
 def distribution_mismatch(
-    transform: TaskTransform, source: Features, target: Features, label_weight: float, method: str
+    transform: TaskTransform, source: Features, target: Features, label_weight: float
 ) -> tuple[Tensor, Tensor]:
     """Return (Σ P_ij ‖Ax_i + b − z_j‖², Σ P_ij ‖B e_{y_i} − e_{t_j}‖²) for the batch's optimal plan P.
 
@@ -460,7 +459,7 @@ def distribution_mismatch(
     squared = label_distances_squared(transform.B)
     with torch.no_grad():
         plan = solve_transport(
-            EuclideanCost(moved, target.x), label_weight * squared.sqrt(), source.y, target.y, method
+            EuclideanCost(moved, target.x), label_weight * squared.sqrt(), source.y, target.y
         )
         row_mass, centres, constant = _barycentres(plan, target.x, len(moved))
     feature_distance = row_mass @ (moved - centres).square().sum(1) + constant
