@@ -21,6 +21,7 @@ with U a basis of the complement of the vector of ones and Q orthogonal matrices
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -426,29 +427,19 @@ def relate(
     tuned = functional.cross_entropy(fine_tuned, test.y, reduction="none")
 
     generator = torch.Generator().manual_seed(seed)
-    count, least, labels = settings.count(sources), losses.mean().item(), (seen.y, test.y)
-    draw = RandomDirections(source_head, seen.x, test.x, generator)
-    random = _judge(
-        draw=draw,
-        count=count,
-        labels=labels,
+    least = losses.mean().item()
+    judge = partial(
+        _judge,
+        count=settings.count(sources),
+        labels=(seen.y, test.y),
         groups=seen.groups,
         num_targets=targets,
         least=least,
-        progress=RANDOM_DIRECTIONS,
     )
+    random = judge(RandomDirections(source_head, seen.x, test.x, generator), progress=RANDOM_DIRECTIONS)
     mixed = None
     if sources > 2:
-        draw = MixedClasses(logits, test_logits, generator)
-        mixed = _judge(
-            draw=draw,
-            count=count,
-            labels=labels,
-            groups=seen.groups,
-            num_targets=targets,
-            least=least,
-            progress=MIXED_CLASSES,
-        )
+        mixed = judge(MixedClasses(logits, test_logits, generator), progress=MIXED_CLASSES)
     deciding = mixed or random
     resamples = Resamples(test.y, bootstrap or FEWEST_RESAMPLES, generator, test.groups)
     way = _Way(deciding.losses, losses, tuned)

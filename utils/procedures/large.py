@@ -8,6 +8,7 @@ deviation with its reason and its measured effect.
 from dataclasses import replace
 
 from utils.procedures.settings import (
+    IMPROVED_TRANSFORM,
     CertificateSettings,
     HeadSettings,
     ScaleSettings,
@@ -19,10 +20,8 @@ PENALTY_HEAD = HeadSettings(
     tau=0.02,
     steps=5001,
     batch_size=1000,
-    learning_rate=1e-4,
     penalty_weight=1e4,
     penalised="separate",
-    momentum=0.9,
     weight_decay=5e-4,
 )
 
@@ -33,16 +32,9 @@ PUBLISHED_RESNET = ScaleSettings(
     transform=TransformSettings(
         iterations=2001,
         batch_size=1000,
-        learning_rate=1e-2,
-        label_learning_rate=1e-2,
         prior_learning_rate=1e-3,
-        schedule="constant",
         label_weight=1e6,
-        wasserstein_weight=2.0,
-        prior_weight=1.0,
-        inverse_weight=1.0,
         sampler="truncated",
-        source_loss="split",
     ),
     certificate=CertificateSettings(),
     tau_measure="all_labels",
@@ -59,15 +51,7 @@ IMPROVED = ScaleSettings(
     training=None,
     target_head=HeadSettings(method="ridge", tau=None),
     source_head=HeadSettings(method="lipschitz", tau=0.02),
-    transform=replace(
-        PUBLISHED_RESNET.transform,
-        iterations=501,
-        learning_rate=5e-2,
-        label_learning_rate=0.15,
-        start="better",
-        schedule="cosine",
-        sampler="exact",
-    ),
+    transform=replace(PUBLISHED_RESNET.transform, **IMPROVED_TRANSFORM),
     certificate=CertificateSettings(),
     tau_measure="all_labels",
     deviation_floor=0.01,

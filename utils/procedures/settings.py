@@ -118,6 +118,17 @@ class TransformSettings:
     inverse_weight: float = described(1.0, "λ_IC, of the inverse mismatch")
 
 
+IMPROVED_TRANSFORM = {  # what the improved procedure changes, at either scale
+    "iterations": 501,
+    "learning_rate": 5e-2,
+    "label_learning_rate": 0.15,
+    "start": START_BETTER,
+    "schedule": "cosine",
+    "sampler": "exact",
+    "source_loss": "split",
+}
+
+
 @dataclass(frozen=True)
 class CertificateSettings:
     """How the certificate's transform is learned. Adam's rates fall along a cosine over the steps; U's
