@@ -187,13 +187,18 @@ class _MapLikelihood:
         """Take a step of expectation maximisation, over-relaxed: B_ts times (its share of the posteriors
         / B_ts)^ω.
         """
+        # B_ts Σ_{i: t_i = t} p_is / h_t(i): how often source class s is held responsible for a sample of
+        # target class t, and the prior's pseudo-sample; the columns' shares are the M step.
         expected = B * self.ratios(B) + self.prior
         ascent = expected / expected.sum(1, keepdim=True)
+        # ω times as far on the logarithms' way: fewer steps to the same fixed point (Salakhutdinov and
+        # Roweis 2003); the concave likelihood has no other maximum to go astray to.
         relaxed = (B * (ascent / B) ** RELAXATION).clamp_min_(SMALLEST)
         return relaxed / relaxed.sum(1, keepdim=True)
 
     def gap(self, B: Tensor) -> Tensor:
         """Return the right-hand side of (3): (C,)."""
+        # On a simplex no column gains more than its largest partial derivative less its mean under B.
         gradient = self.ratios(B) + self.prior / B
         return (gradient.amax(1) - (B * gradient).sum(1)).sum(1) / self.count
 

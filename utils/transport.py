@@ -304,21 +304,26 @@ def _solve_by_classes(
     cost: "_LazyDistances | _DenseCost", label_cost: np.ndarray, y: np.ndarray, t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the exact plan of (1) on the pairs of classes that matter (module docstring)."""
+    # A source point has mass m and a target point n: whole numbers of equal sum, without rounding.
     n, m = cost.shape
     present_sources, y = np.unique(y, return_inverse=True)  # classes absent from the batch fall away
     present_targets, t = np.unique(t, return_inverse=True)
     label_cost = label_cost[np.ix_(present_sources, present_targets)]
     reduced, joined = _reduced_label_cost(label_cost, np.bincount(y) * m, np.bincount(t) * n)
+    # The pairs with mass in the class plan make a plan of the points feasible. Those with a reduced cost
+    # that is small beside the spread of the features' costs are likely to be wanted, too.
     arcs = _Arcs(cost, reduced, y, t)
     arcs.add(joined)
     spread = arcs.highest() - cost.least()
     arcs.add((reduced <= NEAR * spread) & ~joined)
+    # Classes that provably have each other alone are assignments of their own, and leave the problem.
     alone = arcs.split_off(_alone(arcs.added, reduced, spread))
     parts = [_assign(*block, n) for block in alone]
     while arcs.blocks:
         if arcs.count() > DENSE_FROM * n * m:
             kept = reduced.clip(max=_never_used(reduced, spread))
             return _solve_dense(cost.block(np.arange(n), np.arange(m)) + kept[y][:, t])
+        # Optimal on the arcs. Optimal for all pairs if the duals are feasible off the arcs as well.
         *plan, u, v = arcs.solve()
         offending = arcs.offending(u, v)
         if not offending.any():
@@ -349,6 +354,7 @@ def _reduced_label_cost(
     What L's own digits cannot tell from zero is zero: at Λ = 1e11 rounding alone is as large as
     features' differences.
     """
+    # r = L − u − v ≥ 0 by dual feasibility, and 0 where the plan has mass by complementary slackness.
     plan, u, v = _emd(source_mass.astype(float), target_mass.astype(float), label_cost)
     reduced = label_cost - u[:, None] - v
     reduced[reduced <= 16 * np.finfo(float).eps * np.abs(label_cost).max()] = 0.0
@@ -476,12 +482,14 @@ class _Arcs:
 
     def offending(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Find the pairs of classes, (K_S, K_T), with points of C + r < u + v beyond rounding."""
+        # No pair of these classes can offend where r + min C is above the largest u and v together: most
+        # are ruled out here, without a look at their points.
         highest_u = np.array([u[rows].max() for rows in self.rows_of])
         highest_v = np.array([v[columns].max() for columns in self.columns_of])
         allowance = ROUNDING * max(np.abs(costs).max() for _, _, costs in self.blocks)
         suspects = self.reduced + self.cost.least() < highest_u[:, None] + highest_v - allowance
         offending = np.zeros_like(suspects)
-        for rows, columns, costs in self._blocks(suspects & ~self.added):
+        for rows, columns, costs in self._blocks(suspects & ~self.added):  # slack of all their points
             slack = (costs - u[rows, None] - v[columns]).min()
             offending[self.y[rows[0]], self.t[columns[0]]] = slack < -allowance
         return offending

@@ -76,7 +76,8 @@ def _solve_rounds(
     def objective(flat: Tensor) -> tuple[float, Tensor]:
         w, c = state.weight_and_bias(flat, tau)
         means = mean_loss(x, y, w.to(x), c.to(x))
-        active = state.raised(_violations(w, tau))
+        active = state.raised(_violations(w, tau))  # λ⁺: zero where a pair is well inside its constraint
+        # ∂g_ij/∂w_i = (w_i − w_j)/τ², so that the second part of (2) adds Σ_j λ⁺_ij (w_i − w_j)/τ².
         gradient = means.gradient_weight + _laplacian(active + active.T, w) / tau**2
         value = means.loss + float(active.square().sum()) / (2 * state.rho)
         return value, torch.cat([min(tau, 1.0) * gradient.flatten(), means.gradient_bias])
@@ -115,6 +116,7 @@ def _solve_rounds(
         bar.update()
         if (best and best.optimality_gap <= goal) or reached(state.flat):
             break
+        # The round's λ⁺ are the next multipliers (Hestenes, Powell); ρ rises while pairs violate theirs.
         violations = _violations(state.weight_and_bias(state.flat, tau)[0], tau)
         state.multipliers = state.raised(violations)
         if _worst(violations, state) > FEASIBLE:
@@ -190,9 +192,12 @@ def _optimality_gap(
     where that proves no gap below `goal`, with better ones (`_better_multipliers`). `class_shares` is
     mean e_{y_i} (x_i, 1)ᵀ, (K, d + 1).
     """
+    # p_i: the head's own predictions. G (K, d) and g (K,) are then the gradients of the mean loss.
     means = mean_loss(x, y, head.weight, head.bias, with_entropy=True)
     w = head.weight.double()
     gradient, entropy = means.gradient_weight, means.entropy
+    # (1 − ε) p_i + ε q has g = 0 for q = frequency − (1 − ε)/ε · g, which must not be negative: ε is the
+    # least share for which it is not. The entropy is concave: the mixture's is at least the mixed one.
     frequency = class_shares[:, -1]
     excess = float((means.gradient_bias / frequency).max().clamp_min(0))
     if excess > 0:
@@ -201,6 +206,7 @@ def _optimality_gap(
         of_q = torch.outer(q, class_shares[:, :-1].sum(0)) - class_shares[:, :-1]
         gradient = (1 - share) * gradient + share * of_q
         entropy = (1 - share) * entropy - share * float(torch.xlogy(q, q).sum())
+    # f(head) less the lower bound: loss − mean H(p_i) + τ Σ_{i<j} ‖F_ij‖, for any flow F that carries G.
     symmetric = (multipliers + multipliers.T) / tau**2
     gap = means.loss - entropy + tau * _flows(w, gradient, symmetric)
     if gap > goal:
@@ -213,7 +219,8 @@ def _optimality_gap(
 def _flows(w: Tensor, gradient: Tensor, symmetric: Tensor) -> float:
     """Return Σ_{i<j} ‖F_ij‖ of `_optimality_gap`, with S = λ/τ² (K, K) `symmetric`."""
     classes = len(w)
-    rest = gradient + _laplacian(symmetric, w)
+    rest = gradient + _laplacian(symmetric, w)  # R: what −λ_ij (w_i − w_j)/τ² leaves of G
+    # ‖F_ij‖² for F_ij = −S_ij (w_i − w_j) + (R_i − R_j)/K, from inner products alone.
     squared = (
         symmetric**2 * _pair_products(w, w)
         - 2 / classes * symmetric * _pair_products(w, rest)

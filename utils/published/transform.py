@@ -260,6 +260,7 @@ def _descend(
     )
     for iteration in iterations:
         fraction = learning_rate_fraction(settings, iteration)
+        # A fresh batch, its plan solved anew for the present transform: P is constant in the gradients.
         try:
             terms = objective.terms(_as_transform(variables, settings.learned, {}), generator)
         except CostError as error:
@@ -455,15 +456,16 @@ def distribution_mismatch(
     The plan enters through its class masses M (K_S, K_T) and, with a_i its mass on x_i, through
     c_i = Σ_j P_ij z_j / a_i alone: the first sum is Σ_i a_i ‖Ax_i + b − c_i‖² and a constant.
     """
-    moved = transform.features(source.x)
-    squared = label_distances_squared(transform.B)
-    with torch.no_grad():
+    moved = transform.features(source.x)  # (n, d)
+    squared = label_distances_squared(transform.B)  # (K_S, K_T)
+    with torch.no_grad():  # no gradient goes through the solver: P is optimal for un-squared distances
         plan = solve_transport(
             EuclideanCost(moved, target.x), label_weight * squared.sqrt(), source.y, target.y
         )
         row_mass, centres, constant = _barycentres(plan, target.x, len(moved))
+    # Σ_j P_ij ‖m_i − z_j‖² = a_i ‖m_i − c_i‖² + a spread of the z_j around c_i that m_i does not change.
     feature_distance = row_mass @ (moved - centres).square().sum(1) + constant
-    masses = torch.zeros_like(squared)
+    masses = torch.zeros_like(squared)  # M: what the plan sends from each source to each target class
     masses.index_put_((source.y[plan.rows], target.y[plan.columns]), plan.mass.double(), accumulate=True)
     return feature_distance, (masses * squared).sum()
 
