@@ -129,9 +129,13 @@ def test_the_commands_over_many_runs_are_understood(script):
             assert len(rank_models.comparison_of(options).entries) > 5
 
 
+def design_page() -> str:
+    return (REPOSITORY / "docs" / "design.md").read_text()
+
+
 def layers() -> dict[str, list[str]]:
     """Packages and single modules of utils, each with its modules, in the order of docs/design.md."""
-    lines = (REPOSITORY / "docs" / "design.md").read_text().splitlines()
+    lines = design_page().splitlines()
     rows = [line.split("|")[1:3] for line in lines if line.startswith("| `")]
     return {re.findall(r"`(\w+)`", name)[0]: re.findall(r"`(\w+)`", modules) for name, modules in rows}
 
@@ -175,6 +179,17 @@ def test_nothing_imports_upwards(path):
         else:
             modules = layers()[layer]
             assert other_module and modules.index(other_module[0]) < modules.index(module[0]), path
+
+
+def test_the_diffs_of_the_design_apply():
+    """Each hunk's unchanged and removed lines stand in the file as they are, once."""
+    blocks = re.findall(r"```diff\n--- a/(\S+)\n(.*?)```", design_page(), re.DOTALL)
+    assert len(blocks) == 3
+    for name, block in blocks:
+        text = (REPOSITORY / name).read_text()
+        for hunk in re.split(r"^@@.*\n", block, flags=re.MULTILINE)[1:]:
+            before = "".join(line[1:] for line in hunk.splitlines(True) if line[0] in " -")
+            assert text.count(before) == 1, f"{name}:\n{before}"
 
 
 def test_nothing_below_knows_the_scripts():

@@ -340,7 +340,7 @@ def _initial_variables(
     B and D are float64: near a permutation Λ multiplies differences that float32 cannot hold.
     """
     device, dim = source.x.device, source.x.shape[1]
-    if learned == "LearnedAll":
+    if learned == LEARNED_ALL:
         B = torch.rand(num_targets, num_sources, generator=generator, dtype=torch.float64)
     else:
         B = torch.eye(num_targets, dtype=torch.float64)[random_permutation(num_targets, generator)]
@@ -359,7 +359,7 @@ def _as_transform(
 ) -> TaskTransform:
     """Apply the constraints of the paper's equation 3: softmax for the learned B (by columns) and D."""
     B, D = variables["B"], variables["D"]
-    if learned == "LearnedAll":
+    if learned == LEARNED_ALL:
         B, D = torch.softmax(B, dim=0), torch.softmax(D, dim=0)
     return TaskTransform(
         A=variables["A"], b=variables["b"], A_inverse=variables["A_inverse"], B=B, D=D, history=history
