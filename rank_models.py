@@ -29,7 +29,7 @@ import train_source_model
 import utils
 from utils.entry import stage_entry, tell_once
 from utils.errors import InputError
-from utils.names import ACCURACY, FINE_TUNINGS, LENET, LINEAR, METRICS
+from utils.names import ACCURACY, FINE_TUNINGS, LENET, METRICS
 from utils.options import (
     StageParser,
     add_flag,
@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with utils.storage.only_one(folder, busy):
         ranking = utils.ranking.rank_entries(comparison, failed=train_lenets(comparison, options))
         ranking = replace(ranking, command=options.command)
-        table = ranking.table(options.METRIC if options.FINETUNE == LINEAR else ACCURACY)
+        table = ranking.table()
         print(f"{ranking.line}\n{ranking.more_line}\n\n{utils.report.markdown_table(*table)}", end="")
         utils.near_copies.warn_of_near_copies(ranking.near_copies)
         utils.ranking.warn_of_another(folder, ranking)

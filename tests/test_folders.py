@@ -216,6 +216,23 @@ def test_images_without_an_ending_are_told_by_their_first_bytes(tmp_path, kind, 
     assert data.found.endswith("left out: 2 without ending")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_off_image_without_an_ending_is_not_left_out(tmp_path, kind):
+    """It is listed, so that extraction names it as an image that cannot be decoded."""
+    tree(tmp_path, "a/1", "a/2", "b/1", "b/2", content=image_bytes(kind))
+    whole = (tmp_path / "a" / "1").read_bytes()
+    (tmp_path / "a" / "1").write_bytes(whole[: len(whole) // 2])
+    data = load(tmp_path)
+    assert set(files(data)) == {"a/1", "a/2", "b/1", "b/2"}
+    for split in (data.train, data.test):
+        for number, name in enumerate(split.images.names):
+            if name == "a/1":
+                with pytest.raises((OSError, ValueError, SyntaxError)):
+                    rgb_image(split.images, number)
+            else:
+                assert rgb_image(split.images, number).size == (8, 8)
+
+
 def test_what_is_no_image_is_counted(tmp_path):
     tree(
         tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png", "a/1.txt", "a/3.HEIC", "b/4.heic", "x.png"

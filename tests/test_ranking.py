@@ -595,6 +595,7 @@ def test_a_ranking_is_read_as_it_was_written(tmp_path, files):
     read = read_ranking(tmp_path / "ranked" / "ranking.json")
     assert math.isnan(read.agreement["all candidates"][1]["LogME"]["Kendall"][0])
     assert read.accuracies == found.accuracies and read.table() == found.table()
+    assert read.table()[0][:2] == ["model", "balanced"]
     for name, standing in read.standings.items():
         assert standing.balanced_accuracy == found.accuracies[name] and standing.accuracy > 0.2
     once = json.loads((tmp_path / "ranked" / "ranking.json").read_text())

@@ -85,10 +85,16 @@ class Ranking:
         found = {name: one.measured(self.metric) for name, one in self.standings.items()}
         return {name: accuracy for name, accuracy in found.items() if accuracy is not None}
 
-    def table(self, column: str = "accuracy") -> tuple[list[str], list[list[str]]]:
-        """Return (head, rows) for a person; `column`: what the accuracies are called."""
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return (head, rows) for a person."""
+        balanced = any(one.balanced_accuracy is not None for one in self.standings.values())
         return candidate_table(
-            self.scores, self.accuracies, self.decision.odds, self.facts, self.majority_share, column
+            scores=self.scores,
+            truth=self.accuracies,
+            odds=self.decision.odds,
+            facts=self.facts,
+            majority=self.majority_share,
+            truth_column=self.metric if balanced else ACCURACY,
         )
 
     def agreement_table(self, title: str) -> tuple[list[str], list[list[str]]]:
