@@ -145,7 +145,7 @@ def doubts_of(
     test: utils.features.Features,
     least_balanced: float,
 ) -> list[str]:
-    """Say what is odd about the head's accuracy, beside what its learning curve foretold. One whose
+    """Say what is odd about the head's accuracy, beside what its learning curve predicted. One whose
     balanced accuracy is above chance, at `least_balanced`, has found something.
     """
     predicted = None

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import train_source_model
 import utils
-from utils.entry import stage_entry, tell_once
+from utils.entry import print_once, stage_entry
 from utils.errors import InputError
 from utils.names import ACCURACY, FINE_TUNINGS, LENET, METRICS
 from utils.options import (
@@ -208,7 +208,7 @@ def train_lenets(comparison: utils.ranking.Comparison, options: argparse.Namespa
         lambda job, outcome: print(f"{outcome.state} {job.name}", file=sys.stderr),
     )
     for line in utils.sweep.distinct_warnings(outcomes.values()):
-        tell_once(line)
+        print_once(line)
     failed = {
         job.source: outcomes[job].reason for job in jobs if outcomes[job].state == utils.sweep.FAILED
     }

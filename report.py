@@ -42,7 +42,7 @@ TERMS_CAPTION = """For each run: the certificate by its two terms, above the los
 the loss of a fine-tuned head; then the published bound by its terms, above the loss of its own
 transformed classifier. The dotted line is ln K of the target: the loss of a constant prediction."""
 AGREEMENT_CAPTION = """Each bound against the target loss of the same classifier, every run of every
-seed. A certified bound lies on the right of the dashed line; a bound that foretells the loss lies
+seed. A certified bound lies on the right of the dashed line; a bound that predicts the loss lies
 along it."""
 AGREEMENT_NOTE = """Intervals (95 %) draw groups of seeds, and need six. Where nothing is learned
 (FixedAll) bound and loss are both large, which alone makes a high correlation over all settings."""

@@ -24,7 +24,7 @@ import finetune_source_model_on_target_task
 import train_source_model
 import transfer_source_to_target
 import utils
-from utils.entry import stage_entry, tell_once
+from utils.entry import print_once, stage_entry
 from utils.names import LENET
 from utils.options import (
     PUBLISHED,
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         shown = ", ".join(f"{count} {state}" for state, count in counts.items())
         print(f"{len(jobs)} tasks: {shown}; {time.perf_counter() - start:.1f} s")
         for line in utils.sweep.distinct_warnings(outcomes.values()):
-            tell_once(line)
+            print_once(line)
         for name, reason in failed.items():
             print(f"failed: {name}: {reason}", file=sys.stderr)
         utils.report.write_summary(rows, failed, results / "sweep")

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> dict | None:
         max_pixels=options.MAX_PIXELS,
         grouping=grouping,
     )
-    utils.stage.told(dataset)
+    utils.stage.report_found(dataset)
     if grouping and dataset.train.groups is None:
         warnings.warn(f"--GROUPS {grouping.text} matches no image of {source}", stacklevel=2)
     if options.BATCH_SIZE is None and len(dataset.train) < training.batch_size:

@@ -471,10 +471,10 @@ def relation_of(
 
 
 def doubts_of(pair: Pair, options: argparse.Namespace, seconds: dict[str, float]) -> list[str]:
-    """Say what is odd about the accuracy of linear fine-tuning, beside what held-out images foretell."""
+    """Say what is odd about the accuracy of linear fine-tuning, beside what held-out images predict."""
     _, head = pair.validated_heads(options, seconds)
     train, test = pair.target
-    found = utils.held_out.foretell_accuracy(head, train, test)
+    found = utils.held_out.accuracy_on_new_images(head, train, test)
     predicted = found and (found.accuracy, found.interval)
     return utils.doubts.doubts_of_accuracy(
         head.logits(test.x).argmax(1), test.y, pair.class_names[1], predicted

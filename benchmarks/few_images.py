@@ -87,7 +87,7 @@ def judge(
     floor: float,
     balanced: bool = False,
 ) -> Draw:
-    """A probe of few images: what is foretold of it, and what it does on new ones."""
+    """A probe of few images: what is predicted of it, and what it does on new ones."""
     (x, y), (new_x, new_y) = train, test
     scaler = Standardiser.fit(x, floor)
     fitted = fit_validated_ridge(scaler(x), y, classes, "probe")

@@ -1,4 +1,4 @@
-"""What more labels would bring, foretold from a part of them and measured with all.
+"""What more labels would bring, predicted from a part of them and measured with all.
 
     python3 -m benchmarks.learning_curve --FOLDERS photos/cifar10 photos/flowers
     python3 -m benchmarks.learning_curve --FOLDERS --EMBEDDED MNIST --PAIRS --DRAWS 2
@@ -6,9 +6,9 @@
 Of each data set's training images an eighth, a quarter and a half are drawn, DRAWS times each. Each
 part's learning curve is extrapolated by the factor 8, 4 and 2, and compared with what the probe that is
 fitted to all training images reaches on the test split. Means over draws, accuracies in percent: `as it
-is`, the accuracy of the part's probe on the test split; `foretold` with all images; `measured`; `width`
-of the interval; `held`: in how many draws it holds the measured one; `error` of what is foretold, and
-`of as it is`: the error of saying that more images change nothing; `gain` that is foretold of more
+is`, the accuracy of the part's probe on the test split; `predicted` with all images; `measured`; `width`
+of the interval; `held`: in how many draws it holds the measured one; `error` of what is predicted, and
+`of as it is`: the error of saying that more images change nothing; `gain` that is predicted of more
 images, and the `true gain`.
 
 Features: LeNets trained on the first of each pair (embedded data), and MODEL's at IMAGE_SIZE. All images
@@ -40,7 +40,7 @@ from utils.procedures import settings_for
 FACTORS = (8, 4, 2)
 COLUMNS = (
     "as it is",
-    "foretold",
+    "predicted",
     "measured",
     "width",
     "held",
@@ -55,12 +55,12 @@ POINTS = 100  # percentage points in an accuracy
 @dataclass(frozen=True)
 class Draw:
     """Of one part: its probe's accuracy on the test split, what the probe of all reaches there, and what
-    was foretold of it, each with its interval.
+    was predicted of it, each with its interval.
     """
 
     as_it_is: float
     measured: float
-    foretold: float
+    predicted: float
     interval: tuple[float, float]
     gain: float
 
@@ -70,11 +70,11 @@ class Draw:
         (low, high), gain = self.interval, self.measured - self.as_it_is
         return (
             self.as_it_is,
-            self.foretold,
+            self.predicted,
             self.measured,
             high - low,
             low <= self.measured <= high,
-            abs(self.foretold - self.measured),
+            abs(self.predicted - self.measured),
             abs(gain),
             self.gain,
             gain,
@@ -109,7 +109,7 @@ def probe(
     return scaled, fitted, (logits.argmax(1) == test.y).double().mean().item()
 
 
-def foretell(task: Task, factor: int, seed: int, measured: float, floor: float) -> Draw:
+def predict(task: Task, factor: int, seed: int, measured: float, floor: float) -> Draw:
     """From one part in `factor` of the training images."""
     y, classes = task.train.y, task.num_classes
     (index,) = nested_parts(y, torch.ones_like(y, dtype=torch.bool), [1 / factor], classes, seed)
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> None:
             measured = probe(task.train, task.test, floor, task.num_classes)[2]
             table.heading(f"{name}: {len(task.train)} + {len(task.test)} images")
             for factor in FACTORS:
-                draws = [foretell(task, factor, s, measured, floor) for s in range(options.DRAWS)]
+                draws = [predict(task, factor, s, measured, floor) for s in range(options.DRAWS)]
                 say(table, f"1/{factor} of them", draws)
                 found[factor] += draws
     table.heading("all data sets")

@@ -9,7 +9,7 @@ several times. `crop` cuts up to an eighth away and changes brightness and quali
 that moves over the picture, as frames do; `jpeg` changes the quality alone; `part` is `crop` for a
 quarter of the scenes. `having`: the share of training images that have a near copy; `found` of them at
 least; `size` of a group; `right`: of pairs that are put together those of one scene, `all`: of pairs of
-one scene those that are put together. Accuracies in percent of a linear probe: `foretold` in the
+one scene those that are put together. Accuracies in percent of a linear probe: `predicted` in the
 ordinary way, `new scenes` with the copies that are found held out whole, `told` with the groups by
 --GROUPS, and `measured` on other photographs. `held`: whether the intervals of the three hold it.
 """
@@ -52,7 +52,7 @@ COLUMNS = (
     "size",
     "right",
     "all",
-    "foretold",
+    "predicted",
     "new scenes",
     "told",
     "measured",
@@ -130,8 +130,8 @@ def row_of_scenes(task: Task, floor: float) -> Sequence[str]:
     measured = (logits.argmax(1) == test.y).double().mean().item()
     new = (report_near_copies(plain, classes) or {}).get("new_scenes")
     right, every = (0.0, 0.0) if found is None else pairs_agree(found.groups, told.groups)
-    foretold, of_groups = predictions
-    intervals = (foretold.interval, new and new["interval"], of_groups.interval)
+    predicted, of_groups = predictions
+    intervals = (predicted.interval, new and new["interval"], of_groups.interval)
     held = [
         "–" if limits is None else "yn"[not limits[0] <= measured <= limits[1]] for limits in intervals
     ]
@@ -141,7 +141,7 @@ def row_of_scenes(task: Task, floor: float) -> Sequence[str]:
         str(found.size) if found else "–",
         f"{right:.3f}",
         f"{every:.2f}",
-        f"{100 * foretold.accuracy:.1f}",
+        f"{100 * predicted.accuracy:.1f}",
         f"{100 * new['accuracy']:.1f}" if new else "–",
         f"{100 * of_groups.accuracy:.1f}",
         f"{100 * measured:.1f}",

@@ -77,9 +77,9 @@ def test_learning_curve_counts_what_its_intervals_hold(tmp_path):
     learning_curve.main([*argv, "--IMAGE_SIZE", "32", "--DRAWS", "2", "--RESULTS", str(tmp_path)])
     rows = values(tmp_path, "learning_curve")  # of all data sets, which is the one
     for factor in learning_curve.FACTORS:
-        _, foretold, measured, width, held, of, count, error, *_ = rows[f"1/{factor} of them"]
+        _, predicted, measured, width, held, of, count, error, *_ = rows[f"1/{factor} of them"]
         assert 0 <= int(held) <= int(count) == 2 and of == "of" and float(width) > 0
-        assert abs(float(foretold) - float(measured)) <= float(error) + 0.11
+        assert abs(float(predicted) - float(measured)) <= float(error) + 0.11
     assert rows["all"][6] == "6"
     assert (
         f"photos, random:resnet18 at 32 px: {3 * 72} + {3 * 18} images"

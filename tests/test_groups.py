@@ -236,7 +236,7 @@ def test_the_learning_curve_takes_whole_groups(generator):
     assert naive.accuracies[-1] > curve.accuracies[-1] + 0.1
 
 
-def test_no_class_with_two_groups_foretells_nothing(generator):
+def test_no_class_with_two_groups_predicts_nothing(generator):
     train = scenes(4, 10, 4, 5, generator)
     fitted = fit_validated_ridge(train.x, train.y, 4, "test", train.groups)
     with pytest.raises(InputError, match="two training groups"):

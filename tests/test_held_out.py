@@ -1,4 +1,4 @@
-"""Accuracies foretold from held-out images, and what is odd about measured ones."""
+"""Accuracies predicted from held-out images, and what is odd about measured ones."""
 
 import json
 import math
@@ -61,11 +61,11 @@ def test_which_images_are_few(counts, few):
 def test_where_there_are_enough_images_nothing_is_extrapolated():
     rng, judged = np.random.default_rng(0), held_out_of([60] * 4)
     right = (rng.random(240) < 0.7).astype(float)
-    found = judged.foretell(right, 200)
+    found = judged.predict(right, 200)
     assert found.extrapolated is None and found.note is None
     assert found.accuracy == right.mean()
     assert found.interval == held_out_interval(right.sum(), 240, FOLDS, 200)
-    assert judged.foretell_balanced(right, 200) == found  # classes of one size
+    assert judged.predict_balanced(right, 200) == found  # classes of one size
 
 
 def test_odds_above_chance():
@@ -107,7 +107,7 @@ def test_intervals_of_few_images_hold_what_all_of_them_reach(classes, images, de
     for trial in range(40):
         rng = np.random.default_rng(trial)
         judged, right, measured = nearest_mean(classes, images, 1000, deviation, rng)
-        found = judged.foretell(right, 1000)
+        found = judged.predict(right, 1000)
         assert found.interval[0] <= found.accuracy <= found.interval[1]
         assert found.note and found.accuracy >= right.mean()
         held += found.interval[0] <= measured <= found.interval[1]
@@ -141,9 +141,9 @@ def test_the_probe_of_all_of_few_images_is_in_its_interval():
 
 def test_all_right_or_all_wrong_is_not_certain():
     judged = held_out_of([2, 2])
-    low, high = judged.foretell(np.ones(4), 100).interval
+    low, high = judged.predict(np.ones(4), 100).interval
     assert low < 0.5 and high == pytest.approx(1)
-    low, high = judged.foretell(np.zeros(4), 100).interval
+    low, high = judged.predict(np.zeros(4), 100).interval
     assert low == 0 and high > 0.5
 
 
@@ -203,7 +203,7 @@ def test_a_choice_by_balanced_accuracy_weighs_each_class_alike():
     both[:20] = 0
     found = {}
     for name, right in (("large", large), ("both", both)):
-        one, balanced = judged.foretell(right, 100), judged.foretell_balanced(right, 100)
+        one, balanced = judged.predict(right, 100), judged.predict_balanced(right, 100)
         found[name] = Prediction(
             accuracy=one.accuracy,
             interval=one.interval,

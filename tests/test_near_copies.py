@@ -135,7 +135,7 @@ def test_it_takes_no_second_for_many_features(generator):
 
 
 # ----------------------------------------------------------------------------------- what is made of it
-def test_what_is_foretold_without_copies_holds_on_new_scenes(generator):
+def test_what_is_predicted_without_copies_holds_on_new_scenes(generator):
     """The issue's example: near copies of each scene, and what a probe reaches on other scenes."""
     whole = scenes(200, 1, 5, 30, generator, noise=0.0)
     known, new = whole.select(slice(0, 100)), whole.select(slice(100, None))

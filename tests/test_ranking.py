@@ -187,8 +187,8 @@ def test_more_labels_are_compared_with_another_network(gain, regret_, verdict):
     assert line.startswith(
         f"more labels or another network? {verdict}: twice as many labels (2000 images)"
     )
-    foretold = float(line.partition("add about ")[2].partition(" points")[0]) / 100
-    assert foretold == pytest.approx(gain, abs=0.01) and "the next, b, is 25.0 lower" in line
+    predicted = float(line.partition("add about ")[2].partition(" points")[0]) / 100
+    assert predicted == pytest.approx(gain, abs=0.01) and "the next, b, is 25.0 lower" in line
     assert f"these networks {100 * regret_:.1f} (the expected regret" in line
 
 

@@ -31,7 +31,7 @@ def doubts_of_accuracy(
     predicted: tuple[float, tuple[float, float]] | None,
 ) -> list[str]:
     """Say what a person should know of the answers `said` (n,) on a test split with the labels `truth`,
-    a line each. `predicted`: the accuracy that was foretold, and its interval for as many images; None
+    a line each. `predicted`: the accuracy that was expected, and its interval for as many images; None
     where none was.
     """
     confusion = confusions(said, truth, len(class_names))
@@ -40,13 +40,13 @@ def doubts_of_accuracy(
     accuracy, (low, high) = predicted or (None, (0.0, 1.0))
     width = high - low
     chance = bdtr(hits, count, 1 / classes)
-    foretold = f"the predicted {accuracy:.3f} [{low:.3f}, {high:.3f}]" if predicted else ""
+    beside = f"the predicted {accuracy:.3f} [{low:.3f}, {high:.3f}]" if predicted else ""
     if predicted and measured < low - width:
-        place = f"far below {foretold}"
+        place = f"far below {beside}"
     elif chance < CERTAIN and (measured < low or not predicted):
-        place = f"below chance, {1 / classes:.3f}" + (f", and below {foretold}" if predicted else "")
+        place = f"below chance, {1 / classes:.3f}" + (f", and below {beside}" if predicted else "")
     elif predicted and measured > high + width:
-        return [_line(measured, f"far above {foretold}", f"likely causes: {SEEN_IMAGES}")]
+        return [_line(measured, f"far above {beside}", f"likely causes: {SEEN_IMAGES}")]
     else:
         return []
     # A renaming must bring the accuracy back to where it is not odd, and most of the way there.

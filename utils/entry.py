@@ -76,7 +76,7 @@ def warning_line(message: object, category: type[Warning]) -> str:
 _told: set[str] = set()
 
 
-def tell_once(line: str) -> None:
+def print_once(line: str) -> None:
     """Print a line on stderr, unless this run has said it."""
     if line not in _told:
         _told.add(line)
@@ -84,7 +84,7 @@ def tell_once(line: str) -> None:
 
 
 def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    tell_once(warning_line(message, category))
+    print_once(warning_line(message, category))
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ SLOPES, ACCURACIES = 15, 40  # nodes of the mixture
 
 
 @dataclass(frozen=True)
-class Foretold:
+class PredictedAccuracy:
     """An `accuracy` on new images and its `interval`. `extrapolated`: (how many images of a class the
     judging probes were fitted to, how many there are), where that is what was extrapolated; else None.
     `unit`: what is counted so, images or groups of them.
@@ -115,8 +115,10 @@ class HeldOut:
         """Whether accuracies of these images are extrapolated."""
         return self._is_few(np.full(len(self.labels), 1 / len(self.labels)))
 
-    def foretell(self, right: np.ndarray, new_images: float | None, few: bool | None = None) -> Foretold:
-        """Foretell, from which of the held-out images were right, the share right of `new_images` new
+    def predict(
+        self, right: np.ndarray, new_images: float | None, few: bool | None = None
+    ) -> PredictedAccuracy:
+        """Predict, from which of the held-out images were right, the share right of `new_images` new
         ones (None: of all that could be drawn). `few`: whether it is extrapolated (default: as
         `is_few`).
         """
@@ -124,22 +126,22 @@ class HeldOut:
         count = len(right) / effect
         if not (self._is_few(weights) if few is None else few):
             interval = held_out_interval(right.sum() / effect, count, FOLDS, new_images)
-            return Foretold(float(right.mean()), interval)
+            return PredictedAccuracy(float(right.mean()), interval)
         return self._extrapolate(float(right.mean()), count, weights, new_images)
 
-    def foretell_balanced(self, right: np.ndarray, new_images: float | None) -> Foretold:
-        """Foretell the same for the mean over classes of the share right; new images are taken to have
+    def predict_balanced(self, right: np.ndarray, new_images: float | None) -> PredictedAccuracy:
+        """Predict the same for the mean over classes of the share right; new images are taken to have
         the classes in the same shares.
         """
         share, count = share_of_classes(right, self.labels)
         if count == len(right):
-            return self.foretell(right, new_images)
+            return self.predict(right, new_images)
         effective = None if new_images is None else new_images * count / len(right)
         count /= self.design_effect(right)
         if self._is_few(self.balance):
             return self._extrapolate(share, count, self.balance, effective)
         parts = widening_of_folds(FOLDS) + (count / effective if effective else 0.0)
-        return Foretold(share, wilson_of_share(share, count / parts))
+        return PredictedAccuracy(share, wilson_of_share(share, count / parts))
 
     @property
     def balance(self) -> np.ndarray:
@@ -164,27 +166,31 @@ class HeldOut:
 
     def _extrapolate(
         self, share: float, count: float, weights: np.ndarray, new_images: float | None
-    ) -> Foretold:
+    ) -> PredictedAccuracy:
+        # Of unequal classes the geometric means: (1) has powers of numbers of images.
         images, fitted = (math.exp(weights @ np.log(n)) for n in (self.images, self.fitted_to))
         chance = np.bincount(self.labels, weights).max()
         flatter = images**-FLATTENING
         known = count / widening_of_folds(FOLDS)
+        # The mixture's nodes: equally probable accuracies of the Beta distribution, slopes b of (2).
         levels = (np.arange(ACCURACIES) + 0.5) / ACCURACIES
         accuracies = special.betaincinv(share * known + 1, (1 - share) * known + 1, levels)
         slopes = STEEPEST * flatter * (np.arange(SLOPES) + 0.5) / SLOPES
         means = with_odds(accuracies[:, None], chance, (images / fitted) ** slopes).ravel()
+        # Each node is a Gaussian: which new images are drawn makes the variance p (1 − p) / m.
         noise = means * (1 - means) / new_images if new_images else np.zeros_like(means)
         low, high = mixture_interval(means, noise, np.full(len(means), 1 / len(means)))
         accuracy = float(with_odds(np.array(share), chance, (images / fitted) ** (USUAL * flatter)))
         ends = max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))
         unit = "images" if self.groups is None else "groups of images"
-        return Foretold(accuracy, ends, (fitted, images), unit)
+        return PredictedAccuracy(accuracy, ends, (fitted, images), unit)
 
 
 def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.ndarray:
     """Return the accuracy whose odds (1) above chance are `factor` times as large; what is not above
     chance stays.
     """
+    # (p' − c)/(1 − p') = factor · (p − c)/(1 − p), solved for p'.
     above, wrong = factor * np.maximum(accuracy - chance, 0), 1 - accuracy
     return np.where(accuracy > chance, (above + chance * wrong) / (above + wrong), accuracy)
 
@@ -210,14 +216,14 @@ def judge_held_out(
     return right.double().cpu().numpy(), HeldOut.of(labels, fold, judged, groups)
 
 
-def foretell_accuracy(
+def accuracy_on_new_images(
     fitted: LinearHead | ValidatedRidge, train: Features, test: Features
-) -> Foretold | None:
-    """Foretell the accuracy of a head of validated strength that is fitted to `train`, on as many new
+) -> PredictedAccuracy | None:
+    """Predict the accuracy of a head of validated strength that is fitted to `train`, on as many new
     images as `test` has; None where no class has two images, or groups.
     """
     right, judged = judge_held_out(fitted, train.y, train.groups)
     if not len(right):
         return None
     new = effective_new(len(test), test.groups, torch.from_numpy(right), judged.groups)
-    return judged.foretell(right, new)
+    return judged.predict(right, new)

@@ -96,7 +96,7 @@ class LearningCurve:
         if judged and count and judged.is_few:
             parts = (judged.part(size / sizes[-1]) for size in sizes)
             found = [
-                part.foretell(row, new_images, few=True) for part, row in zip(parts, hits, strict=True)
+                part.predict(row, new_images, few=True) for part, row in zip(parts, hits, strict=True)
             ]
             accuracies, intervals = zip(*((one.accuracy, one.interval) for one in found), strict=True)
             note = found[-1].note
@@ -155,6 +155,8 @@ class LearningCurve:
         errors = 1 - np.array(self.accuracies) if self.note is None else self.errors
         sizes = np.array(self.fitted_to) / self.fitted_to[-1]
         s, b = _grid()
+        # At a grid point the errors are E times a known shape, plus noise of a known covariance: E by
+        # generalised least squares, its variance, and the point's weight by its marginal likelihood.
         shape = s[:, None] + (1 - s[:, None]) * sizes ** -b[:, None]  # (grid, parts)
         precision = np.linalg.inv(self.covariance)
         variance = 1 / np.einsum("gi,ij,gj->g", shape, precision, shape)

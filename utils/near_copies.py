@@ -144,6 +144,7 @@ class _Scale:
         """Estimate them; None where there are too few images, or all are equal."""
         if log_distances.shape[1] < 2 * K:
             return None
+        # In D dimensions log d_2K − log d_K is 1/D times a sum of 1/j in the mean: D by its median.
         rise = log_distances[:, 2 * K - 1] - log_distances[:, K - 1]
         rise = rise[rise.isfinite()]
         if not len(rise) or rise.median() <= 0:
@@ -156,6 +157,7 @@ class _Scale:
         ratio = log_distances[:, 0] - log_distances[:, K - 1]
         ratio[log_distances[:, 0] == -torch.inf] = -torch.inf  # also where all K are equal
         ratio[log_distances[:, 2 * K - 1] == torch.inf] = 0.0  # too few that are of other groups
+        # (d_1/d_K)^D is the least of K − 1 uniform numbers: P(less) = 1 − (1 − it)^(K−1).
         nearest = torch.exp(self.dimension * ratio).clamp_max(1)
         return -torch.expm1((K - 1) * torch.log1p(-nearest))
 
@@ -227,7 +229,7 @@ def _usual_size(groups: Tensor | None) -> int | None:
 # ---------------------------------------------------------------------------------------- what it means
 def report_near_copies(train: Features, num_classes: int, test: Features | None = None) -> dict | None:
     """Return what a result holds of near copies, None where none are found: of how many images, the size
-    of their groups, and what a probe is foretold to reach where these are held out whole: too much,
+    of their groups, and what a probe is predicted to reach where these are held out whole: too much,
     where not all copies were found.
     """
     found = near_copies(train, test)
@@ -236,12 +238,12 @@ def report_near_copies(train: Features, num_classes: int, test: Features | None 
     record = {**asdict(replace(found, groups=None)), "new_scenes": None}
     del record["groups"]
     if found.groups is not None:
-        record["new_scenes"] = _foretold(replace(train, groups=found.groups), num_classes)
+        record["new_scenes"] = _predicted(replace(train, groups=found.groups), num_classes)
     return record
 
 
-def _foretold(train: Features, num_classes: int) -> dict | None:
-    """Foretell accuracy and interval of a probe on other groups; None where no class has two."""
+def _predicted(train: Features, num_classes: int) -> dict | None:
+    """Predict accuracy and interval of a probe on other groups; None where no class has two."""
     head = fit_linear_head(train, num_classes, None, "ridge", progress="near copies held out")
     right, judged = judge_held_out(head, train.y, train.groups)
     if not len(right):
@@ -268,8 +270,7 @@ def warn_of_near_copies(found: Mapping | None) -> None:
     if found["test_share"] == 0.0:
         text = (
             f"near copies: at least {parts[0]} have some among each other, none of the test images was "
-            "found to: what is foretold from the training images holds for the same scenes, not for new "
-            "scenes"
+            "found to: what the training images predict holds for the same scenes, not for new scenes"
         )
     if new := found["new_scenes"]:
         low, high = new["interval"]

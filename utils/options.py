@@ -252,7 +252,7 @@ def add_analysis_flag(group: argparse._ArgumentGroup, default: Sequence[str]) ->
         default=list(default),
         metavar="PART",
         help="relation (what the source's classes have to do with the target's; the quickest), "
-        "published (the paper's form: its learned transform and bound), certificate (what a moved "
+        "published (the paper's form: its learned transform and bound), certificate (what a transformed "
         f"classifier's loss cannot exceed); default {' '.join(default)}",
     )
 

@@ -350,10 +350,10 @@ def find_target(
         labels=asked.labels,
         needs_test=needs_test,
     )
-    return told(data)
+    return report_found(data)
 
 
-def told(data: Dataset | Task) -> Dataset | Task:
+def report_found(data: Dataset | Task) -> Dataset | Task:
     """Say what a folder was taken for."""
     if isinstance(data, Dataset) and data.found and rank() == 0:
         warnings.warn(f"found {data.found}", Remark, stacklevel=2)
@@ -371,7 +371,7 @@ def find_source(asked: PairRequest, network: SourceNetwork, target: Dataset | Ta
         )
     count = number_of_classes(asked.source_classes, target.num_classes) or target.num_classes
     require_same_features(asked, network, target)
-    return told(network.source or _read_source(asked, network.origin, count))
+    return report_found(network.source or _read_source(asked, network.origin, count))
 
 
 def require_same_features(asked: PairRequest, network: SourceNetwork, target: Dataset | Task) -> None:

@@ -81,6 +81,7 @@ def class_transport(
         plan = solve_transport(cost)
         distances.append(plan.cost)
         if potentials:
+            # W1 = mean u + mean v: of a resample, to first order, the means of these over it.
             u, v = optimal_potentials(cost, plan)
             source[assigned == k] = share * len(assigned) / len(u) * u
             target[t == k] = share * len(t) / len(v) * v

@@ -57,6 +57,8 @@ def _down(images: Tensor, height: int, interpolation: str) -> Tensor:
 
 def _to_bytes(upper: Tensor, lower: Tensor) -> Tensor:
     """Add the sums of both halves, rounded and clipped; in their memory."""
+    # upper · HALF + lower, in units of 2^-BITS, and a half for rounding. Carried down in two steps, each
+    # of which float32 holds exactly; floor as an arithmetic shift does.
     lower.mul_(1 / HALF).floor_()
     return upper.add_(lower).add_(HALF / 2).mul_(1 / HALF).clamp_(0, 255).to(torch.uint8)
 
@@ -73,6 +75,7 @@ def _bands(old: int, new: int, interpolation: str, device: torch.device) -> tupl
     halves.
     """
     values, reach = FILTERS[interpolation]
+    # As Pillow's precompute_coeffs does it: a filter stretched by the scale where images shrink.
     scale = old / new
     stretch = max(scale, 1.0)
     centre = (np.arange(new)[:, None] + 0.5) * scale

@@ -52,6 +52,7 @@ def certified_terms(
         return CertifiedTerms(*(Term(None),) * 3)
     losses = -log_class_probabilities(source_logits, B).gather(1, assigned[:, None])[:, 0]
     count = torch.bincount(assigned, minlength=num_targets)
+    # The mean over all source points of weight · loss is Σ_t π_T,t times the mean of those mapped to t.
     weights = len(assigned) * shares.to(losses) / count.clamp_min(1)
     by_class = torch.zeros(num_targets).to(losses).index_add_(0, assigned, losses) / count.clamp_min(1)
     weighted = torch.where(weights[assigned] > 0, weights[assigned] * losses, 0.0)

@@ -61,6 +61,7 @@ def _confusability(logits: Tensor, labels: Tensor) -> np.ndarray:
             for k, members in enumerate(index_by_class(labels, classes))
         ]
     )
+    # (k, l): how often a point of k has the higher logit of l. Roots spread the many small shares.
     S = ((mistaken + mistaken.T) / 2).sqrt().cpu().numpy()
     others = ~np.eye(classes, dtype=bool)
     S[others] -= S[others].mean()
@@ -87,7 +88,7 @@ def _quadratic_assignments(source: np.ndarray, target: np.ndarray, count: int) -
         m = rng.permutation(classes)
         for _ in range(10 * classes):
             Q = source[np.ix_(m, m)]
-            P = Q @ padded
+            P = Q @ padded  # all exchanges' gains from one product of matrices
             own = P.diagonal()
             gain = P + P.T - own[:, None] - own + 2 * Q * padded
             r, s = np.unravel_index(gain.argmax(), gain.shape)

@@ -131,7 +131,7 @@ def _warn_of_single_groups(
         named = describe_names((class_names[k] for k in single), MOST_NAMED)
         warnings.warn(
             f"{data}: all training samples of {named} are of one group, which cannot be held out: "
-            "what is foretold says nothing of these classes",
+            "what is predicted says nothing of these classes",
             stacklevel=2,
         )
 

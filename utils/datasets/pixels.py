@@ -72,7 +72,7 @@ class PixelRules:
         return {"version": VERSION, "scale": scales, "background": self.background}
 
     @property
-    def told(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """What was chosen, for a person."""
         texts = [
             f"{_images(count)} of {kind} values from {low:g} to {high:g}, read {self.scales[kind]}"

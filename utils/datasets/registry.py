@@ -134,7 +134,7 @@ def load_dataset(
     }
     if isinstance(train.images, ImageFiles):
         provenance["pixels"] = train.images.reading.about
-        for text in train.images.reading.told:
+        for text in train.images.reading.remarks:
             warnings.warn(f"{name}: {text}", stacklevel=2)
     if is_image_folder(name):
         provenance["classes"] = about_classes(class_names)

@@ -185,7 +185,7 @@ def draw_relations(groups: Sequence[Mapping], folder: Path) -> None:
     titles = [f"{source} → {target}\n{model}" for source, target, model in map(_place, groups)]
     draw_accuracies(axes, rows, titles, texts)
     axes.set_xlim(0, 1.45)
-    axes.set_xlabel("test images of the target told right")
+    axes.set_xlabel("accuracy on the target's test images")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
     save_both(figure, folder / "relations")
 

@@ -86,7 +86,9 @@ def _draw_class_accuracies(axes: Axes, record: Mapping, classes: Sequence[Mappin
     names = [one["target_class"] for one in classes]
     draw_accuracies(axes, classes, names, texts, "classes mixed" if mixed else "random directions")
     axes.set_xlim(0, 1.1 + LETTER * max(map(len, texts)))
-    axes.set_xlabel(f"told right, by class of {record['target']}; right: what the source calls it")
+    axes.set_xlabel(
+        f"classified correctly, by class of {record['target']}; right: what the source calls it"
+    )
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8.5)
 
 
@@ -131,8 +133,8 @@ def draw_certificate(record: Mapping, folder: Path) -> None:
     _draw_losses(left, found)
     _draw_shares(right, record, classes)
     figure.suptitle(
-        f"{_title(record)}\nwhat the moved classifier's loss cannot exceed on these splits:\na measure "
-        f"of how far {record['target']} can be told apart, nearly blind to the source",
+        f"{_title(record)}\nwhat the transformed classifier's loss cannot exceed on these splits:\n"
+        f"how separable the classes of {record['target']} are, no measure of the relation",
         fontsize=10,
     )
     save_figure(figure, folder / "certificate.png")
@@ -149,7 +151,7 @@ def _draw_losses(axes: Axes, found: Mapping) -> None:
     for place, height in enumerate(heights):
         axes.annotate(f"{height:.2f}", (place, height), (0, 3), textcoords="offset points", ha="center")
     constant = _draw_constant(axes, found, "guessing evenly")
-    names = ("linear\nfine-tuning", "moved source\nclassifier", "cannot exceed\n(certificate)")
+    names = ("linear\nfine-tuning", "transformed\nclassifier", "cannot exceed\n(certificate)")
     axes.set_xticks(range(3), names, fontsize=8.5)
     axes.set_ylabel("loss on the target's test images (nats)")
     axes.set_ylim(0, 1.3 * max(constant, *heights))

@@ -93,7 +93,7 @@ def loss_gradient_norms(head: LinearHead, x: Tensor) -> Tensor:
     is 0 its gradient is taken as 0, the least of the subgradients there.
     """
     weight = head.weight.double()
-    weight = weight - weight.mean(0)
+    weight = weight - weight.mean(0)  # p − e_y sums to zero: what the rows have in common drops out
     gram = weight @ weight.T
     p = torch.softmax(head.logits(x).double(), dim=1)
     gp = p @ gram

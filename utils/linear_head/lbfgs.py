@@ -130,7 +130,7 @@ class _Memory:
         for s, y, rho in reversed(self.pairs):
             weights.append(rho * (s @ product))
             product = product - weights[-1] * y
-        if self.pairs:
+        if self.pairs:  # γ = sᵀy / yᵀy = 1 / (ρ yᵀy)
             _, y, rho = self.pairs[-1]
             product = product / (rho * (y @ y))
         for (s, y, rho), weight in zip(self.pairs, reversed(weights), strict=True):
@@ -164,7 +164,7 @@ def _line_search(at: Callable[[float], _Point], begin: _Point, first: float) -> 
             if trial.slope * ((high.step if high else math.inf) - trial.step) >= 0:
                 high = low
             low = trial
-        if high is None:
+        if high is None:  # no step was too long yet: farther, where the cubic says, within limits
             step = min(MOST_GROWTH * low.step, _cubic_minimum(begin, low, MOST_GROWTH * low.step))
             step = max(step, 1.1 * low.step)
             continue
@@ -172,6 +172,7 @@ def _line_search(at: Callable[[float], _Point], begin: _Point, first: float) -> 
         if abs(low.slope) * width <= ROUNDING * max(1.0, abs(low.value)):
             break  # what is left to gain is lost in the value's last digits
         otherwise = (low.step + high.step) / 2 if high.usable else low.step + (high.step - low.step) / 10
+        # Between the two, and not so near to either that the interval would hardly shrink.
         step = _cubic_minimum(low, high, otherwise)
         nearest, farthest = sorted((low.step, high.step))
         step = min(max(step, nearest + 0.1 * width), farthest - 0.1 * width)

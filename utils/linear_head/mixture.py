@@ -13,6 +13,7 @@ def log_class_probabilities(logits: Tensor, B: Tensor) -> Tensor:
     log_B = B.to(logits).log()
     highest = logits.amax(1, keepdim=True)
     shifted = logits - highest  # what is left of a large common part would drown the small differences
+    # log (B p)_t = log Σ_s B_ts exp(g_s) − log Σ_s exp(g_s), each by log-sum-exp.
     rows = max(1, MIXTURE_ELEMENTS // log_B.numel())
     parts = [torch.logsumexp(part[:, None] + log_B, dim=2) for part in shifted.split(rows)]
     return torch.cat(parts) - torch.logsumexp(shifted, dim=1, keepdim=True)

@@ -62,7 +62,7 @@ def fit_penalty(
         y_other = torch.randint(num_classes, (count,), generator=generator)
         for index in order.split(settings.batch_size)[: steps - epoch * per_epoch]:
             x, y, other = (part[index].to(weight.device) for part in (features.x, features.y, y_other))
-            loss = functional.cross_entropy(head.logits(x), y)
+            loss = functional.cross_entropy(head.logits(x), y)  # (3): its mean, then what is too steep
             for norms in _penalised_norms(settings.penalised, head, x, y, other):
                 loss = loss + settings.penalty_weight * functional.relu(norms - tau).square().mean()
             optimiser.zero_grad()

@@ -128,8 +128,10 @@ def _choose_weight_decay(
         loss(at)
         while at + direction in EXPONENTS and loss(at + direction, at) < loss(at) - INDISTINCT:
             at += direction
+    # What is within INDISTINCT of the least is as good: of these the strongest, which is the safest.
     least = min(value for value, _ in found.values())
     best = max(k for k, (value, _) in found.items() if value <= least + INDISTINCT)
+    # λ weighs against a mean: for 1/share times as many samples the same prior is share times as strong.
     return STEP**best * share, found[best][1]
 
 
@@ -188,6 +190,7 @@ def mean_loss(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, with_entropy: 
         loss -= log_p.gather(1, y_part[:, None]).sum(dtype=torch.float64).item()
         if with_entropy:
             entropy -= (log_p.exp() * log_p).sum(dtype=torch.float64).item()
+        # ∂ℓ/∂logits = p − e_y, so that the gradients are (p − e_y)ᵀ x and the sum of p − e_y.
         p = log_p.exp_()
         p[torch.arange(len(y_part), device=x.device), y_part] -= 1
         gradient_weight += p.T @ x_part

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.grouped import effective_new
-from utils.held_out import Foretold, judge_held_out
+from utils.held_out import PredictedAccuracy, judge_held_out
 from utils.learning_curve import LearningCurve
 from utils.linear_head import ValidatedRidge
 from utils.names import ACCURACY, BALANCED
@@ -36,7 +36,7 @@ class Prediction:
     accuracy: float
     interval: tuple[float, float]
     right: np.ndarray
-    balanced: Foretold | None = None
+    balanced: PredictedAccuracy | None = None
     weights: np.ndarray | None = None
     majority: float | None = None
     classes: int | None = None
@@ -70,11 +70,13 @@ def predict_accuracy(
     right, judged = judge_held_out(fitted, labels, groups)
     if not len(right):
         what = "images" if groups is None else "groups of images"
-        raise InputError(f"no class has two training {what}: what a probe will reach cannot be foretold")
+        raise InputError(
+            f"no class has two training {what}: what a probe will reach cannot be predicted"
+        )
     new = new_images
     if new_images is not None:
         new = effective_new(new_images, new_groups, torch.from_numpy(right), judged.groups)
-    found, balanced = judged.foretell(right, new), judged.foretell_balanced(right, new)
+    found, balanced = judged.predict(right, new), judged.predict_balanced(right, new)
     return Prediction(
         accuracy=found.accuracy,
         interval=found.interval,

@@ -13,7 +13,7 @@ from utils.ranking.scores import PREDICTED_BY
 
 # -------------------------------------------------------------------------------------------- rankings
 PICKED, RIVAL, OTHER = "#004488", "#ddaa33", "#bbbbbb"
-KINDS = {PICKED: "take this one", RIVAL: "cannot be told from it", OTHER: "worse"}
+KINDS = {PICKED: "take this one", RIVAL: "not distinguishable from it", OTHER: "worse"}
 MEASURED = {"color": "black", "markersize": 5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
 

@@ -106,6 +106,7 @@ def logme(sample: Sample) -> float:
     """
     n, indicators = len(sample.x), sample.indicators
     tall = n > sample.x.shape[1]
+    # z of the docstring: with xᵀx = V e Vᵀ the left singular vectors are x V / √e.
     eigenvalues, vectors = sample.spectrum
     kept = eigenvalues > RANK_TOLERANCE * eigenvalues.max()
     eigenvalues, vectors = eigenvalues[kept], vectors[:, kept]
@@ -191,6 +192,7 @@ def transrate(sample: Sample) -> float:
 
 def _coding_rate(products: np.ndarray, n: int) -> float:
     """Return the coding rate of xᵀx or xxᵀ, which have the same eigenvalues but for zeros."""
+    # log|M| / 2 is the sum of the logarithms of the diagonal of M's Cholesky factor.
     root = linalg.cholesky(np.eye(len(products)) + products / (n * CODING_ERROR), check_finite=False)
     return float(np.log(np.diag(root)).sum())
 

@@ -28,7 +28,7 @@ RELATION_ROWS = {
     "source_contribution_p": "how often mixed classes do as well as the source's own",
 }
 CERTIFICATE_ROWS = {
-    "target_accuracy": "h, a classifier moved from the source onto the target, on its test split",
+    "target_accuracy": "h, the source classifier transformed for the target, on its test split",
     "target_loss": "h's loss (nats)",
     "bound_certified": "what h's loss cannot exceed on these splits, the sum of the next two",
     "certified_source_loss": "h's loss on the source points that stand for the target's classes",
@@ -117,7 +117,7 @@ def print_heading(record: Mapping, reused: bool = False) -> None:
 
 
 def print_relation(record: Mapping, shown_classes: int, fine_tuned: Mapping | None = None) -> None:
-    """Print how well the target can be told apart, and what the source's classes have to do with it.
+    """Print how separable the target's classes are, and what the source's classes have to do with it.
     `fine_tuned`: stage 2's record, which knows what more labels would bring.
     """
     found = record["relation"]
@@ -180,8 +180,8 @@ def verdict(record: Mapping) -> str:
             f"from classes mixed at random to linear fine-tuning (p = {p:.2f})."
         )
     return (
-        f"no relation is found: on {record['target']} {classes} cannot be told from classes mixed at "
-        f"random (p = {p:.2f})."
+        f"no relation is found: on {record['target']} {classes} cannot be distinguished from classes "
+        f"mixed at random (p = {p:.2f})."
     )
 
 
@@ -204,7 +204,9 @@ def _print_classes_of_relation(record: Mapping, shown_classes: int) -> None:
         )
         for one in classes[: shown_classes or None]
     ]
-    print(f"\nby class of {record['target']}, how often it is told right, and what it is called:")
+    print(
+        f"\nby class of {record['target']}, how often it is classified correctly, and what it is called:"
+    )
     _print_columns([head, *rows], right=range(1, 4))
     if len(rows) < len(classes):
         print(f"  and {len(classes) - len(rows)} better ones (--SHOW_CLASSES 0 for all)")
@@ -295,7 +297,7 @@ def print_pseudo_labels(record: Mapping, labelled: Mapping | None) -> None:
     agreement = record["pseudo_labels"]["agreement"]
     print("pseudo-labels: losses and accuracies of the target are against clusters, not labels")
     if agreement is None:
-        print("pseudo-labels: the target has no labels, so how far they are off cannot be told")
+        print("pseudo-labels: the target has no labels, so how far they are off is unknown")
         return
     print(f"pseudo-labels: as the target's own on {agreement:.1%} of its test samples, best naming")
     if labelled is None or _comparable(labelled) != _comparable(record):
