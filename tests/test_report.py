@@ -110,7 +110,7 @@ def test_the_relation_shows_every_quantity_with_its_meaning(run, capsys):
     [
         (
             {"related": True, "source_contribution_p": 0.05},
-            "say something of FMNIST's: they go 25%",
+            "are related to FMNIST's: they close 25%",
         ),
         (
             {"related": False, "source_contribution_p": 0.4},
@@ -118,7 +118,7 @@ def test_the_relation_shows_every_quantity_with_its_meaning(run, capsys):
         ),
         (
             {"related": False, "source_contribution_p": 0.05, "source_contribution": 0.02},
-            "the classes of MNIST say next to nothing of FMNIST's: they go 2% of the way",
+            "the classes of MNIST are hardly related to FMNIST's: they close 2% of the loss",
         ),
         (
             {"source_contribution": None, "no_contribution": "it is hardly better"},

@@ -513,7 +513,7 @@ def test_the_head_that_a_file_carries_is_a_source(tmp_path, feature_files, capsy
     argv = ["--TRG", f"features:{path}", "--CONTROLS", "19", *places(tmp_path)]
     stage_3.main(["--SRC", "head", *argv])
     shown = capsys.readouterr().out
-    assert "the network's own classes say something of features-own's" in shown
+    assert "the network's own classes are related to features-own's" in shown
     assert "the published form and the certificate are left out" in shown
     record = result(tmp_path, "transfer", "head_to_features-own", "features_LearnedAll_seed0")
     assert record["published"] is None and record["certificate"] is None

@@ -145,7 +145,7 @@ def _draw_losses(axes: Axes, found: Mapping) -> None:
     axes.bar(0, found["fine_tuned_loss"], 0.6, color=COLOURS["fine_tuned"])
     axes.bar(1, found["target_loss"], 0.6, color=COLOURS["actual"])
     axes.bar(2, source, 0.6, color=COLOURS["source"], label="loss on the source's points")
-    added = {"color": COLOURS["distribution"], "label": "added by the way to the target's"}
+    added = {"color": COLOURS["distribution"], "label": "transport to the target's points"}
     axes.bar(2, transport, 0.6, bottom=source, **added)
     heights = (found["fine_tuned_loss"], found["target_loss"], found["bound_certified"])
     for place, height in enumerate(heights):

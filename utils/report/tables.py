@@ -13,9 +13,9 @@ from utils.storage import PARTS, without_paths
 
 HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
-    "balanced_accuracy": "the mean over classes of its share right",
-    "majority_share": "what always saying the most frequent class is right of",
-    "accuracy_at_least": "95 % sure: at least this share of new such images is classified rightly",
+    "balanced_accuracy": "its mean over classes",
+    "majority_share": "accuracy of always answering the most frequent class",
+    "accuracy_at_least": "95 % sure: on new images of this kind it is at least this accurate",
     "fine_tuned_loss": "its loss (nats)",
     "constant_prediction_loss": "ln K: what calling every class equally likely costs",
 }
@@ -24,15 +24,15 @@ RELATION_ROWS = {
     "label_map_loss": "its loss (nats)",
     "control_accuracy": "the same with its classes mixed: the control, a mean",
     "control_loss": "its loss",
-    "source_contribution": "of the way from the control to linear fine-tuning: the classes' share",
+    "source_contribution": "share of the loss gap from control to fine-tuning that its classes close",
     "source_contribution_p": "how often mixed classes do as well as the source's own",
 }
 CERTIFICATE_ROWS = {
     "target_accuracy": "h, the source classifier transformed for the target, on its test split",
     "target_loss": "h's loss (nats)",
     "bound_certified": "what h's loss cannot exceed on these splits, the sum of the next two",
-    "certified_source_loss": "h's loss on the source points that stand for the target's classes",
-    "certified_transport": "what the way to the target's points adds, in the loss's own metric",
+    "certified_source_loss": "h's loss on the source points that are mapped to the target's classes",
+    "certified_transport": "cost of the optimal transport from these to the target's points",
     "bound_certified_train": "bound_certified on as many training points: the gap is over-fitting",
     "target_loss_train": "h's loss on these",
 }
@@ -137,7 +137,7 @@ def print_relation(record: Mapping, shown_classes: int, fine_tuned: Mapping | No
     whole = sum(found["steps"].values())
     if found["source_contribution"] is not None and whole > 0:
         parts = (f"{STEP_NAMES[name]} {step / whole:.0%}" for name, step in found["steps"].items())
-        print(f"  of the way from random directions to linear fine-tuning: {', '.join(parts)}")
+        print(f"  loss gap between random directions and linear fine-tuning: {', '.join(parts)}")
     if found["shared_images"]:
         print("  source and target are the same images: all this is by heads that did not see them")
     _print_classes_of_relation(record, shown_classes)
@@ -171,13 +171,13 @@ def verdict(record: Mapping) -> str:
     p, share = found["source_contribution_p"], found["source_contribution"]
     if found["related"]:
         return (
-            f"{classes} say something of {record['target']}'s: they go {share:.0%} of the way from "
-            f"classes mixed at random to linear fine-tuning (p = {p:.2f})."
+            f"{classes} are related to {record['target']}'s: they close {share:.0%} of the loss gap "
+            f"between classes mixed at random and linear fine-tuning (p = {p:.2f})."
         )
     if p <= SIGNIFICANT:
         return (
-            f"{classes} say next to nothing of {record['target']}'s: they go {share:.0%} of the way "
-            f"from classes mixed at random to linear fine-tuning (p = {p:.2f})."
+            f"{classes} are hardly related to {record['target']}'s: they close {share:.0%} of the loss "
+            f"gap between classes mixed at random and linear fine-tuning (p = {p:.2f})."
         )
     return (
         f"no relation is found: on {record['target']} {classes} cannot be distinguished from classes "
@@ -230,7 +230,9 @@ def print_certificate(record: Mapping, shown_classes: int) -> None:
     if found is None:
         print(record["no_certificate"])
         return
-    print("certificate, true for these splits and nearly blind to the source (docs/method.md):")
+    print(
+        "certificate, proven for these test images; it does not measure the relation (docs/method.md):"
+    )
     _print_rows(found, CERTIFICATE_ROWS)
     if found["start"] is not None and not found["improved"]:
         print(
