@@ -25,16 +25,13 @@ from utils.procedures import procedures, settings_for
 
 
 def parse_options(
-    argv: Sequence[str] | None = None,
-    given: Mapping[str, Any] | None = None,
-    model: str | None = LENET,
+    argv: Sequence[str] | None = None, given: Mapping[str, Any] | None = None, model: str | None = LENET
 ) -> argparse.Namespace:
     """Parse the flags. `model`: the default of --model; None: it is required."""
     parser = stage_parser(__doc__, "finetune_source_model_on_target_task.py", with_target=True)
     add_model_flags(parser, model)
     settings = procedures(parser.peek("MODEL", argv))
-    defaults = {name: scale.target_head for name, scale in settings.items()}
-    add_setting_flags(parser, "target head [default of each procedure]", HEAD_FLAGS, defaults)
+    add_setting_flags(parser, "target head", HEAD_FLAGS, settings, "target_head")
     return parser.parse_args(argv, given)
 
 

@@ -33,11 +33,11 @@ from utils.names import ACCURACY, FINE_TUNINGS, LENET, METRICS
 from utils.options import (
     StageParser,
     add_flag,
-    add_flags_of_stage,
     add_labels_flag,
     add_many_models_flags,
     add_place_flags,
     add_procedure_flag,
+    add_stage_flags,
     add_threads_flag,
     one_of,
     seed_number,
@@ -79,21 +79,19 @@ def parse_options(argv: Sequence[str] | None):
         "--MOST_MODELS",
         type=whole(1, 10_000),
         default=20,
-        metavar="N",
         help="how many models a pattern may stand for (default 20)",
     )
-    add_flag(group, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
+    add_flag(group, "--SEED", type=seed_number, default=0, help="of every draw (default 0)")
     add_procedure_flag(group)
-    add_flags_of_stage(group, "train")
+    add_stage_flags(group, ["train"])
     data = parser.add_argument_group("what the scores see")
     shots = "only N training images of each class, at least 2"
-    add_flag(data, "--SHOTS", type=whole(2), metavar="N", help=shots)
+    add_flag(data, "--SHOTS", type=whole(2), help=shots)
     add_flag(
         data,
         "--SAMPLES",
         type=whole(),
         default=10_000,
-        metavar="N",
         help="at most about N training images, of each class its share (default 10000)",
     )
     add_flag(
@@ -101,7 +99,6 @@ def parse_options(argv: Sequence[str] | None):
         "--RESAMPLES",
         type=whole(1, 100_000),
         default=2000,
-        metavar="N",
         help="draws of the images that say how sure the choice is (default 2000)",
     )
     add_flag(
@@ -109,7 +106,6 @@ def parse_options(argv: Sequence[str] | None):
         "--METRIC",
         type=one_of(METRICS),
         default=ACCURACY,
-        metavar="NAME",
         help="by which the pick is made: accuracy (default), or balanced: the mean over classes of the "
         "share right, every class alike",
     )
@@ -137,7 +133,7 @@ def add_truth_flags(parser: StageParser) -> None:
         help="measure them on the test split: linear (the probe) or full (all weights, --EPOCHS)",
     )
     epochs = "of --FINETUNE full (default 3)"
-    add_flag(truth, "--EPOCHS", type=whole(), default=3, metavar="N", help=epochs)
+    add_flag(truth, "--EPOCHS", type=whole(), default=3, help=epochs)
     add_flag(
         truth,
         "--SCORES",

@@ -6,12 +6,7 @@ python3 scales.py > docs/settings.md        # every setting with its value in ea
 from __future__ import annotations
 
 import utils
-from utils.procedures import PROCEDURE_NAMES, ScaleSettings, settings_for, settings_tables
-
-
-def procedures(model: str | None) -> dict[str, ScaleSettings]:
-    """Return each procedure's settings for a model, whatever its tasks: what --help shows."""
-    return {name: settings_for(name, (model or "").lower()) for name in PROCEDURE_NAMES}
+from utils.procedures import settings_for, settings_tables
 
 
 def settings_page() -> str:

@@ -64,12 +64,9 @@ def parse_options(argv: Sequence[str] | None):
         nargs="+",
         type=one_of(LEARNED),
         default=["LearnedAll"],
-        metavar="NAME",
         help=f"{', '.join(LEARNED)} (default LearnedAll)",
     )
-    add_flag(
-        group, "--SEED", nargs="+", type=seed_number, default=[0], metavar="N", help="seeds (default 0)"
-    )
+    add_flag(group, "--SEED", nargs="+", type=seed_number, default=[0], help="seeds (default 0)")
     add_procedure_flag(group)
     add_analysis_flag(group, (RELATION, PUBLISHED))
     add_stage_flags(group)
@@ -80,21 +77,13 @@ def parse_options(argv: Sequence[str] | None):
         "--ENGINE",
         type=one_of(ENGINES),
         default="local",
-        metavar="NAME",
         help="local (default): on this machine; ray: on a Ray cluster",
     )
-    add_flag(
-        engine,
-        "--JOBS",
-        type=whole(1, 256),
-        metavar="N",
-        help="local: processes (default 1: in this one)",
-    )
+    add_flag(engine, "--JOBS", type=whole(1, 256), help="local: processes (default 1: in this one)")
     add_flag(
         engine,
         "--CPUS",
         type=number_of_threads,
-        metavar="N",
         help="threads of a task, reserved on Ray (default: local, its share of the cores; ray, 1)",
     )
     add_flag(
@@ -115,7 +104,6 @@ def parse_options(argv: Sequence[str] | None):
         "--RETRIES",
         type=whole(0, 1000),
         default=2,
-        metavar="N",
         help="how often a task whose process was lost is run again (default 2)",
     )
     add_many_models_flags(parser)

@@ -27,9 +27,8 @@ def parse_options(
     argv: Sequence[str] | None = None, given: Mapping[str, Any] | None = None
 ) -> argparse.Namespace:
     parser = stage_parser(__doc__, "train_source_model.py", with_target=False)
-    defaults = {name: scale.training for name, scale in procedures(LENET).items()}
     add_decoding_flags(parser.add_argument_group("images of a folder"))
-    add_setting_flags(parser, "training [default of each procedure]", TRAINING_FLAGS, defaults)
+    add_setting_flags(parser, "training", TRAINING_FLAGS, procedures(LENET), "training")
     return parser.parse_args(argv, given)
 
 
@@ -50,18 +49,9 @@ def run(options: argparse.Namespace) -> dict | None:
     utils.stage.require_places(options)
 
     # ---------------------------------------------------------------------------------------- data
-    grouping = utils.datasets.Grouping(options.GROUPS, where_it_fits=True) if options.GROUPS else None
-    dataset = utils.datasets.load_dataset(
-        source,
-        options.DATA,
-        options.DATA_DIR,
-        "source",
-        options.SEED,
-        labels=options.LABELS,
-        index_dir=tasks.index_dir,
-        max_pixels=options.MAX_PIXELS,
-        grouping=grouping,
-    )
+    if grouping := tasks.grouping and replace(tasks.grouping, where_it_fits=True):
+        tasks = replace(tasks, grouping=grouping)
+    dataset = utils.features.find_data(source, tasks, role="source", labels=options.LABELS)
     utils.stage.report_found(dataset)
     if grouping and dataset.train.groups is None:
         warnings.warn(f"--GROUPS {grouping.text} matches no image of {source}", stacklevel=2)

@@ -59,9 +59,7 @@ ROLES = ("source", "target")
 
 
 def parse_options(
-    argv: Sequence[str] | None = None,
-    given: Mapping[str, Any] | None = None,
-    model: str | None = LENET,
+    argv: Sequence[str] | None = None, given: Mapping[str, Any] | None = None, model: str | None = LENET
 ) -> argparse.Namespace:
     """Parse the flags. `model`: the default of --model; None: it is required."""
     parser = stage_parser(__doc__, "transfer_source_to_target.py", with_target=True)
@@ -72,7 +70,6 @@ def parse_options(
         "--SETTING",
         type=one_of(LEARNED),
         default="LearnedAll",
-        metavar="NAME",
         help="LearnedAll (default): A, b, its inverse, B, D; LearnedA: B a random permutation; "
         "FixedAll: B a random permutation and nothing learned",
     )
@@ -115,7 +112,6 @@ def parse_options(
         "--BOOTSTRAP",
         type=whole(0, 10_000),
         default=200,
-        metavar="N",
         help="resamples of the test samples for 95 %% intervals (default 200); 0: no intervals",
     )
     add_flag(
@@ -123,25 +119,14 @@ def parse_options(
         "--SHOW_CLASSES",
         type=whole(0),
         default=10,
-        metavar="N",
         help="target classes in the table of where the loss comes from (default 10); 0: all of them",
     )
-    settings = procedures(parser.peek("MODEL", argv)).items()
-    for title, flags, defaults in (
-        ("relation", RELATION_FLAGS, {name: scale.relation for name, scale in settings}),
-        (
-            "published form: source head",
-            SOURCE_HEAD_FLAGS,
-            {name: scale.source_head for name, scale in settings},
-        ),
-        (
-            "published form: transform",
-            TRANSFORM_FLAGS,
-            {name: scale.transform for name, scale in settings},
-        ),
-        ("certificate", CERTIFICATE_FLAGS, {name: scale.certificate for name, scale in settings}),
-    ):
-        add_setting_flags(parser, f"{title} [default of each procedure]", flags, defaults)
+    settings = procedures(parser.peek("MODEL", argv))
+    add_setting_flags(parser, "relation", RELATION_FLAGS, settings, "relation")
+    head, form = "published form: source head", "published form: transform"
+    add_setting_flags(parser, head, SOURCE_HEAD_FLAGS, settings, "source_head")
+    add_setting_flags(parser, form, TRANSFORM_FLAGS, settings, "transform")
+    add_setting_flags(parser, "certificate", CERTIFICATE_FLAGS, settings, "certificate")
     return parser.parse_args(argv, given)
 
 
@@ -272,8 +257,7 @@ def run(options: argparse.Namespace) -> dict | None:
         if record["relation"]:
             utils.figures.draw_relation(record, new)
         if record["published"]:
-            tests = pair.source[1], pair.target[1]
-            utils.figures.draw_published(record, fine_tuned, transform, *tests, pair.class_names, new)
+            utils.figures.draw_published(record, fine_tuned, transform, pair.test, pair.class_names, new)
         if record["certificate"]:
             utils.figures.draw_certificate(record, new)
         utils.storage.write_result(new, options.RESULTS_DIR, record)
@@ -464,7 +448,7 @@ def relation_of(
             bootstrap=options.BOOTSTRAP,
             seed=options.SEED,
         )
-    quantities = relation.quantities()
+    quantities = asdict(relation)
     require_finite("the relation", quantities)
     tensors = {"B": label_map.B, "weight": heads[0].weight, "bias": heads[0].bias}
     return quantities, tensors
@@ -500,7 +484,7 @@ def certificate_of(
             bootstrap=options.BOOTSTRAP,
             seed=options.SEED,
         )
-    quantities = certificate.quantities()
+    quantities = asdict(certificate)
     require_finite("the certificate", quantities)
     weight_decay = {role: head.weight_decay for role, head in zip(ROLES, heads, strict=True)}
     weight_decay["U"] = learned.weight_decay
@@ -530,7 +514,7 @@ def published_form_of(
             bootstrap=options.BOOTSTRAP,
             seed=options.SEED,
         )
-    quantities = bound.quantities()
+    quantities = asdict(bound)
     require_finite("transfer", quantities)
     quantities |= {
         "source_head_optimality_gap": head.optimality_gap,

@@ -31,11 +31,12 @@ from benchmarks.learning_curve import tasks
 from benchmarks.measure import Table
 from utils.entry import stage_entry
 from utils.features import Standardiser, Task
+from utils.grouped import balanced_accuracy
 from utils.linear_head import fit_validated_ridge
 from utils.procedures import settings_for
 from utils.ranking import predict_accuracy
 from utils.sampling import FOLDS, index_by_class
-from utils.statistics import balanced_accuracy, held_out_interval
+from utils.statistics import held_out_interval
 
 PARTS = ("gaussian", "unequal", "photos")
 DIMENSIONS = 64

@@ -34,7 +34,7 @@ from utils.datasets import FOLDER_PREFIX
 from utils.entry import stage_entry
 from utils.features import Features, Standardiser, Task, TaskRequest, load_task
 from utils.learning_curve import learning_curve, nested_parts
-from utils.linear_head import ValidatedRidge, fit_validated_ridge
+from utils.linear_head import LinearHead, fit_validated_ridge
 from utils.procedures import settings_for
 
 FACTORS = (8, 4, 2)
@@ -100,7 +100,7 @@ def tasks(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Task
 
 def probe(
     train: Features, test: Features, floor: float, classes: int
-) -> tuple[Features, ValidatedRidge, float]:
+) -> tuple[Features, LinearHead, float]:
     """(the scaled training images, their probe, its accuracy on the test split)."""
     scaler = Standardiser.fit(train.x, floor)
     scaled = scaler.scaled(train)

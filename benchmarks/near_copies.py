@@ -151,10 +151,7 @@ def row_of_scenes(task: Task, floor: float) -> Sequence[str]:
 
 def networks(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Backbone]]:
     for size in options.IMAGE_SIZE:
-        yield (
-            f"{options.MODEL}@{size}",
-            load_backbone(options.MODEL, folder=folder, image_size=size),
-        )
+        yield (f"{options.MODEL}@{size}", load_backbone(options.MODEL, folder=folder, image_size=size))
     yield "random:lenet", load_backbone("random:lenet")
 
 

@@ -48,18 +48,8 @@ COLUMNS = (
     "published",
 )
 QUANTITIES = {
-    "certificate": (
-        "bound_certified",
-        "certified_source_loss",
-        "certified_transport",
-        "target_loss",
-    ),
-    "published": (
-        "weighted_source_loss",
-        "label_mismatch",
-        "distribution_mismatch",
-        "bound_published",
-    ),
+    "certificate": ("bound_certified", "certified_source_loss", "certified_transport", "target_loss"),
+    "published": ("weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published"),
 }
 
 

@@ -27,7 +27,7 @@ from utils.published import TaskTransform, learn_task_transform, transform
 
 SIZES = ((500, 10, 200), (1000, 37, 512), (1500, 100, 512), (2500, 100, 1024), (2500, 100, 2048))
 RELEASED = {  # N: (iterations, Λ)
-    500: (1001, 1e8),
+    500: (1001, 1e8)
 }
 
 

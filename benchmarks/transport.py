@@ -59,14 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--RESULTS", type=Path, default=None, help="folder of the table")
     options = parser.parse_args(argv)
     device = choose_device("auto")
-    columns = (
-        "emd ms",
-        "exact ms",
-        "spread ms",
-        "peak MiB",
-        "times faster",
-        "feature off",
-    )
+    columns = ("emd ms", "exact ms", "spread ms", "peak MiB", "times faster", "feature off")
     table = Table("transport", columns, argv)
     for size in (SIZES[k] for k in options.SIZES):
         table.heading("N = {}, K = {}, d = {}".format(*size))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from utils.backbones import GREY, LeNet, grey_to_unit, load_backbone
+from utils.backbones import GREY, LeNet, load_backbone
 from utils.errors import InputError
 from utils.storage import save_checkpoint
 
@@ -42,8 +42,7 @@ def test_a_loaded_backbone_gives_frozen_penultimate_features(tmp_path, generator
 
 def test_preprocessing_scales_to_the_unit_interval():
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(3, 1, 1, 1)
-    assert grey_to_unit(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
-    assert torch.equal(GREY(images), grey_to_unit(images))
+    assert GREY(images).flatten().tolist() == pytest.approx([0, 0.2, 1])
 
 
 def test_checkpoints_of_something_else_are_named(tmp_path):

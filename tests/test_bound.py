@@ -1,4 +1,5 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import ot
@@ -198,7 +199,7 @@ def gaussians(generator):
 
 def test_intervals_hold_the_quantities_and_belong_to_what_depends_on_samples(gaussians):
     bound = transfer_bound(*gaussians, bootstrap=200)
-    values = bound.quantities()
+    values = asdict(bound)
     for name, (low, high) in bound.intervals.items():
         assert low < values[name] < high
     assert set(bound.intervals) == {
@@ -208,7 +209,7 @@ def test_intervals_hold_the_quantities_and_belong_to_what_depends_on_samples(gau
     }
     without = transfer_bound(*gaussians)
     assert without.intervals is None
-    assert {**values, "intervals": None} == without.quantities()
+    assert {**values, "intervals": None} == asdict(without)
     assert transfer_bound(*gaussians, bootstrap=200).intervals == bound.intervals
 
 

@@ -326,10 +326,7 @@ def test_the_logits_are_those_of_a_transform_of_the_features(generator):
     A, b, inverse = learned.feature_maps(heads[0])
     weight = heads[0].weight.double()[learned.source_classes]
     x, z = source.x.double(), target.x.double()
-    for moved, logits in (
-        (x @ A.T + b, learned.source_logits(x)),
-        (z, learned.target_logits(z)),
-    ):
+    for moved, logits in ((x @ A.T + b, learned.source_logits(x)), (z, learned.target_logits(z))):
         sides = ((moved - b) @ inverse.T @ weight.T, logits - learned.c)
         torch.testing.assert_close(
             *(side - side.mean(1, keepdim=True) for side in sides), rtol=1e-6, atol=1e-6

@@ -347,10 +347,7 @@ def test_the_same_labels_in_any_form_are_the_same(tmp_path):
 
     require_same_labels(names("a", "b", "c", "f"))
     for stems, complaint in (
-        (
-            "bd",
-            r"b\.npz and .*d\.npz are not of the same samples: y_train\[0\] is u and 2, and 4 of 6",
-        ),
+        ("bd", r"b\.npz and .*d\.npz are not of the same samples: y_train\[0\] is u and 2, and 4 of 6"),
         (
             "abe",
             r"a\.npz and .*e\.npz are not .*: y_train has 6 labels and 5; each row must be of the same",

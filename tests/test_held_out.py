@@ -14,13 +14,13 @@ import transfer_source_to_target
 from tests.conftest import places
 from utils.doubts import doubts_of_accuracy, doubts_of_probe
 from utils.features import Features
+from utils.grouped import balanced_accuracy
 from utils.held_out import HeldOut, with_odds
 from utils.learning_curve import learning_curve
 from utils.linear_head import LinearHead, evaluate_head, fit_validated_ridge
 from utils.ranking import Prediction, decide, predict_accuracy
 from utils.sampling import FOLDS, stratified_folds
 from utils.statistics import (
-    balanced_accuracy,
     held_out_interval,
     majority_share,
     share_of_classes,

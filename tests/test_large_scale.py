@@ -194,8 +194,7 @@ def test_help_shows_the_values_of_the_models_scale(capsys):
         parser = stage_parser("A test.", "test.py", with_target=True)
         add_model_flags(parser, "lenet")
         settings = procedures(parser.peek("MODEL", ["--model", model]))
-        defaults = {name: scale.target_head for name, scale in settings.items()}
-        add_setting_flags(parser, "head", HEAD_FLAGS, defaults)
+        add_setting_flags(parser, "head", HEAD_FLAGS, settings, "target_head")
         with pytest.raises(SystemExit):
             parser.parse_args(["--help"])
         assert shown in " ".join(capsys.readouterr().out.split())

@@ -295,8 +295,8 @@ def test_resuming_a_penalty_head_equals_not_stopping(tmp_path, blobs, monkeypatc
     whole = fit_linear_head(blobs, 4, 0.2, "penalty", settings=few, seed=3)
     resume = ResumePoint(tmp_path / "head.pt", "", seconds=0)
 
-    def save_third_then_die(state):
-        ResumePoint.save(resume, state)
+    def save_third_then_die(**state):
+        ResumePoint.save(resume, **state)
         if state["epoch"] == 3:
             raise KeyboardInterrupt
 

@@ -17,8 +17,7 @@ from utils.procedures.small import IMPROVED, PROCEDURES, PUBLISHED, settings_for
 
 def parser():
     made = stage_parser("A test.", "test.py", with_target=True)
-    defaults = {name: settings.target_head for name, settings in PROCEDURES.items()}
-    add_setting_flags(made, "head", HEAD_FLAGS, defaults)
+    add_setting_flags(made, "head", HEAD_FLAGS, PROCEDURES, "target_head")
     return made
 
 

@@ -60,10 +60,7 @@ def test_the_label_map_is_the_optimum_of_a_convex_solver(sources, targets, gener
         return -(np.log((p * B[t]).sum(1)).sum() + (prior[:, None] * np.log(B)).sum()) / len(t)
 
     start = np.full(targets * sources, 1 / targets)
-    columns = {
-        "type": "eq",
-        "fun": lambda flat: flat.reshape(targets, sources).sum(0) - 1,
-    }
+    columns = {"type": "eq", "fun": lambda flat: flat.reshape(targets, sources).sum(0) - 1}
     best = minimize(
         objective,
         start,

@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import matplotlib.image
 import pytest
 import torch
@@ -45,11 +47,11 @@ def run(generator):
         "model": "lenet",
         "setting": "LearnedAll",
         "seed": 0,
-        "relation": {**relation.quantities(), "source_contribution": 0.25, "no_contribution": None},
-        "certificate": certify(learned, heads[1], pair, pair, NAMES, bootstrap=20).quantities(),
+        "relation": {**asdict(relation), "source_contribution": 0.25, "no_contribution": None},
+        "certificate": asdict(certify(learned, heads[1], pair, pair, NAMES, bootstrap=20)),
         "no_certificate": None,
         "published": {
-            **transfer_bound(transform, head, source, target, bootstrap=20).quantities(),
+            **asdict(transfer_bound(transform, head, source, target, bootstrap=20)),
             "start": "label_map",
         },
         "config": {
@@ -108,10 +110,7 @@ def test_the_relation_shows_every_quantity_with_its_meaning(run, capsys):
 @pytest.mark.parametrize(
     "changed, said",
     [
-        (
-            {"related": True, "source_contribution_p": 0.05},
-            "are related to FMNIST's: they close 25%",
-        ),
+        ({"related": True, "source_contribution_p": 0.05}, "are related to FMNIST's: they close 25%"),
         (
             {"related": False, "source_contribution_p": 0.4},
             "no relation is found: on FMNIST the classes of MNIST cannot",
@@ -197,8 +196,7 @@ def test_undefined_quantities_are_explained(tmp_path, run, capsys):
         record=record,
         fine_tuned=None,
         transform=run[1],
-        source_test=run[2],
-        target_test=run[3],
+        tests=run[2:],
         class_names=NAMES,
         folder=tmp_path,
     )
@@ -215,8 +213,7 @@ def test_figures_are_named_and_drawn(tmp_path, run, capsys):
         record=record,
         fine_tuned=FINE_TUNED,
         transform=transform,
-        source_test=source,
-        target_test=target,
+        tests=(source, target),
         class_names=NAMES,
         folder=tmp_path,
     )
@@ -237,6 +234,6 @@ def test_the_same_run_draws_the_same_figures(tmp_path, run):
     for folder in ("one", "two"):
         draw_relation(run[0], tmp_path / folder)
         draw_certificate(run[0], tmp_path / folder)
-        draw_published(run[0], FINE_TUNED, *run[1:], NAMES, tmp_path / folder)
+        draw_published(run[0], FINE_TUNED, run[1], run[2:], NAMES, tmp_path / folder)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

@@ -277,7 +277,7 @@ def test_a_pipe_is_no_file(tmp_path):
 @pytest.mark.filterwarnings("ignore:.*begins anew")
 def test_a_resume_point_belongs_to_one_computation(tmp_path):
     path = tmp_path / "resume.pt"
-    ResumePoint(path, "mine").save({"epoch": 3})
+    ResumePoint(path, "mine").save(epoch=3)
     assert ResumePoint(path, "mine").load() == {"epoch": 3}
     assert ResumePoint(path, "another").load() is None
     path.write_bytes(path.read_bytes()[:40])

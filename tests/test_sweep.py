@@ -78,7 +78,7 @@ def test_shared_stages_are_planned_once():
         assert job.source != job.target
         assert all(place[before] < place[job] for before in (*job.needs, *job.follows))
         for need in job.needs:
-            assert (need.stage, need.source, need.seed) == ("train", job.source, job.seed)
+            assert (need.stage, need.source, need.names.seed) == ("train", job.source, job.names.seed)
 
 
 def test_a_data_set_alone_is_paired_with_itself():
@@ -106,10 +106,10 @@ def test_flags_reach_the_models_that_know_them():
         "--EPS",
         "0.1",
     )
-    given = {job.model: job.options for job in planned if job.stage == "transfer"}
+    given = {job.names.model: job.options for job in planned if job.stage == "transfer"}
     assert given["lenet"].IMAGE_SIZE is None and given["resnet18"].IMAGE_SIZE == 96
     assert given["resnet18"].EPS is None and given["robust_resnet18_eps0.1"].EPS == 0.1
-    assert [job.model for job in planned if job.stage == "train"] == ["lenet"]
+    assert [job.names.model for job in planned if job.stage == "train"] == ["lenet"]
     assert all(options.ANALYSIS == ["relation", "published"] for options in given.values())
     for job in plan("--SRC", "MNIST", "--TRG", "FMNIST", "--ANALYSIS", "certificate"):
         assert (job.stage == "transfer") == ("--ANALYSIS certificate" in job.command)

@@ -10,12 +10,7 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import fit_linear_head
 from utils.procedures import TransformSettings
-from utils.published import (
-    OBJECTIVE_TERMS,
-    TaskTransform,
-    distribution_mismatch,
-    learn_task_transform,
-)
+from utils.published import OBJECTIVE_TERMS, TaskTransform, distribution_mismatch, learn_task_transform
 from utils.published.transform import inverse_mismatch, label_distances_squared, label_mismatch
 from utils.sampling import ByClass, class_counts, class_prior, draw_stratified
 from utils.storage import ResumePoint
@@ -163,8 +158,8 @@ def learn_with_a_kill(tmp_path, monkeypatch, tasks, head, settings) -> TaskTrans
     """Seed 1, interrupted after the fifth iteration and resumed."""
     resume = ResumePoint(tmp_path / "r.pt", "", seconds=0)
 
-    def save_fifth_then_die(state):
-        ResumePoint.save(resume, state)
+    def save_fifth_then_die(**state):
+        ResumePoint.save(resume, **state)
         if len(state["history"]) == 5:
             raise KeyboardInterrupt
 

@@ -36,8 +36,8 @@ def test_training_learns_and_resuming_equals_not_stopping(tmp_path, split, sched
     resume = ResumePoint(tmp_path / "b.pt", "", seconds=0)
     saved = []
 
-    def save_twice_then_die(state):
-        ResumePoint.save(resume, state)
+    def save_twice_then_die(**state):
+        ResumePoint.save(resume, **state)
         saved.append(state["epoch"])
         if len(saved) == 2:
             raise KeyboardInterrupt

@@ -16,7 +16,6 @@ import math
 import torch
 from torch import Tensor
 
-from utils import statistics
 from utils.statistics import (
     LEVEL,
     beta_quantile,
@@ -33,7 +32,8 @@ ADDED = 4  # groups, half of them right
 
 def design_effect(right: Tensor, groups: Tensor) -> float:
     """Estimate the d of (1), at least 1, from which samples (m,) are right and their groups (m,)."""
-    sizes, hits = _sizes(groups), _totals(right, groups)
+    _, number, sizes = groups.cpu().unique(return_inverse=True, return_counts=True)
+    sizes, hits = sizes.double(), torch.bincount(number, right.double().cpu())
     mean = sizes.mean()
     sizes = torch.cat([sizes, mean.expand(ADDED)])
     hits = torch.cat([hits, mean * (torch.arange(ADDED) % 2)])
@@ -76,11 +76,15 @@ def share_interval(right: Tensor, groups: Tensor | None) -> tuple[float, float]:
 def balanced_accuracy(
     right: Tensor, labels: Tensor, groups: Tensor | None = None
 ) -> tuple[float, tuple[float, float]]:
-    """Return `statistics.balanced_accuracy` of which samples are right (m,), of whole groups (m,)."""
-    if groups is None:
-        return statistics.balanced_accuracy(right, labels)
+    """Return (the mean over classes of the share `right` (m,), its interval): Wilson's with as many
+    samples as `share_of_classes` says, of whole groups (m,) with fewer. Of independent samples in
+    classes of one size it is the accuracy with Wilson's interval.
+    """
     share, count = share_of_classes(right.double().cpu().numpy(), labels.cpu().numpy())
-    count *= _count_at(right, groups, (1 + LEVEL) / 2) / len(right)
+    if groups is not None:
+        count *= _count_at(right, groups, (1 + LEVEL) / 2) / len(right)
+    elif count == len(right):
+        return share, wilson_interval(int(right.sum()), len(right))
     return share, wilson_of_share(share, count)
 
 
@@ -101,17 +105,6 @@ def _count_at(right: Tensor, groups: Tensor, quantile: float) -> float:
     return effective_count(right, groups) * float(widening**2)
 
 
-def _sizes(groups: Tensor) -> Tensor:
-    return groups.unique(return_counts=True)[1].double().cpu()
-
-
-def _totals(values: Tensor, groups: Tensor) -> Tensor:
-    """Sum values (m,) over each group."""
-    number = groups.unique(return_inverse=True)[1].cpu()
-    sums = torch.zeros(int(number.max()) + 1, dtype=torch.float64)
-    return sums.index_add(0, number, values.double().cpu())
-
-
 def _size_of_own_group(groups: Tensor) -> float:
-    sizes = _sizes(groups)
+    sizes = groups.unique(return_counts=True)[1].double().cpu()
     return (sizes.square().sum() / sizes.sum()).item()

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from utils.features import Features
 from utils.grouped import design_effect, effective_new
-from utils.linear_head import LinearHead, ValidatedRidge
+from utils.linear_head import LinearHead
 from utils.sampling import FOLDS, stratified_folds
 from utils.statistics import (
     held_out_interval,
@@ -195,7 +195,7 @@ def with_odds(accuracy: np.ndarray, chance: float, factor: np.ndarray) -> np.nda
     return np.where(accuracy > chance, (above + chance * wrong) / (above + wrong), accuracy)
 
 
-def held_out_order(fitted: LinearHead | ValidatedRidge, fold: Tensor) -> Tensor:
+def held_out_order(fitted: LinearHead, fold: Tensor) -> Tensor:
     """Tell where in `fitted.held_out` the images stand, in their order, that the head which judges them
     has not seen: a class's only image, or group, is in no `fold` (n,) and was seen.
     """
@@ -204,7 +204,7 @@ def held_out_order(fitted: LinearHead | ValidatedRidge, fold: Tensor) -> Tensor:
 
 
 def judge_held_out(
-    fitted: LinearHead | ValidatedRidge, labels: Tensor, groups: Tensor | None = None
+    fitted: LinearHead, labels: Tensor, groups: Tensor | None = None
 ) -> tuple[np.ndarray, HeldOut]:
     """Return (whether each image that was held out is right (m,), what these images are), of a head of
     validated strength.
@@ -217,7 +217,7 @@ def judge_held_out(
 
 
 def accuracy_on_new_images(
-    fitted: LinearHead | ValidatedRidge, train: Features, test: Features
+    fitted: LinearHead, train: Features, test: Features
 ) -> PredictedAccuracy | None:
     """Predict the accuracy of a head of validated strength that is fitted to `train`, on as many new
     images as `test` has; None where no class has two images, or groups.

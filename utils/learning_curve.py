@@ -37,14 +37,14 @@ from torch.nn import functional
 from utils.features import Features
 from utils.grouped import effective_new
 from utils.held_out import HeldOut, held_out_order
-from utils.linear_head import SEARCHED, LinearHead, ValidatedRidge, fit_linear_head, fit_ridge
+from utils.linear_head import SEARCHED, LinearHead, fit_linear_head, fit_ridge
 from utils.sampling import FOLDS, index_by_class, stratified_folds
 from utils.statistics import held_out_interval, mixture_interval, widening_of_folds
 
 SHARES = (1 / 4, 1 / 2, 1.0)
 FEWEST = 2  # images of each class in a part, or the part says nothing about its class
-PLATEAUS = np.linspace(0, 1, 41)  # s of (1)
-EXPONENTS = np.linspace(0, 1.5, 61)[1:]  # b of (1); published ones lie between 0.05 and 1
+# s and b of (1) at each grid point; published exponents b lie between 0.05 and 1.
+PLATEAUS, EXPONENTS = map(np.ravel, np.meshgrid(np.linspace(0, 1, 41), np.linspace(0, 1.5, 61)[1:]))
 
 
 @dataclass(frozen=True)
@@ -154,10 +154,11 @@ class LearningCurve:
         """Compute Ê, v and w of (2) at each point of the grid."""
         errors = 1 - np.array(self.accuracies) if self.note is None else self.errors
         sizes = np.array(self.fitted_to) / self.fitted_to[-1]
-        s, b = _grid()
         # At a grid point the errors are E times a known shape, plus noise of a known covariance: E by
         # generalised least squares, its variance, and the point's weight by its marginal likelihood.
-        shape = s[:, None] + (1 - s[:, None]) * sizes ** -b[:, None]  # (grid, parts)
+        shape = (
+            PLATEAUS[:, None] + (1 - PLATEAUS[:, None]) * sizes ** -EXPONENTS[:, None]
+        )  # (grid, parts)
         precision = np.linalg.inv(self.covariance)
         variance = 1 / np.einsum("gi,ij,gj->g", shape, precision, shape)
         mean = variance * (shape @ precision @ errors)
@@ -168,13 +169,8 @@ class LearningCurve:
 
     def _share_left(self, factor: float) -> np.ndarray:
         """Compute G of (2): the share of E that is left with so many images, at each grid point."""
-        s, b = _grid()
-        return s + (1 - s) * (factor * self.sizes[-1] / self.fitted_to[-1]) ** -b
-
-
-def _grid() -> tuple[np.ndarray, np.ndarray]:
-    s, b = np.meshgrid(PLATEAUS, EXPONENTS)
-    return s.ravel(), b.ravel()
+        left = (factor * self.sizes[-1] / self.fitted_to[-1]) ** -EXPONENTS
+        return PLATEAUS + (1 - PLATEAUS) * left
 
 
 def learning_curve(
@@ -182,7 +178,7 @@ def learning_curve(
     num_classes: int,
     seed: int = 0,
     *,
-    fitted: LinearHead | ValidatedRidge | None = None,
+    fitted: LinearHead | None = None,
     new_images: int | None = None,
     new_groups: Tensor | None = None,
 ) -> LearningCurve:
@@ -274,35 +270,18 @@ def nested_parts(
     draws: rounded up, so that every class that has images keeps one. With `groups` (n,) the first share
     of the class's groups, whole.
     """
-    if groups is not None:
-        return _nested_groups(y, allowed, shares, num_classes, seed, groups)
     generator = torch.Generator().manual_seed(seed)
-    members = []
-    for of_class in index_by_class(y, num_classes):
-        drawn = of_class[torch.randperm(len(of_class), generator=generator).to(y.device)]
-        members.append(drawn[allowed[drawn]])
-    return [
-        torch.cat([of_class[: math.ceil(q * len(of_class))] for of_class in members]).sort().values
-        for q in shares
-    ]
-
-
-def _nested_groups(
-    y: Tensor,
-    allowed: Tensor,
-    shares: Sequence[float],
-    num_classes: int,
-    seed: int,
-    groups: Tensor,
-) -> list[Tensor]:
-    """Do the same with groups, in one order for all classes, so that a part tends to hold them whole."""
-    number = groups.unique(return_inverse=True)[1]
-    generator = torch.Generator().manual_seed(seed)
-    place = torch.randperm(int(number.max()) + 1, generator=generator).to(y.device)[number]
+    if groups is not None:  # in one order for all classes, so that a part tends to hold them whole
+        number = groups.unique(return_inverse=True)[1]
+        place = torch.randperm(int(number.max()) + 1, generator=generator).to(y.device)[number]
     parts = [[] for _ in shares]
     for of_class in index_by_class(y, num_classes):
+        if groups is None:
+            of_class = of_class[torch.randperm(len(of_class), generator=generator).to(y.device)]
         kept = of_class[allowed[of_class]]
-        rank = place[kept].unique(return_inverse=True)[1]  # of its group among the class's
+        rank = torch.arange(len(kept), device=y.device)
+        if groups is not None:
+            rank = place[kept].unique(return_inverse=True)[1]  # of its group among the class's
         count = int(rank.max()) + 1 if len(rank) else 0
         for part, q in zip(parts, shares, strict=True):
             part.append(kept[rank < math.ceil(q * count)])

@@ -112,9 +112,9 @@ def _rare(train: Features, test: Features | None) -> dict[int, tuple[Tensor, Ten
         new = None if test is None else _some_of(test, label)
         distances = [own] if new is None or not len(new) else [own, _log_distances(new, of_class)]
         for K in SCALES:
-            if scale := _Scale.of(own, K):
+            if dimension := _dimension(own, K):
                 for kept, log_distances in zip(rare[K], distances, strict=False):
-                    kept.append(scale.rarity(log_distances) < RARE)
+                    kept.append(_rarity(log_distances, K, dimension) < RARE)
     none = torch.zeros(0, dtype=torch.bool, device=train.y.device)
     return {K: tuple(torch.cat([none, *part]) for part in parts) for K, parts in rare.items()}
 
@@ -132,39 +132,26 @@ def _alarm(rare: Tensor) -> float:
     return _share(rare) if _share(rare) >= ALARM and int(rare.sum()) >= FEWEST else 0.0
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """K and D of (1), of the images of one class."""
+def _dimension(log_distances: Tensor, K: int) -> float | None:
+    """Estimate the D of (1) of one class; None where there are too few images, or all are equal."""
+    if log_distances.shape[1] < 2 * K:
+        return None
+    # In D dimensions log d_2K − log d_K is 1/D times a sum of 1/j in the mean: D by its median.
+    rise = log_distances[:, 2 * K - 1] - log_distances[:, K - 1]
+    rise = rise[rise.isfinite()]
+    if not len(rise) or rise.median() <= 0:
+        return None
+    return sum(1 / j for j in range(K, 2 * K)) / rise.median().item()
 
-    neighbours: int
-    dimension: float
 
-    @staticmethod
-    def of(log_distances: Tensor, K: int) -> "_Scale | None":
-        """Estimate them; None where there are too few images, or all are equal."""
-        if log_distances.shape[1] < 2 * K:
-            return None
-        # In D dimensions log d_2K − log d_K is 1/D times a sum of 1/j in the mean: D by its median.
-        rise = log_distances[:, 2 * K - 1] - log_distances[:, K - 1]
-        rise = rise[rise.isfinite()]
-        if not len(rise) or rise.median() <= 0:
-            return None
-        return _Scale(K, sum(1 / j for j in range(K, 2 * K)) / rise.median().item())
-
-    def rarity(self, log_distances: Tensor) -> Tensor:
-        """Compute the p of (1) from log d_1, log d_2, … (m, …): (m,)."""
-        K = self.neighbours
-        ratio = log_distances[:, 0] - log_distances[:, K - 1]
-        ratio[log_distances[:, 0] == -torch.inf] = -torch.inf  # also where all K are equal
-        ratio[log_distances[:, 2 * K - 1] == torch.inf] = 0.0  # too few that are of other groups
-        # (d_1/d_K)^D is the least of K − 1 uniform numbers: P(less) = 1 − (1 − it)^(K−1).
-        nearest = torch.exp(self.dimension * ratio).clamp_max(1)
-        return -torch.expm1((K - 1) * torch.log1p(-nearest))
-
-    def log_radius(self, log_distances: Tensor) -> Tensor:
-        """Compute the logarithm of (2)."""
-        K = self.neighbours
-        return log_distances[:, K - 1] + math.log(LINKED / (K - 1)) / self.dimension
+def _rarity(log_distances: Tensor, K: int, dimension: float) -> Tensor:
+    """Compute the p of (1) from log d_1, log d_2, … (m, …): (m,)."""
+    ratio = log_distances[:, 0] - log_distances[:, K - 1]
+    ratio[log_distances[:, 0] == -torch.inf] = -torch.inf  # also where all K are equal
+    ratio[log_distances[:, 2 * K - 1] == torch.inf] = 0.0  # too few that are of other groups
+    # (d_1/d_K)^D is the least of K − 1 uniform numbers: P(less) = 1 − (1 − it)^(K−1).
+    nearest = torch.exp(dimension * ratio).clamp_max(1)
+    return -torch.expm1((K - 1) * torch.log1p(-nearest))
 
 
 def _log_distances(images: Features, among: Features, places: Tensor | None = None) -> Tensor:
@@ -205,9 +192,10 @@ def _linked(train: Features, K: int) -> Tensor:
         members = (train.y == label).nonzero().flatten()
         of_class, places = train.select(members), torch.arange(len(members), device=members.device)
         log_distances = _log_distances(of_class, of_class, places)
-        if not (scale := _Scale.of(log_distances, K)):
+        if not (dimension := _dimension(log_distances, K)):
             continue
-        reach = (2 * scale.log_radius(log_distances)).exp()
+        log_radius = log_distances[:, K - 1] + math.log(LINKED / (K - 1)) / dimension  # of (2)
+        reach = (2 * log_radius).exp()
         for rows in places.split(max(1, CHUNK // len(members))):
             squares = _squares(of_class.select(rows), of_class, rows)
             first, second = (squares <= torch.minimum(reach[rows, None], reach)).nonzero().T

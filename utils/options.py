@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def whole(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
             )
         return int(text)
 
+    read.metavar = "N"
     return read
 
 
@@ -94,6 +95,9 @@ def truth_value(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
     return values[text.lower()]
+
+
+truth_value.metavar = "BOOL"
 
 
 def class_choice(text: str) -> str:
@@ -124,6 +128,7 @@ def one_of(choices: Sequence[str]) -> Callable[[str], str]:
                 return choice
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, not {text!r}")
 
+    read.metavar = "NAME"
     return read
 
 
@@ -203,6 +208,8 @@ class StageParser(argparse.ArgumentParser):
 
 
 def add_flag(group: argparse._ArgumentGroup, name: str, **options: Any) -> None:
+    """Add a flag in both cases; what --help calls its value follows its type, unless it is told."""
+    options.setdefault("metavar", getattr(options.get("type"), "metavar", None))
     group.add_argument(name, name.lower(), dest=name.removeprefix("--"), **options)
 
 
@@ -215,7 +222,7 @@ def stage_parser(description: str, script: str, with_target: bool) -> StageParse
         add_flag(task, "--TRG", required=True, metavar="NAME", help="target data set")
     add_labels_flag(task, "target" if with_target else "source")
     add_procedure_flag(task)
-    add_flag(task, "--SEED", type=seed_number, default=0, metavar="N", help="of every draw (default 0)")
+    add_flag(task, "--SEED", type=seed_number, default=0, help="of every draw (default 0)")
     add_place_flags(parser)
     add_threads_flag(parser)
     return parser
@@ -238,7 +245,6 @@ def add_procedure_flag(group: argparse._ArgumentGroup) -> None:
         "--PROCEDURE",
         type=one_of(PROCEDURE_NAMES),
         default="improved",
-        metavar="NAME",
         help="improved (default) or published: the released procedure in every hyper-parameter",
     )
 
@@ -257,28 +263,20 @@ def add_analysis_flag(group: argparse._ArgumentGroup, default: Sequence[str]) ->
     )
 
 
-def add_stage_flags(group: argparse._ArgumentGroup) -> None:
+EXAMPLES = {"train": "--EPOCHS 5", "finetune": "--TAU 0.2", "transfer": "--BATCH_SIZE 500 --TAU 0.2"}
+
+
+def add_stage_flags(group: argparse._ArgumentGroup, stages: Iterable[str] = EXAMPLES) -> None:
     """Add what scripts that run the stages hand on to each."""
-    for stage in STAGE_FLAG_EXAMPLES:
-        add_flags_of_stage(group, stage)
-
-
-STAGE_FLAG_EXAMPLES = {
-    "train": "--EPOCHS 5",
-    "finetune": "--TAU 0.2",
-    "transfer": "--BATCH_SIZE 500 --TAU 0.2",
-}
-
-
-def add_flags_of_stage(group: argparse._ArgumentGroup, stage: str) -> None:
-    add_flag(
-        group,
-        f"--{stage.upper()}_FLAGS",
-        type=shlex.split,
-        default=[],
-        metavar="'FLAGS'",
-        help=f"further flags of the {stage} stage, in one word: '{STAGE_FLAG_EXAMPLES[stage]}'",
-    )
+    for stage in stages:
+        add_flag(
+            group,
+            f"--{stage.upper()}_FLAGS",
+            type=shlex.split,
+            default=[],
+            metavar="'FLAGS'",
+            help=f"further flags of the {stage} stage, in one word: '{EXAMPLES[stage]}'",
+        )
 
 
 def add_place_flags(parser: StageParser) -> None:
@@ -320,7 +318,6 @@ def add_place_flags(parser: StageParser) -> None:
         nargs="?",
         const=True,
         default=False,
-        metavar="BOOL",
         help="compute again although the result is there (default False)",
     )
 
@@ -330,7 +327,6 @@ def add_threads_flag(parser: StageParser) -> None:
         parser,
         "--CPUS",
         type=number_of_threads,
-        metavar="N",
         help="threads (default: one a core). The last digits depend on it: 1 gives the same ones on "
         "machines with the same vector instructions and versions",
     )
@@ -353,7 +349,6 @@ def add_model_flags(parser: StageParser, default: str | None) -> None:
         "--ROBUST",
         type=truth_value,
         default=False,
-        metavar="BOOL",
         help="the adversarially trained version of resnet18 or resnet50 (default False)",
     )
     add_flag(group, "--EPS", type=not_negative, metavar="X", help="ε of the robust model's training")
@@ -381,14 +376,12 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
         "--TRUST_CHECKPOINT",
         type=truth_value,
         default=False,
-        metavar="BOOL",
         help="read a weight file that may run code (default False)",
     )
     add_flag(
         group,
         "--IMAGE_SIZE",
         type=image_side,
-        metavar="N",
         help="side in pixels of the square that the model sees (default: its own)",
     )
     add_flag(
@@ -396,7 +389,6 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
         "--AUTOCAST",
         type=truth_value,
         default=True,
-        metavar="BOOL",
         help="extract in bfloat16 on CUDA (default True); the CPU computes in float32",
     )
     add_flag(
@@ -404,7 +396,6 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
         "--DECODER",
         type=one_of(DECODERS),
         default="auto",
-        metavar="NAME",
         help="auto (default): on CUDA the GPU resizes images and decodes JPEG files, and features are "
         "cached apart; pil: PIL does, on the CPU, as everywhere without CUDA",
     )
@@ -412,7 +403,6 @@ def add_image_flags(group: argparse._ArgumentGroup) -> None:
         group,
         "--IMAGE_BATCH",
         type=whole(),
-        metavar="N",
         help="images that pass the network at once, at most (default: by their size; fewer where the "
         "device's memory does not suffice)",
     )
@@ -424,7 +414,6 @@ def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
         group,
         "--WORKERS",
         type=number_of_processes,
-        metavar="N",
         help="processes that decode images (default: one a core, at most 8); 0: none",
     )
     add_flag(
@@ -432,14 +421,12 @@ def add_decoding_flags(group: argparse._ArgumentGroup) -> None:
         "--MAX_CORRUPT",
         type=whole(0),
         default=0,
-        metavar="N",
         help="images of a split that may be left out because they cannot be decoded (default 0)",
     )
     add_flag(
         group,
         "--MAX_PIXELS",
         type=whole(),
-        metavar="N",
         help="read images of up to N pixels, and refuse from 2 N on (default: Pillow's limit against "
         "files that are made to fill the memory, 89 million)",
     )
@@ -512,12 +499,13 @@ CERTIFICATE_FLAGS = flags_of(CertificateSettings, steps="--CERTIFICATE_STEPS", m
 
 
 def add_setting_flags(
-    parser: StageParser, title: str, flags: Sequence[SettingFlag], defaults: Mapping[str, Any]
+    parser: StageParser, title: str, flags: Sequence[SettingFlag], settings: Mapping[str, Any], part: str
 ) -> None:
-    """Add one flag a field; `defaults` maps each procedure to its settings, shown by --help."""
-    group = parser.add_argument_group(title)
+    """Add one flag a field of a `part` of each procedure's `settings`, which --help shows."""
+    group = parser.add_argument_group(f"{title} [default of each procedure]")
     for flag in flags:
-        shown = ", ".join(f"{name} {_default(value, flag)}" for name, value in defaults.items())
+        values = {name: _default(getattr(scale, part), flag) for name, scale in settings.items()}
+        shown = ", ".join(f"{name} {value}" for name, value in values.items())
         add_flag(group, flag.name, type=flag.read, metavar="X", help=f"{flag.help} [{shown}]")
 
 

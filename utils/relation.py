@@ -20,7 +20,7 @@ with U a basis of the complement of the vector of ones and Q orthogonal matrices
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -67,8 +67,8 @@ def fit_label_map(
         >>> found.B.argmax(0).tolist(), found.optimality_gap < 1e-3
         ([1, 0, 1], True)
     """
-    maps = _fit(logits.T[None], labels, num_targets, groups)
-    return LabelMap(maps.B[0], maps.temperature[0].item(), maps.gap[0].item())
+    B, temperature, gap = _fit(logits.T[None], labels, num_targets, groups)
+    return LabelMap(B[0], temperature.item(), gap.item())
 
 
 # ------------------------------------------------------------------------------- fitting many at once
@@ -87,15 +87,6 @@ LOWEST = -60.0  # of a log-probability: smaller numbers slow a processor down an
 BLOCK_ELEMENTS, BLOCK_ELEMENTS_CUDA = 2**22, 2**25
 
 
-@dataclass(frozen=True)
-class _Maps:
-    """Of C problems: B (C, K_T, K_S), T and the gap of (3) (C,)."""
-
-    B: Tensor
-    temperature: Tensor
-    gap: Tensor
-
-
 def _centred(logits: Tensor) -> Tensor:
     """Return logits less their mean over the classes: (…, K, n)."""
     return logits - logits.mean(-2, keepdim=True)
@@ -108,8 +99,12 @@ def _probabilities(temperature: Tensor, logits: Tensor) -> Tensor:
     return p.div_(p.sum(1, keepdim=True))
 
 
-def _fit(logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None = None) -> _Maps:
-    """Fit (1) for each of C arrays of logits (C, K_S, n) of the same points."""
+def _fit(
+    logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit (1) for each of C arrays of logits (C, K_S, n) of the same points: B (C, K_T, K_S), T (C,) and
+    the gap of (3) (C,).
+    """
     logits = _centred(logits.float())
     prior = class_prior(labels, num_targets).to(logits)
     start = prior[:, None].expand(len(logits), -1, logits.shape[1]).contiguous()
@@ -119,7 +114,7 @@ def _fit(logits: Tensor, labels: Tensor, num_targets: int, groups: Tensor | None
         B = likelihood.step(B)
         if count % CHECK_EVERY == 0 and (gap := likelihood.gap(B)).max() <= SUFFICIENT:
             break
-    return _Maps(B, temperature, gap)
+    return B, temperature, gap
 
 
 def _search_temperature(
@@ -293,8 +288,8 @@ def _judge(
             together = max(1, block // first[0].numel())
             drawn = [first, *(draw() for _ in range(min(together, count - len(losses)) - 1))]
             train, test = (torch.stack(parts) for parts in zip(*drawn, strict=True))
-            maps = _fit(train, train_labels, num_targets, groups)
-            h = maps.B @ _probabilities(maps.temperature, _centred(test.float()))
+            B, temperature, _ = _fit(train, train_labels, num_targets, groups)
+            h = B @ _probabilities(temperature, _centred(test.float()))
             of_points = _losses(h, test_labels).double()
             correct = (h.argmax(1) == test_labels).double()
             losses += of_points.mean(1).tolist()
@@ -366,9 +361,6 @@ class Relation:
     shared_images: bool
     classes: tuple[ClassRelation, ...]
     intervals: dict[str, tuple[float, float]] | None
-
-    def quantities(self) -> dict:
-        return asdict(self)
 
 
 @torch.no_grad()
@@ -447,8 +439,7 @@ def relate(
         mixed = judge(MixedClasses(logits, test_logits, generator), progress=MIXED_CLASSES)
     deciding = mixed or random
     resamples = Resamples(test.y, bootstrap or FEWEST_RESAMPLES, generator, test.groups)
-    way = _Way(deciding.losses, losses, tuned)
-    contribution, reason = way.share(deciding.control, resamples)
+    contribution, reason = _contribution(deciding, losses, tuned, resamples)
     intervals = None
     tuned_right = fine_tuned.argmax(1) == test.y
     balanced, balanced_interval = balanced_accuracy(tuned_right, test.y, test.groups)
@@ -460,7 +451,8 @@ def relate(
         }
         intervals["label_map_loss"] = interval(resamples.means(losses))
         if contribution is not None:
-            intervals["source_contribution"] = interval(way.shares(resamples))
+            control, own, best = map(resamples.means, (deciding.losses, losses, tuned))
+            intervals["source_contribution"] = interval((control - own) / (control - best))
     p = deciding.control.p
     found = Relation(
         label_map_loss=least,
@@ -499,29 +491,21 @@ FEWEST_RESAMPLES = 200  # that say how well the way is known, where no intervals
 CLEAR = 1.0  # spreads of the controls that the way must be long
 
 
-@dataclass(frozen=True)
-class _Way:
-    """Losses of each test point (m,) by the control, by labels alone and by linear fine-tuning."""
-
-    control: Tensor
-    label_map: Tensor
-    tuned: Tensor
-
-    def shares(self, resamples: Resamples) -> Tensor:
-        """Return the contribution in each resample, (R,)."""
-        control, own, tuned = map(resamples.means, (self.control, self.label_map, self.tuned))
-        return (control - own) / (control - tuned)
-
-    def share(self, control: Control, resamples: Resamples) -> tuple[float | None, str | None]:
-        """Return (source_contribution, None), or (None, why there is none)."""
-        gain = control.loss - self.tuned.mean().item()
-        low, _ = interval(resamples.means(self.control - self.tuned))
-        if gain <= CLEAR * control.loss_spread or low <= 0:
-            return None, (
-                f"linear fine-tuning is hardly better than the control ({gain:.2f} nats, where controls "
-                f"differ by {control.loss_spread:.2f}): there is no way to go a share of"
-            )
-        return (control.loss - self.label_map.mean().item()) / gain, None
+def _contribution(
+    judged: _Judged, own: Tensor, tuned: Tensor, resamples: Resamples
+) -> tuple[float | None, str | None]:
+    """Return (source_contribution, None), or (None, why there is none), from the losses of each test
+    point (m,) by the control, by labels alone and by linear fine-tuning.
+    """
+    control = judged.control
+    gain = control.loss - tuned.mean().item()
+    low, _ = interval(resamples.means(judged.losses - tuned))
+    if gain <= CLEAR * control.loss_spread or low <= 0:
+        return None, (
+            f"linear fine-tuning is hardly better than the control ({gain:.2f} nats, where controls "
+            f"differ by {control.loss_spread:.2f}): there is no way to go a share of"
+        )
+    return (control.loss - own.mean().item()) / gain, None
 
 
 def _steps(random: _Judged, mixed: _Judged | None, own: float, tuned: float) -> dict[str, float]:

@@ -129,11 +129,6 @@ def draw_by_counts(
     return torch.cat(drawn)
 
 
-def random_permutation(num_classes: int, generator: torch.Generator) -> Tensor:
-    """Draw which class takes the place of each: (K,)."""
-    return torch.randperm(num_classes, generator=generator)
-
-
 def index_by_class(labels: Tensor, num_classes: int) -> list[Tensor]:
     """Return the samples of each class, in their order."""
     return [(labels == k).nonzero().flatten() for k in range(num_classes)]

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -259,14 +260,14 @@ def _trained_on_folder(asked: PairRequest) -> tuple[Path, Dataset]:
     """Find the file that stage 1 left, and the folder. By the data alone: it may have had another name.
     Of other data that had its name, as other labels or another split, there may be networks, too.
     """
-    folder, slug = asked.network.folder, task_slug(asked.source)
-    of = asked.procedure, asked.network.seed
+    slug, of = task_slug(asked.source), (asked.procedure, asked.network.seed)
+    named = partial(network_path, asked.network.folder, LENET)
     source = _read_source(asked, asked.tasks.origin)
     wanted = network_origin(asked.source, source.provenance)
-    path = network_path(folder, LENET, slug, wanted, *of)
-    there = [path] if path.exists() else networks_like(folder, LENET, "folder-*", wanted, *of)
+    path = named(slug, wanted, *of)
+    there = [path] if path.exists() else networks_like(named("folder-*", wanted, *of))
     if not there:
-        others = networks_like(folder, LENET, glob.escape(slug), f"{OF_FOLDERS}*", *of)
+        others = networks_like(named(glob.escape(slug), f"{OF_FOLDERS}*", *of))
         text = "; there is one of other images, labels or another split" if others else ""
         raise _no_network(asked, f"its images, labels and split as they are now{text}")
     return there[0], source

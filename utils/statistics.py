@@ -179,17 +179,6 @@ def share_of_classes(right: np.ndarray, labels: np.ndarray) -> tuple[float, floa
     return float((hits / counts).mean()), float(mean * (1 - mean) / variance)
 
 
-def balanced_accuracy(right: Tensor, labels: Tensor) -> tuple[float, tuple[float, float]]:
-    """Return (the mean over classes of the share `right`, its interval): Wilson's with as many samples
-    as `share_of_classes` says. Of classes of one size it is the accuracy with Wilson's interval.
-    """
-    hits = right.double().cpu().numpy()
-    share, count = share_of_classes(hits, labels.cpu().numpy())
-    if count == len(hits):
-        return share, wilson_interval(int(hits.sum()), len(hits))
-    return share, wilson_of_share(share, count)
-
-
 def wilson_of_share(share: float, count: float) -> tuple[float, float]:
     """Return Wilson's interval where `count` need not be a whole number."""
     z = normal_quantile((1 + LEVEL) / 2)

@@ -164,9 +164,7 @@ def solve_transport(
         (0.0, [1, 0])
     """
     _check_feature_cost(feature_cost)
-    if (label_cost is None) != (source_labels is None) or (label_cost is None) != (
-        target_labels is None
-    ):
+    if len({part is None for part in (label_cost, source_labels, target_labels)}) > 1:
         raise ValueError("label_cost, source_labels and target_labels must be given together")
     n, m = feature_cost.shape
     if label_cost is not None:
@@ -317,8 +315,10 @@ def _solve_by_classes(
     spread = arcs.highest() - cost.least()
     arcs.add((reduced <= NEAR * spread) & ~joined)
     # Classes that provably have each other alone are assignments of their own, and leave the problem.
-    alone = arcs.split_off(_alone(arcs.added, reduced, spread))
-    parts = [_assign(*block, n) for block in alone]
+    parts = []
+    for rows, columns, costs in arcs.split_off(_alone(arcs.added, reduced, spread)):
+        i, j, mass = _solve_dense(costs)
+        parts.append((rows[i], columns[j], mass * (len(rows) / n)))
     while arcs.blocks:
         if arcs.count() > DENSE_FROM * n * m:
             kept = reduced.clip(max=_never_used(reduced, spread))
@@ -418,14 +418,6 @@ def _alone(added: np.ndarray, reduced: np.ndarray, spread: float) -> np.ndarray:
     least = min(crossing[source].min(initial=np.inf), crossing[:, target].min(initial=np.inf))
     rest = min(reduced.shape) - len(source)
     return source if least > spread * max(1.0, (1 + rest) / 2) else source[:0]
-
-
-def _assign(
-    rows: np.ndarray, columns: np.ndarray, costs: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the plan between two classes that have each other alone, of `count` source points in all."""
-    i, j, mass = _solve_dense(costs)
-    return rows[i], columns[j], mass * (len(rows) / count)
 
 
 class _Arcs:

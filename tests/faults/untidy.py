@@ -14,14 +14,7 @@ import numpy as np
 
 from tests.faults.kills import Trial
 from tests.faults.tasks import Ended, arrays, places, run_here
-from tests.faults.untidy_cases import (
-    OF_FEATURES,
-    OF_FOLDER,
-    STAGE_2,
-    Untidy,
-    all_cases,
-    write_folder,
-)
+from tests.faults.untidy_cases import OF_FEATURES, OF_FOLDER, STAGE_2, Untidy, all_cases, write_folder
 from utils.storage import finished_results, read_json
 
 COMPARED = ("train_loss", "test_loss", "test_accuracy")

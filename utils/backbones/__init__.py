@@ -1,6 +1,6 @@
 """Backbones: a name becomes a frozen network with its own preprocessing; LeNet and its training."""
 
-from utils.backbones.image_transform import GREY, ImageTransform, TensorFrame, grey_to_unit
+from utils.backbones.image_transform import GREY, ImageTransform, TensorFrame
 from utils.backbones.lenet import LeNet, new_lenet
 from utils.backbones.libraries import imagenet_accuracy, rename_efficientnet_lite
 from utils.backbones.registry import (

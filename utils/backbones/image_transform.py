@@ -97,11 +97,6 @@ class ImageTransform:
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def grey_to_unit(images: Tensor) -> Tensor:
-    """Convert uint8 (n, 1, 28, 28) to float32 in [0, 1], laid out as the network's weights are."""
-    return (images.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
 def grey_frame(image: Image.Image) -> Tensor:
     """Take the square in the middle as grey: (1, 28, 28)."""
     whole = ImageOps.fit(image.convert("L"), (28, 28), Image.Resampling.BILINEAR)
@@ -127,13 +122,7 @@ def resize_and_crop(
 
     mode = transforms.InterpolationMode(interpolation)
     steps = [transforms.Resize(resize, mode), transforms.CenterCrop(crop), transforms.PILToTensor()]
-    about = {
-        "resize": resize,
-        "crop": crop,
-        "interpolation": interpolation,
-        "mean": mean,
-        "std": std,
-    }
+    about = {"resize": resize, "crop": crop, "interpolation": interpolation, "mean": mean, "std": std}
     frame, size = transforms.Compose(steps), (crop, crop)
     return ImageTransform(
         frame=frame, size=size, mean=mean, std=std, about=about, on_tensors=tensor_frame(steps, size)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.backbones.image_transform import GREY, ImageTransform
-from utils.backbones.lenet import LeNet, load_lenet, new_lenet
+from utils.backbones.lenet import load_lenet, new_lenet
 from utils.backbones.libraries import (
     check_open_clip_name,
     check_random_name,
@@ -39,17 +39,7 @@ from utils.backbones.pretrained import (
 )
 from utils.backbones.spec import TENSORS, Built, Classifier, NetworkSpec
 from utils.errors import InputError
-from utils.names import (
-    ALIASES,
-    AUTO,
-    LENET,
-    MODELS,
-    MOST_PIXELS,
-    PIL,
-    RANDOM_LENET,
-    TIMM,
-    is_grey_model,
-)
+from utils.names import ALIASES, AUTO, LENET, MODELS, MOST_PIXELS, PIL, RANDOM_LENET, TIMM, is_grey_model
 from utils.storage import digest, read_if_whole, state_digest
 
 
@@ -205,37 +195,24 @@ def load_backbone(
     spec = network if isinstance(network, NetworkSpec) else NetworkSpec(network)
     spec = replace(spec, **options)
     name, device = check_backbone_name(spec.name), torch.device(device)
-    if is_grey_model(name):
-        lenet = load_lenet(spec.weights) if name == LENET else new_lenet(spec.seed)
-        whole = state_digest(lenet.state_dict())
-        frozen = _frozen(lenet.penultimate, device)
-        return Backbone(
-            name=backbone_slug(name),
-            network=frozen,
-            feature_dim=LeNet.FEATURE_DIM,
-            preprocess=GREY,
-            weights_digest=whole,
-            image_batch=spec.image_batch,
-        )
     library = next((prefix for prefix in LIBRARIES if name.startswith(prefix)), None)
-    if library:
-        built, preprocess = LIBRARIES[library][1](spec, name.removeprefix(library))
+    if grey := is_grey_model(name):
+        whole, preprocess = load_lenet(spec.weights) if name == LENET else new_lenet(spec.seed), GREY
+    elif library:
+        whole, preprocess = LIBRARIES[library][1](spec, name.removeprefix(library))
     else:
-        built, preprocess = PRETRAINED[name](spec)
-    label = backbone_slug(name, spec.eps)
-    built = _frozen(built, torch.device("cpu"))
-    dim = _feature_dim(label, built, preprocess)
-    digest_of_weights = state_digest(built.state_dict())
-    precision = torch.bfloat16 if spec.autocast and device.type == "cuda" else None
-    decoder = _decoder(spec.decoder, device, preprocess)
+        whole, preprocess = PRETRAINED[name](spec)
+    label, built = backbone_slug(name, spec.eps), whole.penultimate if grey else whole
+    built = built.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    in_bfloat16 = spec.autocast and device.type == "cuda" and not grey
     return Backbone(
         name=label,
+        feature_dim=_feature_dim(label, built, preprocess),
+        weights_digest=state_digest(whole.state_dict()),
         network=built.to(device),
-        feature_dim=dim,
         preprocess=preprocess,
-        weights_digest=digest_of_weights,
-        autocast=precision,
-        decoder=decoder,
+        autocast=torch.bfloat16 if in_bfloat16 else None,
+        decoder=_decoder(spec.decoder, device, preprocess),
         image_batch=spec.image_batch,
     )
 
@@ -286,11 +263,6 @@ def own_classifier(network: NetworkSpec | str, **options: Any) -> Classifier:
     elif name.startswith("random:"):
         reason = "it was never trained"
     raise InputError(f"{name} has no classifier of its own: {reason}; give a data set as --SRC")
-
-
-def _frozen(network: nn.Module, device: torch.device) -> nn.Module:
-    network = network.eval().requires_grad_(False)
-    return network.to(device, memory_format=torch.channels_last)
 
 
 def _feature_dim(name: str, network: nn.Module, preprocess: ImageTransform) -> int:

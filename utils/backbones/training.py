@@ -6,20 +6,16 @@ Beside fine-tuning, which changes a copy, this alone changes a network's weights
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
-from utils.backbones.image_transform import grey_to_unit
+from utils.backbones.image_transform import GREY
 from utils.datasets import Split
 from utils.procedures import SCHEDULES, TrainingSettings
+from utils.progress import progress_bar
 from utils.storage import ResumePoint
 
 
 def train_network(
-    network: nn.Module,
-    train: Split,
-    settings: TrainingSettings,
-    seed: int,
-    resume: ResumePoint,
+    network: nn.Module, train: Split, settings: TrainingSettings, seed: int, resume: ResumePoint
 ) -> None:
     """Train in place. Every epoch is seeded by (seed, epoch) for its order and its dropout, so a run
     resumed at the end of an epoch ends in the same weights as one that was never stopped.
@@ -49,16 +45,10 @@ def train_network(
         for epoch in range(first, settings.epochs):
             torch.manual_seed(seed * 1_000_003 + epoch)
             order = torch.randperm(len(train.labels))
-            batches = tqdm(
-                order.split(settings.batch_size),
-                desc=f"training epoch {epoch + 1}/{settings.epochs}",
-                unit="batch",
-                disable=None,
-                leave=False,
-            )
-            for index in batches:
+            batches, title = order.split(settings.batch_size), f"epoch {epoch + 1}/{settings.epochs}"
+            for index in progress_bar(batches, desc=f"training {title}", unit="batch"):
                 images = random_shift(train.images[index], settings.shift)
-                images = grey_to_unit(images.to(device))
+                images = GREY(images.to(device))
                 loss = functional.cross_entropy(network(images), train.labels[index].to(device))
                 optimiser.zero_grad()
                 loss.backward()
@@ -66,12 +56,10 @@ def train_network(
                 schedule.step()
             if resume.due():
                 resume.save(
-                    {
-                        "epoch": epoch + 1,
-                        "network": network.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "schedule": schedule.state_dict(),
-                    }
+                    epoch=epoch + 1,
+                    network=network.state_dict(),
+                    optimiser=optimiser.state_dict(),
+                    schedule=schedule.state_dict(),
                 )
     network.eval()
 
@@ -107,7 +95,7 @@ def evaluate_network(network: nn.Module, split: Split, batch_size: int = 1000) -
     for images, labels in zip(
         split.images.split(batch_size), split.labels.to(device).split(batch_size), strict=True
     ):
-        logits = network(grey_to_unit(images.to(device)))
+        logits = network(GREY(images.to(device)))
         correct += (logits.argmax(1) == labels).sum().item()
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
     return correct / len(split.labels), loss / len(split.labels)

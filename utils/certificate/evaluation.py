@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,9 +61,6 @@ class Certificate:
     start: float | None
     end: float | None
     improved: bool
-
-    def quantities(self) -> dict:
-        return asdict(self)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head import LinearHead, Logits
 from utils.procedures import LEARNED_ALL, NOTHING_LEARNED, CertificateSettings
-from utils.sampling import held_out_part, random_permutation, stratified_folds
+from utils.sampling import held_out_part, stratified_folds
 
 MOST_TENFOLDS = 4
 
@@ -97,7 +97,7 @@ def learn_certificate(
         )
     else:
         generator = torch.Generator().manual_seed(seed)
-        matching = random_permutation(targets, generator).to(source.y)
+        matching = torch.randperm(targets, generator=generator).to(source.y)
     start = start_transform(source_head, matching, targets, soft=soft)
     if learned == NOTHING_LEARNED:
         return start

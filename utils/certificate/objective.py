@@ -10,12 +10,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from utils.adam import Adam
-from utils.certificate.cost import (
-    cost_of_pairs,
-    cost_weights,
-    costs_in_batch,
-    loss_and_cost_gradients,
-)
+from utils.certificate.cost import cost_of_pairs, cost_weights, costs_in_batch, loss_and_cost_gradients
 from utils.device import multiplies_bfloat16
 from utils.features import Features
 from utils.linear_head import Logits

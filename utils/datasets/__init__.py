@@ -1,7 +1,6 @@
 """Data sets: a name becomes a `Dataset` of two splits of images with their labels."""
 
 from utils.datasets.content import Content, DatasetEntry, Request
-from utils.datasets.copies import Copies, find_copies, warn_of_copies
 from utils.datasets.folders import FOLDER_PREFIX, folder_path, is_image_folder, path_of
 from utils.datasets.grey import EMBEDDED_DIR
 from utils.datasets.groups import Grouping, numbered_groups

@@ -26,24 +26,21 @@ class Copies:
     examples: dict[str, tuple[str, str]]
 
 
-def find_copies(
-    keys: tuple[Sequence[Hashable], Sequence[Hashable]],
-    labels: tuple[Tensor, Tensor],
-    names: tuple[Sequence[str], Sequence[str]],
-) -> Copies:
-    """Count copies, from keys of each training and test sample that are equal for equal content."""
+def copies_of(train: Split, test: Split) -> Copies:
+    """Find those among the images of a data set."""
     counts = {"training": 0, "across": 0, "contradicting": 0}
     examples: dict[str, tuple[str, str]] = {}
     first: dict[Hashable, tuple[str, int]] = {}
-    labelled = is_labelled(labels[0])
+    labelled, names = is_labelled(train.labels), _names(train.images, test.images)
 
     def count(kind: str, name: str, other: str) -> None:
         counts[kind] += 1
         examples.setdefault(kind, (other, name))
 
     in_training: set[Hashable] = set()
-    for kind, of_split, classes, called in zip(counts, keys, labels, names, strict=False):
-        for key, label, name in zip(of_split, classes.tolist(), called, strict=True):
+    for kind, split, called in zip(counts, (train, test), names, strict=False):
+        keys = _contents(split.images)
+        for key, label, name in zip(keys, split.labels.tolist(), called, strict=True):
             other, other_label = first.setdefault(key, (name, label))
             if key in in_training:
                 count(kind, name, other)
@@ -52,16 +49,6 @@ def find_copies(
             if kind == "training":
                 in_training.add(key)
     return Copies(**counts, examples=examples)
-
-
-def copies_of(train: Split, test: Split) -> Copies:
-    """Find those among the images of a data set."""
-    splits = train, test
-    return find_copies(
-        tuple(_contents(split.images) for split in splits),
-        tuple(split.labels for split in splits),
-        _names(train.images, test.images),
-    )
 
 
 def _names(*of_splits: Tensor | ImageFiles) -> tuple[Sequence[str], ...]:

@@ -39,11 +39,7 @@ class Deep:
 
 # How PIL's decoders name 16-bit colour: of each value they keep one byte, the upper one.
 DEEP_COLOURS = ("RGB", "RGBX", "RGBA", "RGBa", "CMYK")
-OTHER_BYTE = {
-    "B": "L",
-    "L": "B",
-    "N": "B" if sys.byteorder == "little" else "L",
-}
+OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 def _raw_mode(image: Image.Image) -> str:

@@ -64,7 +64,11 @@ def read_alike(
     """
     if not all(isinstance(split.images, ImageFiles) for split in splits):
         return list(splits)
-    facts = _identify_together([split.images for split in splits], index_dir, max_pixels)
+    names: dict[Path, list[str]] = {}  # those of one folder are looked up in its index at once
+    for split in splits:
+        names.setdefault(split.images.root, []).extend(split.images.names)
+    known = {root: iter(identify_files(root, own, index_dir, max_pixels)) for root, own in names.items()}
+    facts = [tuple(islice(known[split.images.root], len(split))) for split in splits]
     rules = choose_rules(one.pixels for of_split in facts for one in of_split)
     return [
         replace(
@@ -75,20 +79,6 @@ def read_alike(
         )
         for split, of_split in zip(splits, facts, strict=True)
     ]
-
-
-def _identify_together(
-    parts: Sequence[ImageFiles], index_dir: Path | None, max_pixels: int | None
-) -> list[tuple[FileFacts, ...]]:
-    """Return the facts of each part; those of one folder are looked up in its index at once."""
-    names: dict[Path, list[str]] = {}
-    for part in parts:
-        names.setdefault(part.root, []).extend(part.names)
-    facts = {
-        root: iter(identify_files(root, of_root, index_dir, max_pixels))
-        for root, of_root in names.items()
-    }
-    return [tuple(islice(facts[part.root], len(part))) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from utils.storage import PATH, digest
 class Dataset:
     """One data set, training and test split, with where it came from for the record. `found`: what a
     folder of the user's own was taken for, in one line; None of registered data sets. `copies`: what
-    `find_copies` found.
+    `copies_of` found.
     """
 
     name: str

@@ -49,11 +49,7 @@ def tables_in(folder: Folder) -> Tables:
 
 
 def table_about(
-    path: Path,
-    top: Folder,
-    indices: dict[Folder, Index],
-    column: str | None = None,
-    named: bool = True,
+    path: Path, top: Folder, indices: dict[Folder, Index], column: str | None = None, named: bool = True
 ) -> LabelTable:
     """Read a table, of the images of the folder below `top` in which it finds most of its files: the one
     it lies in, that of the split it is called after (train/ for train.csv), or `top`. The narrower comes

@@ -34,13 +34,7 @@ SHARD = 1024  # images: what an interrupted extraction loses at most
 
 
 def cached_features(
-    backbone: Backbone,
-    split: Split,
-    folder: Path,
-    name: str,
-    *,
-    workers: int = 0,
-    max_corrupt: int = 0,
+    backbone: Backbone, split: Split, folder: Path, name: str, *, workers: int = 0, max_corrupt: int = 0
 ) -> tuple[Features, list[str]]:
     """Read a split's features, of which those that `folder` does not hold are extracted, in `workers`
     processes that decode (0: in this one), and the names of the images that could not be decoded: they

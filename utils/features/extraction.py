@@ -9,14 +9,7 @@ from torch import Tensor
 from utils.backbones import Backbone
 from utils.datasets import ImageFiles, Split
 from utils.device import InFittingParts
-from utils.features.decoding import (
-    MOST_IMAGES,
-    Part,
-    frames_of,
-    pins,
-    refuse_unreadable,
-    warn_of_pil,
-)
+from utils.features.decoding import MOST_IMAGES, Part, frames_of, pins, refuse_unreadable, warn_of_pil
 from utils.features.on_device import frames_on_device, made_on_device
 from utils.features.types import Features
 

@@ -21,16 +21,8 @@ from utils.storage import PATH, digest, require_regular
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
 UNREADABLE = (
-    OSError,
-    ValueError,
-    EOFError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    NotImplementedError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 SHORT_KEYS = (("x", "y"), ("features", "labels"))  # of a file without a test split
@@ -146,7 +138,8 @@ def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) 
     )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            there = _names_in(archive)
+            # By names in small letters; of two that differ in case alone the small one.
+            there = {name.lower(): name for name in sorted(archive.files, key=str.islower)}
             missing = [key for key in keys if key not in there]
             if missing:
                 hint = "" if len(missing) < len(keys) else other or f" (it holds {', '.join(there)})"
@@ -168,13 +161,6 @@ def _read_arrays(path: Path, keys: Sequence[str], optional: Sequence[str] = ()) 
         wrong = "" if isinstance(error, FileNotFoundError) else other
         named = f" of {', '.join(keys)}" if keys else ""
         raise InputError(f"{path} is not a readable .npz{named}: {reason}{wrong}") from error
-
-
-def _names_in(archive: np.lib.npyio.NpzFile) -> dict[str, str]:
-    """Map the names of the arrays in small letters to the names they have; of two that differ in case
-    the small one's.
-    """
-    return {name.lower(): name for name in sorted(archive.files, key=str.islower)}
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:

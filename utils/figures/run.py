@@ -178,8 +178,7 @@ def draw_published(
     record: Mapping,
     fine_tuned: Mapping | None,
     transform: TaskTransform,
-    source_test: Features,
-    target_test: Features,
+    tests: tuple[Features, Features],
     class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
@@ -188,14 +187,7 @@ def draw_published(
     draw_label_map(record, transform.B, class_names, folder)
     if transform.history:
         draw_curves(record, transform.history, folder)
-    draw_features(
-        record=record,
-        transform=transform,
-        source_test=source_test,
-        target_test=target_test,
-        class_names=class_names,
-        folder=folder,
-    )
+    draw_features(record, transform, tests, class_names, folder)
 
 
 def draw_published_bound(record: Mapping, fine_tuned: Mapping | None, folder: Path) -> None:
@@ -284,8 +276,7 @@ def draw_curves(record: Mapping, history: Mapping[str, Tensor], folder: Path) ->
 def draw_features(
     record: Mapping,
     transform: TaskTransform,
-    source_test: Features,
-    target_test: Features,
+    tests: tuple[Features, Features],
     class_names: tuple[Sequence[str], Sequence[str]],
     folder: Path,
 ) -> None:
@@ -293,7 +284,7 @@ def draw_features(
 
     A source class has the colour of the target class that it is mapped to.
     """
-    source, target = (_some_of_each_class(split) for split in (source_test, target_test))
+    source, target = (_some_of_each_class(split) for split in tests)
     centre = target.x.mean(0)
     axes_2d = torch.linalg.svd((target.x - centre).double(), full_matrices=False).Vh[:2].T
     axes_2d = torch.nn.functional.pad(axes_2d, (0, 2 - axes_2d.shape[1]))  # one feature: one axis
@@ -315,25 +306,14 @@ def draw_features(
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("2nd principal axis of the target")
     figure.suptitle(_title(record))
-    if len(class_names[1]) <= colours.N:
-        _class_legend(figure, colours, mapped, class_names)
-    save_figure(figure, folder / "features.png")
-
-
-def _class_legend(
-    figure: Figure,
-    colours: matplotlib.colors.Colormap,
-    mapped: Tensor,
-    class_names: tuple[Sequence[str], Sequence[str]],
-) -> None:
-    """Draw one entry a target class: its name and the source classes that are mapped to it."""
-    sources, targets = class_names
-    handles = []
-    for k, name in enumerate(targets):
-        from_classes = ", ".join(sources[s] for s in (mapped == k).nonzero().flatten().tolist())
-        label = f"{name} ← {from_classes or 'none'}"
+    handles = []  # an entry a target class: its name and the source classes that are mapped to it
+    for k, name in enumerate(class_names[1]):
+        from_classes = (class_names[0][s] for s in (mapped == k).nonzero().flatten().tolist())
+        label = f"{name} ← {', '.join(from_classes) or 'none'}"
         handles.append(Line2D([], [], linestyle="", marker="o", color=colours(k), label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    if len(handles) <= colours.N:
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    save_figure(figure, folder / "features.png")
 
 
 def _some_of_each_class(split: Features) -> Features:

@@ -13,5 +13,5 @@ from utils.linear_head.head import (
 )
 from utils.linear_head.lipschitz import GAP
 from utils.linear_head.mixture import log_class_probabilities
-from utils.linear_head.ridge import SEARCHED, STEP, ValidatedRidge, fit_ridge, fit_validated_ridge
+from utils.linear_head.ridge import SEARCHED, STEP, fit_ridge, fit_validated_ridge
 from utils.linear_head.shared import shared_linear_head

@@ -69,8 +69,7 @@ def fit_linear_head(
         raise ValueError(f"penalised must be one of {', '.join(PENALISED)}, not {settings.penalised!r}")
     if method == "ridge":
         x, y = features.x, features.y
-        fitted = fit_validated_ridge(x, y, num_classes, progress, features.groups)
-        return LinearHead(**vars(fitted))
+        return fit_validated_ridge(x, y, num_classes, progress, features.groups)
     if method == "lipschitz":
         return fit_lipschitz(features, num_classes, tau, progress)
     return fit_penalty(

@@ -40,7 +40,7 @@ class LinearHead:
     `optimality_gap`: by how much its training loss may exceed the constrained optimum (nats); None
     where no such bound is known. `fit_seconds`: what fitting it took, here or where it was fitted.
     `weight_decay`, `held_out_loss`, `held_out` (m,) and `held_out_logits` (m, K), of training samples by
-    heads that did not see them, belong to a head of validated strength (`ridge.ValidatedRidge`).
+    heads that did not see them, belong to a head of validated strength (ridge.py).
     """
 
     weight: Tensor

@@ -31,16 +31,11 @@ def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: st
     with tqdm(desc=progress, unit="round", disable=None, leave=False) as bar:
         # A tenth of many samples leads close to the solution at a tenth of the cost.
         if len(features) >= 100 * features.x.shape[1]:
-            part = _tenth_of_each_class(features.y)
+            members = index_by_class(features.y, num_classes)
+            tenths = [math.ceil(len(points) / 10) for points in members]
+            part = draw_by_counts(members, tenths, torch.Generator().manual_seed(0))
             _solve_rounds(features.select(part), state, tau, 1e-2, bar)
         return _solve_rounds(features, state, tau, GAP, bar)
-
-
-def _tenth_of_each_class(labels: Tensor) -> Tensor:
-    """Draw indices, at least one a class, always the same."""
-    members = index_by_class(labels, int(labels.max()) + 1)
-    tenths = [math.ceil(len(points) / 10) for points in members]
-    return draw_by_counts(members, tenths, torch.Generator().manual_seed(0))
 
 
 @dataclass
@@ -159,12 +154,7 @@ def _class_shares(x: Tensor, y: Tensor, num_classes: int) -> Tensor:
 
 def _violations(w: Tensor, tau: float) -> Tensor:
     """Return g_ij = (‖w_i − w_j‖²/τ² − 1)/2 for all pairs, (K, K)."""
-    return (_pair_products(w / tau, w / tau) - 1) / 2
-
-
-def _pair_products(a: Tensor, b: Tensor) -> Tensor:
-    """Return ⟨a_i − a_j, b_i − b_j⟩ for all pairs, (K, K) from (K, d) twice."""
-    return _pairs(a @ b.T)
+    return (_pairs((w / tau) @ (w / tau).T) - 1) / 2
 
 
 def _laplacian(weights: Tensor, w: Tensor) -> Tensor:
@@ -222,9 +212,9 @@ def _flows(w: Tensor, gradient: Tensor, symmetric: Tensor) -> float:
     rest = gradient + _laplacian(symmetric, w)  # R: what −λ_ij (w_i − w_j)/τ² leaves of G
     # ‖F_ij‖² for F_ij = −S_ij (w_i − w_j) + (R_i − R_j)/K, from inner products alone.
     squared = (
-        symmetric**2 * _pair_products(w, w)
-        - 2 / classes * symmetric * _pair_products(w, rest)
-        + _pair_products(rest, rest) / classes**2
+        symmetric**2 * _pairs(w @ w.T)
+        - 2 / classes * symmetric * _pairs(w @ rest.T)
+        + _pairs(rest @ rest.T) / classes**2
     )
     return float(squared.triu(1).clamp_min(0).sqrt().sum())
 

@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.features import Features
 from utils.linear_head.head import LinearHead, label_gradient_norms, summed_gradient_norms
 from utils.procedures import HeadSettings
+from utils.progress import progress_bar
 from utils.storage import ResumePoint
 
 
@@ -47,15 +47,7 @@ def fit_penalty(
     per_epoch = math.ceil(count / settings.batch_size)
     steps = settings.epochs * per_epoch if settings.steps is None else settings.steps
     last = math.ceil(steps / per_epoch)
-    epochs = tqdm(
-        range(first, last),
-        initial=first,
-        total=last,
-        desc=progress,
-        unit="epoch",
-        disable=None,
-        leave=False,
-    )
+    epochs = progress_bar(range(first, last), initial=first, total=last, desc=progress, unit="epoch")
     for epoch in epochs:
         generator.manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(count, generator=generator)
@@ -70,12 +62,10 @@ def fit_penalty(
             optimiser.step()
         if resume and resume.due():
             resume.save(
-                {
-                    "epoch": epoch + 1,
-                    "weight": weight.detach(),
-                    "bias": bias.detach(),
-                    "optimiser": optimiser.state_dict(),
-                }
+                epoch=epoch + 1,
+                weight=weight.detach(),
+                bias=bias.detach(),
+                optimiser=optimiser.state_dict(),
             )
     if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         if resume:

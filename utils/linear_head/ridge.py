@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from utils.linear_head.head import LinearHead
 from utils.linear_head.lbfgs import minimise
 from utils.sampling import FOLDS, share_of_each_class, stratified_folds
 
@@ -36,27 +37,13 @@ CHUNK = 2**24  # logits held at a time
 Head = tuple[Tensor, Tensor]  # W (K, d) and c (K,)
 
 
-@dataclass(frozen=True)
-class ValidatedRidge:
-    """The solution of (1) at the chosen λ, `weight_decay`. `held_out` (m,): the training samples that
-    have `held_out_logits` (m, K), from a head that did not see them; a class's only sample, which
-    cannot be spared, is among them with the logits of the head of all. `held_out_loss` (nats): of the
-    first held-out fifth at the chosen λ; None where no class has two samples.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    weight_decay: float
-    held_out: Tensor
-    held_out_logits: Tensor
-    held_out_loss: float | None
-
-
 def fit_validated_ridge(
     x: Tensor, y: Tensor, num_classes: int, progress: str, groups: Tensor | None = None
-) -> ValidatedRidge:
-    """Choose λ and fit (1) to x (n, d) and y (n,), float32. Deterministic. Samples of one of `groups`
-    (n,) are held out together.
+) -> LinearHead:
+    """Choose λ, the `weight_decay`, and fit (1) to x (n, d) and y (n,), float32. Deterministic. Samples
+    of one of `groups` (n,) are held out together. A class's only sample, which cannot be spared, is
+    among the `held_out` with the logits of the head of all. `held_out_loss` (nats): of the first fifth
+    at the chosen λ; None where no class has two samples.
     """
     fold = stratified_folds(y, groups)
     with tqdm(desc=progress, unit="fit", disable=None, leave=False) as bar:
@@ -83,7 +70,8 @@ def fit_validated_ridge(
             if loss is None:
                 loss = functional.cross_entropy(logits[-1].double(), y[out]).item()
             bar.update()
-    return ValidatedRidge(*whole, decay, torch.cat(held_out), torch.cat(logits), loss)
+    judged = {"held_out": torch.cat(held_out), "held_out_logits": torch.cat(logits)}
+    return LinearHead(*whole, weight_decay=decay, held_out_loss=loss, **judged)
 
 
 def _choose_weight_decay(

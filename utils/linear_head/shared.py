@@ -39,14 +39,23 @@ def shared_linear_head(
             stored = read_if_whole(path, _stored_head, "the head is fitted again")
             if stored:
                 return stored.to(device)
-        head = _fit_and_store(
-            path=path,
-            features=features,
-            num_classes=num_classes,
+        resume, start = ResumePoint(path.with_suffix(".resume.pt"), key), time.perf_counter()
+        head = fit_linear_head(
+            features,
+            num_classes,
+            settings.tau,
+            settings.method,
             settings=settings,
             seed=seed,
+            resume=resume,
             progress=progress,
         )
+        head = replace(head, fit_seconds=time.perf_counter() - start)
+        if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
+            about = {"key": key} | {name: getattr(head, name) for name in HEAD_FIGURES}
+            tensors = {name: getattr(head, name) for name in HEAD_TENSORS}
+            save_tensors(path, {name: t for name, t in tensors.items() if t is not None}, about)
+        resume.clear()
     _FITTED_HERE.add(path)
     return head
 
@@ -65,27 +74,3 @@ def _stored_head(path: Path) -> LinearHead:
         raise InputError(f"{path} holds another head")
     figures = {name: about[name] for name in HEAD_FIGURES}
     return LinearHead(**tensors, **figures)
-
-
-def _fit_and_store(
-    path: Path, features: Features, num_classes: int, settings: HeadSettings, seed: int, progress: str
-) -> LinearHead:
-    resume = ResumePoint(path.with_suffix(".resume.pt"), path.stem)
-    start = time.perf_counter()
-    head = fit_linear_head(
-        features,
-        num_classes,
-        settings.tau,
-        settings.method,
-        settings=settings,
-        seed=seed,
-        resume=resume,
-        progress=progress,
-    )
-    head = replace(head, fit_seconds=time.perf_counter() - start)
-    if torch.isfinite(head.weight).all():  # a head that diverged is of no use to anyone
-        about = {"key": path.stem} | {name: getattr(head, name) for name in HEAD_FIGURES}
-        tensors = {name: getattr(head, name) for name in HEAD_TENSORS}
-        save_tensors(path, {name: t for name, t in tensors.items() if t is not None}, about)
-    resume.clear()
-    return head

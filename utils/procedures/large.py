@@ -30,11 +30,7 @@ PUBLISHED_RESNET = ScaleSettings(
     target_head=PENALTY_HEAD,
     source_head=replace(PENALTY_HEAD, steps=10001),
     transform=TransformSettings(
-        iterations=2001,
-        batch_size=1000,
-        prior_learning_rate=1e-3,
-        label_weight=1e6,
-        sampler="truncated",
+        iterations=2001, batch_size=1000, prior_learning_rate=1e-3, label_weight=1e6, sampler="truncated"
     ),
     certificate=CertificateSettings(),
     tau_measure="all_labels",

@@ -8,7 +8,7 @@ log-sum-exp: a probability that underflows has a finite logarithm.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,9 +52,6 @@ class TransferBound:
     class_wasserstein: tuple[float, ...] | None
     unreached_classes: tuple[int, ...]
     intervals: dict[str, tuple[float, float]] | None
-
-    def quantities(self) -> dict:
-        return asdict(self)
 
 
 @torch.no_grad()
@@ -154,6 +151,11 @@ def _sample_terms(
         missing = (count == 0).nonzero().flatten().tolist()
         raise InputError(f"source_test holds no sample of the source classes {missing}")
     weights = len(y) * transform.D / count
+    # W1 in the feature space for each target class, averaged equally over those that there are.
+    classes = len(transform.B)
+    costs = (torch.cdist(moved[assigned == k], z[t == k]) for k in range(classes))
+    present = torch.bincount(t, minlength=classes) > 0
+    shares = present.double() / present.sum()
     source_losses = functional.cross_entropy(head.logits(x), y, reduction="none")
     return {
         "target_accuracy": mean_of(target=log_h_target.argmax(1) == t),
@@ -161,7 +163,7 @@ def _sample_terms(
         "transformed_source_accuracy": mean_of(source=log_h_source.argmax(1) == assigned),
         "transformed_source_loss": mean_of(source=-_dot_zero_safe(transform.B.T[y], log_h_source)),
         "weighted_source_loss": mean_of(source=weights[y] * source_losses),
-        "wasserstein_distance": _wasserstein_terms(transform, source, target, potentials),
+        "wasserstein_distance": class_transport(costs, shares, assigned, t, potentials),
         "bound_certified": certified_terms(
             B=transform.B,
             assigned=assigned,
@@ -183,18 +185,6 @@ def _bounds(values: Mapping[str, float | Tensor], mismatch: float) -> dict[str, 
         "bound_published": values["weighted_source_loss"] + mismatch + third,
         "bound_transformed": values["transformed_source_loss"] + third,
     }
-
-
-def _wasserstein_terms(
-    transform: TaskTransform, source: Features, target: Features, potentials: bool
-) -> Term:
-    """Evaluate W1 in the feature space for each target class, averaged equally over those it has."""
-    moved, classes = transform.features(source.x), len(transform.B)
-    assigned = transform.target_class()[source.y]
-    costs = (torch.cdist(moved[assigned == k], target.x[target.y == k]) for k in range(classes))
-    present = torch.bincount(target.y, minlength=classes) > 0
-    shares = present.double() / present.sum()
-    return class_transport(costs, shares, assigned, target.y, potentials)
 
 
 def _gradient_norms(

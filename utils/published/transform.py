@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from utils.adam import Adam
 from utils.errors import InputError, check_batch_size
@@ -37,15 +36,9 @@ from utils.procedures import (
     START_RANDOM,
     TransformSettings,
 )
+from utils.progress import progress_bar
 from utils.relation import fit_label_map
-from utils.sampling import (
-    ByClass,
-    class_counts,
-    class_means,
-    class_prior,
-    draw_stratified,
-    random_permutation,
-)
+from utils.sampling import ByClass, class_counts, class_means, class_prior, draw_stratified
 from utils.storage import ResumePoint
 from utils.transport import CostError, EuclideanCost, TransportPlan, solve_transport
 
@@ -165,7 +158,8 @@ def learn_task_transform(
     if settings.learned == LEARNED_ALL and not state:
         starts = {START_RANDOM: variables["B"]}
         if settings.start != START_RANDOM:
-            starts[START_LABEL_MAP] = _label_map_start(head, target, num_targets)
+            found = fit_label_map(head.logits(target.x), target.y, num_targets)
+            starts[START_LABEL_MAP] = found.B.double().clamp_min(SMALLEST_AT_START).log()
         start = settings.start
         if start == START_BETTER:
             start = _better_start(objective, variables, starts, settings, seed)
@@ -184,15 +178,7 @@ def learn_task_transform(
     )
 
 
-def _label_map_start(head: LinearHead, target: Features, num_targets: int) -> Tensor:
-    """Return B̃ = log B of the label map, none of whose entries may be too small to grow: (K_T, K_S)
-    float64.
-    """
-    found = fit_label_map(head.logits(target.x), target.y, num_targets)
-    return found.B.double().clamp_min(SMALLEST_AT_START).log()
-
-
-SMALLEST_AT_START = 1e-3  # of B
+SMALLEST_AT_START = 1e-3  # of the label map's B: no entry may be too small to grow
 
 
 def _better_start(
@@ -249,16 +235,8 @@ def _descend(
         generator.set_state(state["generator"])
         history = list(state["history"].to(variables["A"].device))
 
-    iterations = tqdm(
-        range(len(history), settings.iterations),
-        initial=len(history),
-        total=settings.iterations,
-        desc="transform",
-        unit="iteration",
-        disable=None,
-        leave=False,
-    )
-    for iteration in iterations:
+    rest, about = range(len(history), settings.iterations), {"desc": "transform", "unit": "iteration"}
+    for iteration in progress_bar(rest, initial=rest.start, total=rest.stop, **about):
         fraction = learning_rate_fraction(settings, iteration)
         # A fresh batch, its plan solved anew for the present transform: P is constant in the gradients.
         try:
@@ -270,27 +248,21 @@ def _descend(
             dict(zip(learned, gradients, strict=True)),
             {name: fraction * rate for name, rate in rates.items()},
         )
-        _require_convergence(variables, iteration)
+        for name, value in variables.items():
+            if not torch.isfinite(value).all():
+                raise _diverged(iteration, f"{name} is not finite")
         history.append(terms.detach())
         if resume and resume.due():
             resume.save(
-                {
-                    "variables": {name: value.detach() for name, value in variables.items()},
-                    "optimiser": optimiser.state_dict(),
-                    "generator": generator.get_state(),
-                    "history": torch.stack(history),
-                    "start": start,
-                }
+                variables={name: value.detach() for name, value in variables.items()},
+                optimiser=optimiser.state_dict(),
+                generator=generator.get_state(),
+                history=torch.stack(history),
+                start=start,
             )
     curves = torch.stack(history).cpu().T
     detached = {name: value.detach() for name, value in variables.items()}
     return _as_transform(detached, settings.learned, dict(zip(OBJECTIVE_TERMS, curves, strict=True)))
-
-
-def _require_convergence(variables: Mapping[str, Tensor], iteration: int) -> None:
-    for name, value in variables.items():
-        if not torch.isfinite(value).all():
-            raise _diverged(iteration, f"{name} is not finite")
 
 
 def _diverged(iteration: int, reason: str) -> InputError:
@@ -343,7 +315,7 @@ def _initial_variables(
     if learned == LEARNED_ALL:
         B = torch.rand(num_targets, num_sources, generator=generator, dtype=torch.float64)
     else:
-        B = torch.eye(num_targets, dtype=torch.float64)[random_permutation(num_targets, generator)]
+        B = torch.eye(num_targets, dtype=torch.float64)[torch.randperm(num_targets, generator=generator)]
     eye = torch.eye(dim, device=device)
     return {
         "A": eye.clone(),
@@ -438,13 +410,11 @@ def term_weights(settings: TransformSettings) -> Tensor:
     return torch.tensor([weights.get(term, 1.0) for term in OBJECTIVE_TERMS], dtype=torch.float64)
 
 
-def final_objective(
-    transform: TaskTransform, settings: TransformSettings, last: int = 20
-) -> float | None:
-    """Average (1) over the last iterations' batches; None if nothing was learned."""
+def final_objective(transform: TaskTransform, settings: TransformSettings) -> float | None:
+    """Average (1) over the last 20 iterations' batches; None if nothing was learned."""
     if not transform.history:
         return None
-    curves = torch.stack([transform.history[term][-last:] for term in OBJECTIVE_TERMS])
+    curves = torch.stack([transform.history[term][-20:] for term in OBJECTIVE_TERMS])
     return (term_weights(settings) @ curves.mean(1)).item()
 
 

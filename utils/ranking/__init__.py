@@ -19,13 +19,6 @@ from utils.ranking.metrics import (
     transrate,
 )
 from utils.ranking.record import Ranking, Standing, read_ranking, warn_of_another, write_ranking
-from utils.ranking.scores import (
-    PREDICTED,
-    Facts,
-    Score,
-    consensus,
-    published_agreement,
-    score_table,
-)
+from utils.ranking.scores import PREDICTED, Facts, Score, consensus, published_agreement, score_table
 from utils.ranking.scoring import consensus_of, score_candidate
 from utils.ranking.truth import mean_rank_elsewhere, read_scores, read_truth

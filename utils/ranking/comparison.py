@@ -10,7 +10,7 @@ from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import feature_path
 from utils.learning_curve import learning_curve
-from utils.linear_head import ValidatedRidge
+from utils.linear_head import LinearHead
 from utils.names import FULL, LINEAR
 from utils.near_copies import report_near_copies
 from utils.ranking.advice import doubts_line, headline, place_of
@@ -139,19 +139,12 @@ def _agreement(
     accuracies = {name: one.measured(settings.metric) for name, one in standings.items()}
     if None in accuracies.values():
         return {}
-    return {
-        title: (
-            names,
-            compare(
-                {name: standings[name].scores for name in names},
-                accuracies,
-                settings.seed,
-                board.networks,
-            ),
-        )
-        for title, names in groups.items()
-        if len(names) > 2
-    }
+    found = {}
+    for title, names in groups.items():
+        if len(names) > 2:
+            scores = {name: standings[name].scores for name in names}
+            found[title] = names, compare(scores, accuracies, settings.seed, board.networks)
+    return found
 
 
 @dataclass
@@ -170,7 +163,7 @@ class _Scoreboard:
     of_views: dict[Hashable, Scored] = field(default_factory=dict)
     data: dict[str, dict] = field(default_factory=dict)
     images: str | None = None
-    leader: tuple[tuple[float, bool, float], Candidate, ValidatedRidge | None] | None = None
+    leader: tuple[tuple[float, bool, float], Candidate, LinearHead | None] | None = None
 
     def score(self, name: str, entry: Entry) -> None:
         """Open one candidate and add all that is known of it, or nothing if it fails."""

@@ -16,7 +16,7 @@ from utils.errors import InputError
 from utils.grouped import effective_new
 from utils.held_out import PredictedAccuracy, judge_held_out
 from utils.learning_curve import LearningCurve
-from utils.linear_head import ValidatedRidge
+from utils.linear_head import LinearHead
 from utils.names import ACCURACY, BALANCED
 from utils.statistics import LEVEL
 
@@ -55,7 +55,7 @@ class Prediction:
 
 
 def predict_accuracy(
-    fitted: ValidatedRidge,
+    fitted: LinearHead,
     labels: Tensor,
     new_images: int | None,
     groups: Tensor | None = None,

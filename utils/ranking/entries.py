@@ -177,7 +177,13 @@ class Comparison:
         ]
         if settings.fine_tuning == FULL and any(is_feature_file(name) for name in (*sources, target)):
             raise InputError("--FINETUNE full needs images and networks: features files have neither")
-        entries = _list_entries(names, sources, files or {None: target}, settings)
+        targets = files or {None: target}  # by the names of feature files, or one without a name
+        entries: dict[str, Entry] = {}
+        for text, source, at in itertools.product(names, sources or [None], targets):
+            entry = Entry.of(text, source, targets[at], settings, at)
+            name = entry.model_name + (f" ({entry.source_slug})" if len(sources) > 1 else "")
+            if entries.setdefault(name, entry) != entry:
+                raise InputError(f"two candidates are called {name}: rename a file or give one --model")
         found = Comparison(target, entries, bool(files), settings)
         return replace(found, table=found.read_table()) if settings.truth else found
 
@@ -216,23 +222,6 @@ def _one_target(targets: Sequence[str], files: dict[str, str], sources: Sequence
         )
     require_same_labels(list(files.values()))
     return folder_of_files(files.values())
-
-
-def _list_entries(
-    models: Sequence[str],
-    sources: Sequence[str],
-    targets: dict[str | None, str],
-    settings: RankingSettings,
-) -> dict[str, Entry]:
-    """List the entries. `targets`: by the names of feature files, or one without a name."""
-    entries: dict[str, Entry] = {}
-    for text, source in itertools.product(models, sources or [None]):
-        for file_name, target in targets.items():
-            entry = Entry.of(text, source, target, settings, file_name)
-            name = entry.model_name + (f" ({entry.source_slug})" if len(sources) > 1 else "")
-            if entries.setdefault(name, entry) != entry:
-                raise InputError(f"two candidates are called {name}: rename a file or give one --model")
-    return entries
 
 
 # ------------------------------------------------------------------ feature files, one of each network

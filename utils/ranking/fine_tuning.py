@@ -10,7 +10,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from utils.backbones import Backbone
-from utils.datasets import Dataset, Split
+from utils.datasets import Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import prepared_frames
@@ -94,26 +94,20 @@ def measure_full(entry: Entry, settings: RankingSettings) -> tuple[float, float]
     if not settings.overwrite:
         stored = read_if_whole(path, _read_measured, "the network is fine-tuned again")
     if stored is None:
-        stored = _measure(network.backbone, data, train, settings)
+        start = time.perf_counter()
+        accuracy = fine_tune(
+            backbone=network.backbone,
+            train=train,
+            test=data.test,
+            num_classes=data.num_classes,
+            epochs=settings.epochs,
+            seed=settings.seed,
+            workers=settings.tasks.workers,
+            max_corrupt=settings.tasks.max_corrupt,
+        )
+        stored = {"accuracy": accuracy, "seconds": time.perf_counter() - start}
         write_json(path, {"key": key, **stored})
     return stored["accuracy"], stored["seconds"]
-
-
-def _measure(
-    backbone: Backbone, data: Dataset, train: Split, settings: RankingSettings
-) -> dict[str, float]:
-    start = time.perf_counter()
-    accuracy = fine_tune(
-        backbone=backbone,
-        train=train,
-        test=data.test,
-        num_classes=data.num_classes,
-        epochs=settings.epochs,
-        seed=settings.seed,
-        workers=settings.tasks.workers,
-        max_corrupt=settings.tasks.max_corrupt,
-    )
-    return {"accuracy": accuracy, "seconds": time.perf_counter() - start}
 
 
 def _read_measured(path: Path) -> dict:

@@ -269,10 +269,5 @@ def k_nearest(x: Tensor, y: Tensor, groups: Tensor | None = None) -> Tensor:
 
 OF_ONE_GROUP = 1e30  # farther than any other point
 
-OF_FEATURES = {
-    "LogME": logme,
-    "H-score": h_score,
-    "TransRate": transrate,
-    "GBC": gbc,
-}
+OF_FEATURES = {"LogME": logme, "H-score": h_score, "TransRate": transrate, "GBC": gbc}
 OF_PROBABILITIES = {"LEEP": leep, "NCE": nce}

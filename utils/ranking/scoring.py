@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
-from torch.nn import functional
 
 from utils.backbones import imagenet_accuracy
 from utils.certificate import certify, impossible, learn_certificate
 from utils.doubts import doubts_of_accuracy
 from utils.features import Features, Standardiser, same_images, task_slug
 from utils.grouped import balanced_accuracy, share_interval
-from utils.linear_head import LinearHead, ValidatedRidge, fit_linear_head, fit_validated_ridge
+from utils.linear_head import LinearHead, fit_linear_head, fit_validated_ridge
 from utils.names import ACCURACY
 from utils.ranking.candidates import Candidate
 from utils.ranking.decision import Prediction, predict_accuracy
@@ -58,7 +57,7 @@ class Scored:
     seconds: float
     linear_balanced: float | None = None
     doubts: Sequence[str] = ()
-    fitted: ValidatedRidge | None = None
+    fitted: LinearHead | None = None
 
 
 def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = None) -> Scored:
@@ -91,16 +90,13 @@ def _score_target(candidate: Candidate) -> Scored:
     }
     measured: dict = {"linear_accuracy": None}
     if candidate.test:
-        said = functional.linear(candidate.test.x, fitted.weight, fitted.bias).argmax(1)
+        said = fitted.logits(candidate.test.x).argmax(1)
         right = said == candidate.test.y
         measured = {
             "linear_accuracy": right.double().mean().item(),
             "linear_balanced": balanced_accuracy(right, candidate.test.y, candidate.test.groups)[0],
             "doubts": doubts_of_accuracy(
-                said,
-                candidate.test.y,
-                candidate.class_names,
-                (prediction.accuracy, prediction.interval),
+                said, candidate.test.y, candidate.class_names, (prediction.accuracy, prediction.interval)
             ),
         }
 

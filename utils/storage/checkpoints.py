@@ -102,8 +102,8 @@ class ResumePoint:
         """Tell whether it is time to save again: asked first, since building a state costs copies."""
         return time.monotonic() - self._last_save >= self.seconds
 
-    def save(self, state: Mapping) -> None:
-        save_checkpoint(self.path, {**self._mark, "state": dict(state)})
+    def save(self, **state: object) -> None:
+        save_checkpoint(self.path, {**self._mark, "state": state})
         self._last_save = time.monotonic()
 
     def clear(self) -> None:
@@ -189,29 +189,12 @@ def find_network(
 ) -> tuple[Path, str] | None:
     """Return (path, origin of its training data) of a trained network; `auto` prefers full data."""
     for candidate in ("full", "embedded") if origin == "auto" else (origin,):
-        path = network_path(
-            checkpoints=checkpoints,
-            model=model,
-            source=source,
-            origin=candidate,
-            procedure=procedure,
-            seed=seed,
-        )
+        path = network_path(checkpoints, model, source, candidate, procedure, seed)
         if path.exists():
             return path, candidate
     return None
 
 
-def networks_like(
-    checkpoints: Path, model: str, source: str, origin: str, procedure: str, seed: int
-) -> list[Path]:
-    """List trained networks; * in source and origin stands for anything."""
-    pattern = network_path(
-        checkpoints=checkpoints,
-        model=model,
-        source=source,
-        origin=origin,
-        procedure=procedure,
-        seed=seed,
-    )
+def networks_like(pattern: Path) -> list[Path]:
+    """List trained networks: a `network_path` in which * stands for anything."""
     return sorted(pattern.parent.glob(pattern.name))

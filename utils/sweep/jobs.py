@@ -26,7 +26,6 @@ from utils.entry import warning_line
 from utils.errors import InputError
 from utils.features import is_feature_file, task_slug
 from utils.names import HEAD, LENET, ROBUST_PREFIX, is_grey_model
-from utils.options import PLACE_FLAGS
 from utils.stage import variant_slug
 from utils.storage import Run, write_text
 
@@ -64,14 +63,6 @@ class Job:
     @property
     def stage(self) -> str:
         return self.names.stage
-
-    @property
-    def model(self) -> str:
-        return self.names.model
-
-    @property
-    def seed(self) -> int:
-        return self.names.seed
 
     @property
     def source(self) -> str:
@@ -118,21 +109,8 @@ def distinct_warnings(outcomes: Iterable[Outcome]) -> list[str]:
 PLACES = ("DATA", "DATA_DIR", "CHECKPOINT_DIR", "RESULTS_DIR", "DEVICE", "OVERWRITE", "CPUS")
 SEEING = ("TRUST_CHECKPOINT", "AUTOCAST", "DECODER", "IMAGE_BATCH")
 DECODING = ("WORKERS", "MAX_CORRUPT", "MAX_PIXELS", "GROUPS")
-# What makes a stage the job that was planned, and its places: no further flag may change it.
-OWN = {
-    "SRC",
-    "TRG",
-    "MODEL",
-    "ROBUST",
-    "EPS",
-    "SETTING",
-    "SEED",
-    "PROCEDURE",
-    "DATA",
-    "ANALYSIS",
-    "GROUPS",
-    *PLACE_FLAGS,
-}
+# All else that a stage is given makes it the job that was planned: no further flag may change it.
+FREE = {"CPUS", "TRUST_CHECKPOINT", "AUTOCAST", "DECODER", "MAX_CORRUPT", "MAX_PIXELS", "IMAGE_SIZE"}
 
 
 def plan_jobs(options: argparse.Namespace, stages: Mapping[str, Stage]) -> list[Job]:
@@ -219,12 +197,18 @@ class _Shared:
 
     def _job(self, stage: str, own: Mapping[str, Any], needs: tuple[Job, ...] = ()) -> Job:
         """Make the job of a stage. `own`: what a stage is given beside what all stages of the table have
-        in common.
+        in common. Raises InputError for a further flag that would make it another job.
         """
         given = {name: getattr(self.options, name) for name in ("PROCEDURE", *PLACES)}
         given |= {"SRC": self.source, "SEED": self.seed, **own}
         flags = getattr(self.options, f"{stage.upper()}_FLAGS")
-        options = _read_flags(stage, self.stages[stage], flags, given)
+        script = self.stages[stage]
+        if {"-h", "--help"} & {*flags}:
+            raise InputError(f"for help ask the script itself: python3 {script.__name__}.py --help")
+        options = script.parse_options(flags, given)
+        for flag in given.keys() - FREE:
+            if getattr(options, flag) != given[flag]:
+                raise InputError(f"--{flag} is one of the table's own: not for --{stage.upper()}_FLAGS")
         target, setting = (given.get(name) for name in ("TRG", "SETTING"))
         of_files = self.source == HEAD and is_feature_file(target or "")
         names = Run(
@@ -237,22 +221,7 @@ class _Shared:
             procedure=options.PROCEDURE,
             variant=variant_slug(options.SOURCE_CLASSES, options.TARGET_LABELS) if setting else None,
         )
-        return Job(names, self.stages[stage].run, options, options.command_with_places, needs)
-
-
-def _read_flags(
-    name: str, stage: Stage, flags: Sequence[str], given: Mapping[str, Any]
-) -> argparse.Namespace:
-    """Read a stage's options from what is given and its further flags. Raises InputError for one that
-    would make it another job.
-    """
-    if {"-h", "--help"} & {*flags}:
-        raise InputError(f"for help ask the script itself: python3 {stage.__name__}.py --help")
-    options = stage.parse_options(flags, given)
-    for flag in OWN & given.keys():
-        if getattr(options, flag) != given[flag]:
-            raise InputError(f"--{flag} is one of the table's own: not for --{name.upper()}_FLAGS")
-    return options
+        return Job(names, script.run, options, options.command_with_places, needs)
 
 
 # --------------------------------------------------------------------------------------------- running
