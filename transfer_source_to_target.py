@@ -53,6 +53,7 @@ from utils.options import (
 from utils.procedures import LEARNED, HeadSettings, ScaleSettings, procedures, settings_for
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 ROLES = ("source", "target")
@@ -210,23 +211,16 @@ def run(options: argparse.Namespace) -> dict | None:
             target, target_splits, record["pseudo_labels"] = cluster_target(
                 target, target_splits, options
             )
-    if classifier:
-        scaler = utils.features.Standardiser.fit(target.train.x, settings.deviation_floor)
-        own_head = utils.linear_head.on_standardised(classifier.weight, classifier.bias, scaler).to(
-            device
-        )
-        pair = Pair((None, None), target_splits, (classifier.class_names, target.class_names), own_head)
-    else:
+    if source:
         source = utils.features.choose_source_classes(
             source, target, options.SOURCE_CLASSES, options.SEED
         )
         if options.SOURCE_CLASSES != ALL:
             record["source_classes"] = list(source.class_names)
-        source_splits = utils.features.standardise(source, device, settings.deviation_floor)
-        pair = Pair(source_splits, target_splits, (source.class_names, target.class_names))
+    pair = scaled_pair(source or classifier, target, target_splits, settings.deviation_floor, device)
 
     # ---------------------------------------------------------------------- learn, bound, show, save
-    tensors = {}
+    tensors, transform = {}, None
     utils.report.print_heading(record)
     if RELATION in wanted:
         record["relation"], tensors["relation"] = relation_of(pair, options, settings, data, seconds)
@@ -251,16 +245,8 @@ def run(options: argparse.Namespace) -> dict | None:
     if CERTIFICATE in wanted:
         utils.report.print_certificate(record, options.SHOW_CLASSES)
     with utils.storage.replace_files(folder) as new:
-        for name, content in tensors.items():
-            tasks = {"source": options.SRC, "target": options.TRG}
-            utils.storage.save_tensors(new / f"{name}.safetensors", content, tasks)
-        if record["relation"]:
-            utils.figures.draw_relation(record, new)
-        if record["published"]:
-            utils.figures.draw_published(record, fine_tuned, transform, pair.test, pair.class_names, new)
-        if record["certificate"]:
-            utils.figures.draw_certificate(record, new)
-        utils.storage.write_result(new, options.RESULTS_DIR, record)
+        draw(record, pair, transform, fine_tuned, new)
+        save(record, tensors, options, new)
     if record["published"]:
         resume.clear()
     utils.report.print_where(record, folder)
@@ -403,6 +389,24 @@ class Pair:
         return heads
 
 
+def scaled_pair(
+    source: utils.features.Task | utils.backbones.Classifier,
+    target: utils.features.Task,
+    target_splits: tuple[utils.features.Features, utils.features.Features],
+    deviation_floor: float,
+    device: torch.device,
+) -> Pair:
+    """Standardise the source's features by its own training split, or put a classifier that is the
+    source on the scale of the target's features.
+    """
+    if isinstance(source, utils.features.Task):
+        splits = utils.features.standardise(source, device, deviation_floor)
+        return Pair(splits, target_splits, (source.class_names, target.class_names))
+    scaler = utils.features.Standardiser.fit(target.train.x, deviation_floor)
+    own_head = utils.linear_head.on_standardised(source.weight, source.bias, scaler).to(device)
+    return Pair((None, None), target_splits, (source.class_names, target.class_names), own_head)
+
+
 def cluster_target(
     target: utils.features.Task,
     splits: tuple[utils.features.Features, utils.features.Features],
@@ -523,6 +527,32 @@ def published_form_of(
         "final_objective": utils.published.final_objective(transform, settings.transform),
     }
     return quantities, {**transform.tensors(), "weight": head.weight, "bias": head.bias}, transform
+
+
+def draw(
+    record: Mapping,
+    pair: Pair,
+    transform: utils.published.TaskTransform | None,
+    fine_tuned: Mapping | None,
+    folder: Path,
+) -> None:
+    """Draw the figures of the parts that the record has."""
+    if record["relation"]:
+        utils.figures.draw_relation(record, folder)
+    if record["published"]:
+        utils.figures.draw_published(record, fine_tuned, transform, pair.test, pair.class_names, folder)
+    if record["certificate"]:
+        utils.figures.draw_certificate(record, folder)
+
+
+def save(
+    record: dict, tensors: Mapping[str, Mapping[str, Tensor]], options: argparse.Namespace, folder: Path
+) -> None:
+    """Write what was learned, and last the record."""
+    for name, content in tensors.items():
+        tasks = {"source": options.SRC, "target": options.TRG}
+        utils.storage.save_tensors(folder / f"{name}.safetensors", content, tasks)
+    utils.storage.write_result(folder, options.RESULTS_DIR, record)
 
 
 def show_again(
