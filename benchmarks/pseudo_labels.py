@@ -36,8 +36,7 @@ METHODS = {
     "free sizes": ["--TARGET_LABELS", "pseudo", "--PSEUDO_SIZES", "free"],
 }
 LEAST_SHARE = 0.2
-COLUMNS = (
-    "agreement",
+AFTER_AGREEMENT = (
     "certificate",
     "its source",
     "transport",
@@ -47,6 +46,7 @@ COLUMNS = (
     "distribution",
     "published",
 )
+COLUMNS = ("agreement", *AFTER_AGREEMENT)
 QUANTITIES = {
     "certificate": ("bound_certified", "certified_source_loss", "certified_transport", "target_loss"),
     "published": ("weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published"),

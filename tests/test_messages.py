@@ -10,18 +10,11 @@ from unittest import mock
 
 import pytest
 
+from tests.test_startup import SCRIPTS
+from utils.names import REPOSITORY
 from utils.options import StageParser
 
-REPOSITORY = Path(__file__).parent.parent
-TRAIN, FINETUNE, TRANSFER, SWEEP, RANK, REPORT = (
-    "train_source_model",
-    "finetune_source_model_on_target_task",
-    "transfer_source_to_target",
-    "sweep",
-    "rank_models",
-    "report",
-)
-SCRIPTS = (TRAIN, FINETUNE, TRANSFER, SWEEP, RANK, REPORT)
+TRAIN, FINETUNE, TRANSFER, SWEEP, RANK, REPORT = SCRIPTS
 STAGES_2_AND_3 = (FINETUNE, TRANSFER)
 # A sweep hands a stage's flags on (--TRANSFER_FLAGS), and its messages with them.
 COMMON = (TRAIN, FINETUNE, TRANSFER, RANK)
