@@ -35,9 +35,9 @@ NUMBERS_OF_RUNS = (
 )
 RELATION_CAPTION = """For each pair and model: how often the source's classifier, its labels renamed, is
 right on the target (labels alone), the same with its classes mixed at random (the control), and linear
-fine-tuning. The contribution is the share of the way from the control to fine-tuning that the source's
-classes go; p says how often mixed classes do as well. A source whose p is above 0.05 has no classes that
-are known to say anything of the target's."""
+fine-tuning. The contribution is the share of the loss gap between the control and fine-tuning that the
+source's classes close; p says how often mixed classes do as well. Where p is above 0.05 no relation to
+the target's classes is found."""
 TERMS_CAPTION = """For each run: the certificate by its two terms, above the loss that it bounds and
 the loss of a fine-tuned head; then the published bound by its terms, above the loss of its own
 transformed classifier. The dotted line is ln K of the target: the loss of a constant prediction."""
@@ -46,8 +46,8 @@ seed. A certified bound lies on the right of the dashed line; a bound that predi
 along it."""
 AGREEMENT_NOTE = """Intervals (95 %) draw groups of seeds, and need six. Where nothing is learned
 (FixedAll) bound and loss are both large, which alone makes a high correlation over all settings."""
-PSEUDO_NOTE = """Clusters stood for the target's labels: losses and bounds of these runs are against
-clusters. Where the labels are known, the same run with them says how far off the estimate is."""
+PSEUDO_NOTE = """Clusters took the place of the target's labels: losses and bounds of these runs are
+against clusters. Where the labels are known, the same run with them says how far off the estimate is."""
 DECISION_CAPTION = """For each candidate the predicted accuracy of a linear probe on new images with its
 95 % interval, and in how many resamples of the training images it is the best."""
 RANKING_NOTE = """How well each score orders the models: correlations with fine-tuned accuracy (1 is

@@ -36,7 +36,7 @@ METHODS = {
     "free sizes": ["--TARGET_LABELS", "pseudo", "--PSEUDO_SIZES", "free"],
 }
 LEAST_SHARE = 0.2
-AFTER_AGREEMENT = (
+QUANTITY_COLUMNS = (
     "certificate",
     "its source",
     "transport",
@@ -46,7 +46,7 @@ AFTER_AGREEMENT = (
     "distribution",
     "published",
 )
-COLUMNS = ("agreement", *AFTER_AGREEMENT)
+COLUMNS = ("agreement", *QUANTITY_COLUMNS)
 QUANTITIES = {
     "certificate": ("bound_certified", "certified_source_loss", "certified_transport", "target_loss"),
     "published": ("weighted_source_loss", "label_mismatch", "distribution_mismatch", "bound_published"),

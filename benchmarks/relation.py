@@ -175,7 +175,7 @@ def turn(
 
 
 def against_random(found: Relation) -> float:
-    """The share of the way from random directions to linear fine-tuning."""
+    """The share of the loss gap between random directions and linear fine-tuning."""
     start = found.random_directions.loss
     return (start - found.label_map_loss) / (start - found.fine_tuned_loss)
 

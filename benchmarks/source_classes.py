@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import Table
-from benchmarks.pseudo_labels import AFTER_AGREEMENT, PAIRS, columns, lenet_tasks, mean, save, transfer
+from benchmarks.pseudo_labels import PAIRS, QUANTITY_COLUMNS, columns, lenet_tasks, mean, save, transfer
 from utils.entry import stage_entry
 from utils.features import select_classes
 
 TARGET_CLASSES = 5
 CHOICES = ("random", "similar", "7", "all")
-COLUMNS = (*AFTER_AGREEMENT, "acc. of h")
+COLUMNS = (*QUANTITY_COLUMNS, "acc. of h")
 
 
 @stage_entry("benchmarks.source_classes")

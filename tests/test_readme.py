@@ -187,9 +187,13 @@ def test_the_diffs_of_the_design_apply():
     assert len(blocks) == 3
     for name, block in blocks:
         text = (REPOSITORY / name).read_text()
-        for hunk in re.split(r"^@@.*\n", block, flags=re.MULTILINE)[1:]:
-            before = "".join(line[1:] for line in hunk.splitlines(True) if line[0] in " -")
-            assert text.count(before) == 1, f"{name}:\n{before}"
+        _, *hunks = re.split(r"^@@ -\d+,(\d+) \+\d+,(\d+) @@.*\n", block, flags=re.MULTILINE)
+        for old, new, hunk in zip(hunks[::3], hunks[1::3], hunks[2::3], strict=True):
+            lines = hunk.splitlines(True)
+            before = [line[1:] for line in lines if line[0] in " -"]
+            after = [line[1:] for line in lines if line[0] in " +"]
+            assert (len(before), len(after)) == (int(old), int(new)), f"{name}:\n{hunk}"
+            assert text.count("".join(before)) == 1, f"{name}:\n{hunk}"
 
 
 def test_nothing_below_knows_the_scripts():

@@ -197,7 +197,7 @@ def test_feature_files_need_no_network(tmp_path, feature_files):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["heads"]
 
 
-def test_intervals_stopping_and_the_solver_are_flags(tmp_path, feature_files, capsys):
+def test_intervals_and_stopping_are_flags(tmp_path, feature_files, capsys):
     base = [
         "--SRC",
         feature_files[0],

@@ -69,7 +69,7 @@ def not_negative(text: str) -> float:
 
 
 def whole(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
-    """Read a whole number from `least` to `most`."""
+    """Make a reader of whole numbers from `least` to `most`."""
 
     def read(text: str) -> int:
         digits = text.isascii() and text.isdigit() and len(text) < 20
@@ -120,7 +120,7 @@ def grouping(text: str) -> str:
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:
-    """Read one of the names, in any case, as the registered spelling."""
+    """Make a reader of names, in any case, that gives the registered spelling."""
 
     def read(text: str) -> str:
         for choice in choices:

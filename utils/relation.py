@@ -26,12 +26,12 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from utils.features import Features
 from utils.grouped import balanced_accuracy, least_share_right, share_interval
 from utils.linear_head import LinearHead
 from utils.procedures import RelationSettings
+from utils.progress import progress_bar
 from utils.sampling import class_means, class_prior, share_of_each_class, stratified_folds
 from utils.statistics import Resamples, interval, largest_shares, majority_share
 
@@ -179,8 +179,8 @@ class _MapLikelihood:
         return torch.cat(of_class, 2).transpose(1, 2)
 
     def step(self, B: Tensor) -> Tensor:
-        """Take a step of expectation maximisation, over-relaxed: B_ts times (its share of the posteriors
-        / B_ts)^ω.
+        """Take a step of expectation maximisation, over-relaxed:
+        B_ts times (its share of the posteriors / B_ts)^ω.
         """
         # B_ts Σ_{i: t_i = t} p_is / h_t(i): how often source class s is held responsible for a sample of
         # target class t, and the prior's pseudo-sample; the columns' shares are the M step.
@@ -281,7 +281,7 @@ def _judge(
     """
     train_labels, test_labels = labels
     losses, hits, total, right = [], [], 0.0, 0.0
-    with tqdm(total=count, desc=progress, unit="control", disable=None, leave=False) as bar:
+    with progress_bar(total=count, desc=progress, unit="control") as bar:
         while len(losses) < count:
             first = draw()
             block = BLOCK_ELEMENTS_CUDA if first[0].is_cuda else BLOCK_ELEMENTS
@@ -333,10 +333,10 @@ class Relation:
     saying the most frequent class is right of. `accuracy_at_least`: with 95 % confidence the chance
     that linear fine-tuning is right on a new image of the same kind. `control`: which of the two kinds
     decides, mixed classes wherever there are three source classes.
-    `source_contribution`: the share of the way from that control to linear fine-tuning that the source's
-    classes go; None, with the reason in `no_contribution`, where there is no such way.
-    `related`: p ≤ 0.05 and a contribution of at least 0.05. `steps`: what each part of the way from
-    random directions to linear fine-tuning brings (nats). `intervals`: 95 %, over test points.
+    `source_contribution`: the share of the loss gap between that control and linear fine-tuning that the
+    source's classes close; None, with the reason in `no_contribution`, where there is no such gap.
+    `related`: p ≤ 0.05 and a contribution of at least 0.05. `steps`: the parts of the loss gap between
+    random directions and linear fine-tuning (nats). `intervals`: 95 %, over test points.
     `shared_images`: B, T and controls were fitted on held-out logits of the source's head.
     """
 
@@ -487,8 +487,8 @@ def relate(
     return found, label_map
 
 
-FEWEST_RESAMPLES = 200  # that say how well the way is known, where no intervals are asked for
-CLEAR = 1.0  # spreads of the controls that the way must be long
+FEWEST_RESAMPLES = 200  # that say how well the loss gap is known, where no intervals are asked for
+CLEAR = 1.0  # spreads of the controls that the loss gap must have
 
 
 def _contribution(
@@ -503,13 +503,13 @@ def _contribution(
     if gain <= CLEAR * control.loss_spread or low <= 0:
         return None, (
             f"linear fine-tuning is hardly better than the control ({gain:.2f} nats, where controls "
-            f"differ by {control.loss_spread:.2f}): there is no way to go a share of"
+            f"differ by {control.loss_spread:.2f}): there is no loss gap to close a share of"
         )
     return (control.loss - own.mean().item()) / gain, None
 
 
 def _steps(random: _Judged, mixed: _Judged | None, own: float, tuned: float) -> dict[str, float]:
-    """Return what each part of the way brings (nats): looking where the source looks, in the place of
+    """Return the parts of the loss gap (nats): looking where the source looks, in the place of
     random directions; its classes, in the place of mixed ones; the target's own labels.
     """
     if mixed is None:

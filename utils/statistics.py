@@ -154,7 +154,7 @@ def held_out_interval(
 
 
 def majority_share(labels: Tensor) -> float:
-    """Return what always saying the most frequent class is right of, on the samples of these labels."""
+    """Return the share of the most frequent class: the accuracy of always answering it."""
     return int(torch.bincount(labels).max()) / len(labels)
 
 

@@ -66,8 +66,8 @@ def term_intervals(
 def class_transport(
     costs: Iterable[Tensor], shares: Tensor, assigned: Tensor, t: Tensor, potentials: bool
 ) -> Term:
-    """Sum Σ_k shares_k · W1 of class k, one class's cost in memory at a time. Undefined if a class with
-    target points receives no source point.
+    """Return Σ_k shares_k · W_k, W_k the optimal transport cost of class k, one class's cost in memory
+    at a time. Undefined if a class with target points receives no source point.
     """
     distances = []
     source = torch.zeros(len(assigned), dtype=torch.float64, device=t.device)
@@ -81,7 +81,7 @@ def class_transport(
         plan = solve_transport(cost)
         distances.append(plan.cost)
         if potentials:
-            # W1 = mean u + mean v: of a resample, to first order, the means of these over it.
+            # W_k = mean u + mean v: of a resample, to first order, the means of these over it.
             u, v = optimal_potentials(cost, plan)
             source[assigned == k] = share * len(assigned) / len(u) * u
             target[t == k] = share * len(t) / len(v) * v

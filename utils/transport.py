@@ -314,7 +314,7 @@ def _solve_by_classes(
     arcs.add(joined)
     spread = arcs.highest() - cost.least()
     arcs.add((reduced <= NEAR * spread) & ~joined)
-    # Classes that provably have each other alone are assignments of their own, and leave the problem.
+    # Classes that provably have each other alone are small problems of their own, and leave this one.
     parts = []
     for rows, columns, costs in arcs.split_off(_alone(arcs.added, reduced, spread)):
         i, j, mass = _solve_dense(costs)
@@ -473,7 +473,7 @@ class _Arcs:
         return rows[plan.row], columns[plan.col], plan.data / (n * m), u, v
 
     def offending(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Find the pairs of classes, (K_S, K_T), with points of C + r < u + v beyond rounding."""
+        """Find the pairs of classes that have a pair of points with C + r < u + v beyond rounding."""
         # No pair of these classes can offend where r + min C is above the largest u and v together: most
         # are ruled out here, without a look at their points.
         highest_u = np.array([u[rows].max() for rows in self.rows_of])

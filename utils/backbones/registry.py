@@ -202,7 +202,8 @@ def load_backbone(
         whole, preprocess = LIBRARIES[library][1](spec, name.removeprefix(library))
     else:
         whole, preprocess = PRETRAINED[name](spec)
-    label, built = backbone_slug(name, spec.eps), whole.penultimate if grey else whole
+    label = backbone_slug(name, None if grey else spec.eps)
+    built = whole.penultimate if grey else whole
     built = built.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     in_bfloat16 = spec.autocast and device.type == "cuda" and not grey
     return Backbone(

@@ -12,7 +12,7 @@ one. Another cost changes this file alone: it must satisfy the inequality of (1)
 import torch
 from torch import Tensor
 
-PAIR_ELEMENTS = 2**22  # of the differences Δ held at a time: 32 MiB in float64
+PAIR_ELEMENTS = 2**22  # of the differences Δ held at a time; in a batch at least those of a class
 
 
 def cost_weights(logits: Tensor, log_B: Tensor) -> Tensor:

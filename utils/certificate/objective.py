@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from utils.adam import Adam
 from utils.certificate.cost import cost_of_pairs, cost_weights, costs_in_batch, loss_and_cost_gradients
@@ -15,6 +14,7 @@ from utils.device import multiplies_bfloat16
 from utils.features import Features
 from utils.linear_head import Logits
 from utils.procedures import CertificateSettings
+from utils.progress import progress_bar
 from utils.sampling import ByClass, class_prior
 from utils.transport import solve_assignments
 
@@ -59,7 +59,7 @@ class CertificateObjective:
         if learn_labels:
             rates["label_logits"] = settings.label_rate
         optimiser = Adam(variables, betas=(0.9, 0.99))
-        bar = tqdm(range(steps), desc="certificate", unit="step", disable=None, leave=False)
+        bar = progress_bar(range(steps), desc="certificate", unit="step")
         with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
             for step in bar:
                 # A fresh batch, matched for the present transform. The optimal value's gradient is that
@@ -98,7 +98,7 @@ class CertificateObjective:
         partner = (solve_assignments(costs_in_batch(q, g, g_target), pool) + first).flatten()
         g_target = g_target.flatten(0, 1).index_select(0, partner).view_as(g)
         return MatchedBatch(
-            x=x, z=z.index_select(0, partner), g=g, difference=g_target - g, label_logs=log_B, q=q
+            x=x, z=z.index_select(0, partner), g=g, difference=g_target - g, log_B=log_B, q=q
         )
 
     def gradients(self, variables: Variables, batch: "MatchedBatch") -> Variables:
@@ -110,7 +110,7 @@ class CertificateObjective:
         of_target = of_target.mul_(weight).flatten(0, 1)
         of_log_B = of_log_B.sum(1).mul_(weight[:, 0])  # (K_T, K)
         # log B = B̃ − LSE of its column, so that what a column gets in common goes to none of its rows.
-        of_label_logits = of_log_B - batch.label_logs[:, 0].exp() * of_log_B.sum(0)
+        of_label_logits = of_log_B - batch.log_B[:, 0].exp() * of_log_B.sum(0)
         return {
             "source_weight": (of_g.T.to(batch.x) @ batch.x).to(of_g),
             "source_bias": of_g.sum(0),
@@ -131,20 +131,20 @@ class CertificateObjective:
 @dataclass(frozen=True)
 class MatchedBatch:
     """A batch of m points of each class, matched: x (K_T m, d) and z (K_T m, K_T), the target points in
-    the order of their partners; g, difference = g' − g and q, (K_T, m, K); label_logs,
-    log B (K_T, 1, K).
+    the order of their partners; g, difference = g' − g and q, (K_T, m, K); log_B
+    (K_T, 1, K).
     """
 
     x: Tensor
     z: Tensor
     g: Tensor
     difference: Tensor
-    label_logs: Tensor
+    log_B: Tensor  # noqa: N815
     q: Tensor
 
     def terms(self) -> tuple[Tensor, Tensor]:
         """Return (source loss, transport) of each class, (K_T,) each: the means of ℓ and of c_t."""
-        loss = torch.logsumexp(self.g, 2) - torch.logsumexp(self.g + self.label_logs, 2)
+        loss = torch.logsumexp(self.g, 2) - torch.logsumexp(self.g + self.log_B, 2)
         return loss.mean(1), cost_of_pairs(self.q, self.difference).mean(1)
 
 

@@ -178,7 +178,7 @@ def _content_with_labels(levels: Sequence[Folder], draw: Draw, notes: Notes) -> 
 
 
 def _require_classes(levels: Sequence[Folder], parts: Sequence[Folder]) -> None:
-    """Raise InputError where there are no two class folders, and says why no table helps."""
+    """Raise InputError, which says why no table helps, where there are no two class folders."""
     part = parts[0]
     below = list(part.folders.values())
     if len(below) > 1 or (len(parts) > 1 and {*part.folders} != {*parts[1].folders}):

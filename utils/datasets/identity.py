@@ -16,10 +16,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from utils.datasets.pixels import HEAD, VERSION, Pixels, is_plain, look_at, pixel_limit
 from utils.errors import InputError
+from utils.progress import progress_bar
 from utils.storage import digest, read_if_whole, read_json, write_json
 
 SMALL = 2**16  # bytes: below, threads cost more than they save
@@ -78,7 +77,7 @@ def _learn(paths: Sequence[str]) -> list[_Learned]:
     pool = ThreadPoolExecutor(THREADS)
     try:
         read = pool.map(_read, [paths[place] for place in left])
-        bar = tqdm(read, "reading files", len(left), unit="file", leave=False, disable=None, delay=1)
+        bar = progress_bar(read, "reading files", len(left), unit="file", delay=1)
         for place, one in zip(left, bar, strict=True):
             learned[place] = one
     finally:
@@ -211,7 +210,7 @@ class _Index:
 
 
 def _read_index(path: Path) -> dict:
-    """Raise InputError for one that is damaged."""
+    """Read an index. Raise InputError for one that is damaged."""
     found = read_json(path)
     if not all(isinstance(found.get(name), dict) for name in ("files", "pixels")):
         raise InputError(f"{path} is no index of files")

@@ -138,7 +138,7 @@ class Folder:
 
 
 def open_folder(path: Path) -> Folder:
-    """Raise InputError for what is no folder."""
+    """Open a folder. Raise InputError for what is none."""
     if not path.is_dir():
         raise InputError(f"{path} is not a folder of class folders")
     return Folder(path)

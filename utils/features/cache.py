@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from utils import distributed
 from utils.backbones import Backbone
@@ -28,6 +27,7 @@ from utils.features.decoding import (
 )
 from utils.features.extraction import batch_size, forward
 from utils.features.types import Features
+from utils.progress import progress_bar
 from utils.storage import load_tensors, only_one, read_if_whole, save_tensors
 
 SHARD = 1024  # images: what an interrupted extraction loses at most
@@ -181,12 +181,11 @@ def _extract_shards(
     results = forward(backbone, images, [batch for part in batches for batch in part], workers)
     unreadable: list[str] = []
     by_pil = 0
-    with tqdm(
+    with progress_bar(
         total=sum(shard.stop - shard.start for shard in shards),
         desc=f"{backbone.name}: {name}",
         unit="image",
         smoothing=0.05,
-        leave=False,
         disable=None if shards and distributed.rank() == 0 else True,
     ) as bar:
         for shard, part in zip(shards, batches, strict=True):

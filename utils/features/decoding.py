@@ -44,7 +44,7 @@ def left_out_line(data: str, split_name: str, names: Sequence[str], count: int) 
 
 
 def without_root(images: Tensor | ImageFiles, names: Sequence[str]) -> list[str]:
-    """Say it of images in words that are the same wherever these lie."""
+    """Return what is said of images, in words that are the same wherever these lie."""
     if not isinstance(images, ImageFiles):
         return list(names)
     return [name.replace(f"{images.root}{os.sep}", "") for name in names]
@@ -165,7 +165,7 @@ def decoded_split(
 
 
 def _leave_signals_to_the_main_process(_: int) -> None:
-    """End the workers, by SIGTERM, and say alone what happened: they go without a word."""
+    """Leave Ctrl-C to the main process, which ends the workers and says what happened."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 

@@ -53,7 +53,7 @@ class Clusters:
 
 
 def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clusters:
-    """Cluster of standardised training features x (n, d), of equal or of free sizes."""
+    """Cluster standardised training features x (n, d), in clusters of equal or of free sizes."""
     rows = x.double().cpu().numpy()
     mean = rows.mean(0)
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))

@@ -11,6 +11,7 @@ from utils.features import Features
 from utils.linear_head.head import LinearHead, lipschitz_constant
 from utils.linear_head.lbfgs import minimise
 from utils.linear_head.ridge import mean_loss
+from utils.progress import progress_bar
 from utils.sampling import draw_by_counts, index_by_class
 
 
@@ -28,7 +29,7 @@ def fit_lipschitz(features: Features, num_classes: int, tau: float, progress: st
     """
     variables = torch.zeros(num_classes * (features.x.shape[1] + 1), dtype=torch.float64)
     state = _Multipliers(variables.to(features.x.device), num_classes)
-    with tqdm(desc=progress, unit="round", disable=None, leave=False) as bar:
+    with progress_bar(desc=progress, unit="round") as bar:
         # A tenth of many samples leads close to the solution at a tenth of the cost.
         if len(features) >= 100 * features.x.shape[1]:
             members = index_by_class(features.y, num_classes)
@@ -51,7 +52,7 @@ class _Multipliers:
         self.pairs = torch.ones_like(self.multipliers, dtype=torch.bool).triu(1)
 
     def weight_and_bias(self, flat: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-        """Scale the head to the solver's variable, W / min(τ, 1), of order one like c."""
+        """Return (W, c) of the variables: W / min(τ, 1), of order one like c, and c."""
         split = len(flat) - self.num_classes
         return min(tau, 1.0) * flat[:split].view(self.num_classes, -1), flat[split:]
 

@@ -7,8 +7,9 @@ MIXTURE_ELEMENTS = 2**23  # of the (n, K_T, K_S) logits held at a time
 
 
 def log_class_probabilities(logits: Tensor, B: Tensor) -> Tensor:
-    """Return the log of B softmax(g) for logits g (n, K_S) and B (K_T, K_S): (n, K_T), LSE(g + log B_t)
-    − LSE(g). A row of zeros gives −∞; nothing else does, however far apart the logits are.
+    """Return the log of B softmax(g) for logits g (n, K_S) and B (K_T, K_S): (n, K_T),
+    LSE(g + log B_t) − LSE(g). A row of zeros gives −∞; nothing else does, however far apart the logits
+    are.
     """
     log_B = B.to(logits).log()
     highest = logits.amax(1, keepdim=True)

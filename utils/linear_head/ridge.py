@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from utils.linear_head.head import LinearHead
 from utils.linear_head.lbfgs import minimise
+from utils.progress import progress_bar
 from utils.sampling import FOLDS, share_of_each_class, stratified_folds
 
 STEP = math.sqrt(10)  # between neighbours of the grid of λ
@@ -46,7 +47,7 @@ def fit_validated_ridge(
     at the chosen λ; None where no class has two samples.
     """
     fold = stratified_folds(y, groups)
-    with tqdm(desc=progress, unit="fit", disable=None, leave=False) as bar:
+    with progress_bar(desc=progress, unit="fit") as bar:
         decay, starts = _choose_weight_decay(x, y, num_classes, fold, bar)
         whole = fit_ridge(x, y, num_classes, decay, starts.get(0))
         held_out = [(fold < 0).nonzero().flatten()]

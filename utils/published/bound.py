@@ -203,5 +203,5 @@ def _gradient_norms(
 
 
 def _dot_zero_safe(weights: Tensor, values: Tensor) -> Tensor:
-    """Sum row-wise Σ weights · values where a weight of zero also silences an infinite value."""
+    """Return Σ weights · values of each row, where a weight of zero also silences an infinite value."""
     return torch.where(weights > 0, weights * values, 0.0).sum(1)

@@ -74,11 +74,11 @@ class TaskTransform:
         return len(next(iter(self.history.values()), ()))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return source features (n, d) ↦ Ax + b."""
+        """Map source features (n, d) to Ax + b."""
         return x @ self.A.T + self.b
 
     def inverse_features(self, z: Tensor) -> Tensor:
-        """Return target features (n, d) ↦ Ā(z − b), where the source head reads them."""
+        """Map target features (n, d) to Ā(z − b), where the source head reads them."""
         return (z - self.b) @ self.A_inverse.T
 
     def log_probabilities(self, head: LinearHead, z: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def learn_task_transform(
     seed: int = 0,
     resume: ResumePoint | None = None,
 ) -> TaskTransform:
-    """Learn the published form's transform: minimises (1).
+    """Learn the published form's transform by minimising (1).
 
     LearnedAll learns A, b, Ā, B, D. LearnedA keeps B at a random permutation and D at the source
     prior, with no softmax on either. FixedAll learns nothing: A = Ā = I, b = 0.
@@ -388,8 +388,8 @@ class PublishedObjective:
         )
 
     def _class_losses(self, generator: torch.Generator) -> Tensor:
-        """Return mean source loss per class: of the whole split, or of a batch drawn by the source's
-        prior and cut to equally many points a class (released small-scale code).
+        """Return the mean source loss of each class: of the whole split, or of a batch drawn by the
+        source's prior and cut to equally many points a class (released small-scale code).
         """
         if self.settings.source_loss == "split":
             return self.split_loss
@@ -441,8 +441,8 @@ def distribution_mismatch(
 
 
 def _barycentres(plan: TransportPlan, z: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (a (n,), c (n, d), Σ_j P_ij ‖z_j‖² − Σ_i a_i ‖c_i‖²) of a plan from `count` points to z (m,
-    d).
+    """Return (a (n,), c (n, d), Σ_j P_ij ‖z_j‖² − Σ_i a_i ‖c_i‖²) of a plan from `count` points to
+    z (m, d).
     """
     row_mass = z.new_zeros(count).index_add_(0, plan.rows, plan.mass)
     # Said for all that is built in here: on CUDA the product makes a sparse tensor of its own.
@@ -455,8 +455,8 @@ def _barycentres(plan: TransportPlan, z: Tensor, count: int) -> tuple[Tensor, Te
 
 
 def label_distances_squared(B: Tensor) -> Tensor:
-    """Return ‖B e_s − e_t‖² for all pairs, (K_S, K_T) from B (K_T, K_S): Σ_k B_ks² − B_ts² + (1 −
-    B_ts)².
+    """Return ‖B e_s − e_t‖² for all pairs, (K_S, K_T) from B (K_T, K_S):
+    Σ_k B_ks² − B_ts² + (1 − B_ts)².
     """
     rest = (B.square().sum(0) - B.square()).clamp_min(0)
     return (rest + (1 - B).square()).T

@@ -14,8 +14,9 @@ SOURCE_P, MAP_LOSS = QUANTITIES["source_contribution_p"], QUANTITIES["label_map_
 
 
 def place_of(standing: Standing, metric: str) -> tuple[float, bool, float]:
-    """Order candidates, the best prediction first; of one network's sources those whose classes say
-    something of the target's, and of these the least label map's loss.
+    """Return what candidates are sorted by, the less the better: the best prediction first; of one
+    network's sources those whose classes are related to the target's, and of these the least label
+    map's loss.
     """
     scores = standing.scores
     p, loss = (scores[score].value if score in scores else math.inf for score in (SOURCE_P, MAP_LOSS))

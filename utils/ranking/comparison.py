@@ -33,8 +33,8 @@ def rank(
     sources: Sequence[str] = (),
     settings: RankingSettings | None = None,
 ) -> Ranking:
-    """Tell which model to take for a target: opens every model with every source, scores each on
-    training images that its linear probe was not fitted to, the same for all, and decides.
+    """Tell which model to take for a target: open every model with every source, score each on training
+    images that its linear probe was not fitted to, the same for all, and decide.
 
     Args:
         target: a data set, folder:PATH, or features:FILE.npz; several of these files, or a pattern of

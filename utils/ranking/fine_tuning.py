@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm import tqdm
 
 from utils.backbones import Backbone
 from utils.datasets import Split
 from utils.device import choose_device
 from utils.errors import InputError
 from utils.features import prepared_frames
+from utils.progress import progress_bar
 from utils.ranking.candidates import chosen_images
 from utils.ranking.entries import Entry, RankingSettings
 from utils.stage import find_target, open_network
@@ -50,7 +50,7 @@ def fine_tune(
         optimiser = torch.optim.AdamW(groups, weight_decay=RECIPE["weight_decay"])
         steps = epochs * -(-len(train) // RECIPE["batch"])
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        with tqdm(total=steps, desc="fine-tuning", unit="step", disable=None, leave=False) as bar:
+        with progress_bar(total=steps, desc="fine-tuning", unit="step") as bar:
             for _ in range(epochs):
                 batches = torch.randperm(len(train)).split(RECIPE["batch"])
                 for part in prepared_frames(backbone, train, batches, workers, max_corrupt):

@@ -61,8 +61,9 @@ class Scored:
 
 
 def score_candidate(candidate: Candidate, seed: int, of_view: Scored | None = None) -> Scored:
-    """Leave out a score that these data leave undefined, with a warning. `of_view`: what another
-    candidate of the same `view` was found to have; its scores of the target are this one's.
+    """Score a candidate. A score that these data leave undefined is left out, with a warning.
+    `of_view`: what another candidate of the same `view` was found to have; its scores of the target are
+    this one's.
     """
     of_target = of_view or _score_target(candidate)
     names = (PREDICTED, K_NEAREST, *OF_FEATURES, PREDICTED_BALANCED)

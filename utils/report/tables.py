@@ -15,7 +15,7 @@ HOW_WELL_ROWS = {
     "fine_tuned_accuracy": "linear fine-tuning on the target (logistic regression, validated)",
     "balanced_accuracy": "its mean over classes",
     "majority_share": "accuracy of always answering the most frequent class",
-    "accuracy_at_least": "95 % sure: on new images of this kind it is at least this accurate",
+    "accuracy_at_least": "95 % sure: linear fine-tuning is at least this accurate on new images",
     "fine_tuned_loss": "its loss (nats)",
     "constant_prediction_loss": "ln K: what calling every class equally likely costs",
 }

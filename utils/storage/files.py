@@ -27,7 +27,7 @@ from utils.errors import InputError
 # ---------------------------------------------------------------------------------- atomic writes
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renames it to `path` if the block succeeds."""
+    """Yield a temporary path beside `path`, and rename it to `path` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_once(path.parent)
     temporary = _temporary_beside(path)

@@ -179,7 +179,7 @@ def read_result(folder: Path) -> dict | None:
 
 
 def _read_record(path: Path) -> dict:
-    """Raise InputError for one that is damaged."""
+    """Read a record. Raise InputError for one that is damaged."""
     record = read_json(path)
     try:
         _identity(record)
