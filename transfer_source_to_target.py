@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import utils
 from utils.entry import stage_entry
 from utils.errors import InputError, check_batch_size, require_finite
-from utils.names import ALL, CLUSTER_SIZES, EQUAL, GIVEN, HEAD, LENET, PSEUDO, TARGET_LABELS
+from utils.names import ALL, GIVEN, HEAD, LENET, PSEUDO, TARGET_LABELS
 from utils.options import (
     ANALYSES,
     CERTIFICATE,
@@ -89,7 +89,8 @@ def parse_options(
         type=one_of(TARGET_LABELS),
         default=GIVEN,
         metavar="HOW",
-        help="given (default), or pseudo: clusters of the target's features, its own labels unused",
+        help="given (default), or pseudo: clusters of the target's features, equally large, its labels "
+        "unused",
     )
     add_flag(
         group,
@@ -98,14 +99,6 @@ def parse_options(
         metavar="K",
         help="classes of a target that has no labels: a features: file without y_train and y_test, or a "
         "folder: of images in no class folders (default: the target's labels say it)",
-    )
-    add_flag(
-        group,
-        "--PSEUDO_SIZES",
-        type=one_of(CLUSTER_SIZES),
-        default=EQUAL,
-        metavar="HOW",
-        help="clusters of equal size (default), as the classes of most data sets are, or free",
     )
     add_analysis_flag(group, ANALYSES)
     add_flag(
@@ -322,8 +315,6 @@ def configuration(options: argparse.Namespace, settings: ScaleSettings, network:
         "bootstrap": options.BOOTSTRAP,
         "network": network,
     }
-    if options.TARGET_LABELS == PSEUDO:
-        config["pseudo_sizes"] = options.PSEUDO_SIZES
     if options.SOURCE_CLASSES != ALL:
         config["source_classes"] = options.SOURCE_CLASSES
     return config
@@ -415,9 +406,7 @@ def cluster_target(
     """Return (the target, its standardised splits) with clusters for labels, and how well they agree
     with its own, which are used for nothing else.
     """
-    clusters = utils.features.cluster(
-        splits[0].x, target.num_classes, options.SEED, options.PSEUDO_SIZES
-    )
+    clusters = utils.features.cluster(splits[0].x, target.num_classes, options.SEED)
     train, test = (clusters.relabel(split) for split in splits)
     agreement = (
         utils.features.clustering_accuracy(test.y.cpu(), target.test.y) if target.labelled else None

@@ -1,10 +1,10 @@
-"""How far the estimate without the target's labels is from the one with them: ways of clustering.
+"""How far the estimate without the target's labels is from the one with them.
 
     python3 -m benchmarks.pseudo_labels
     python3 -m benchmarks.pseudo_labels --SEEDS 1 --PAIRS MNIST,FMNIST
 
-Stage 3 on the features of a LeNet trained on the source, embedded data: with the target's labels, with
-clusters of equal and of free sizes. Once on the target as it is, and once with the samples of its
+Stage 3 on the features of a LeNet trained on the source, embedded data: with the target's labels, and
+with clusters of equal size. Once on the target as it is, and once with the samples of its
 classes thinned out, the last to a fifth of the first. Means over seeds; — where a quantity is undefined
 for one of them.
 """
@@ -30,11 +30,7 @@ from utils.features import Features, Task, TaskRequest, task_of_dataset
 from utils.storage import network_path
 
 PAIRS = ["MNIST,FMNIST", "FMNIST,MNIST"]
-METHODS = {
-    "given labels": [],
-    "equal sizes": ["--TARGET_LABELS", "pseudo"],
-    "free sizes": ["--TARGET_LABELS", "pseudo", "--PSEUDO_SIZES", "free"],
-}
+METHODS = {"given labels": [], "equal sizes": ["--TARGET_LABELS", "pseudo"]}
 LEAST_SHARE = 0.2
 QUANTITY_COLUMNS = (
     "certificate",

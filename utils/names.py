@@ -51,7 +51,6 @@ ORIGINS = ("auto", "full", "embedded")
 HEAD = "head"  # in the place of a source: the network's own classifier
 SOURCE_CHOICES = ALL, RANDOM, SIMILAR = ("all", "random", "similar")
 TARGET_LABELS = GIVEN, PSEUDO = ("given", "pseudo")
-CLUSTER_SIZES = EQUAL, FREE = ("equal", "free")
 MOST_CLASSES = 1_000_000  # as many as no set of labels has
 LEVEL_PREFIX = "level:"
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from utils.errors import InputError
 from utils.features.types import Features
-from utils.names import EQUAL, FREE
 from utils.transport import shortest_distances, solve_transport
 
 PSEUDO_VARIANT = "pseudo-labels"  # in the names of runs
@@ -27,7 +26,7 @@ MOST_STEPS = 30  # of balancing
 @dataclass(frozen=True)
 class Clusters:
     """K centres (K, m) among the directions of (x − mean) · axes, axes (d, m). A point belongs to the
-    centre with the least squared distance less its offset (K,): 0 for the nearest centre.
+    centre with the least squared distance less its offset (K,).
     """
 
     mean: np.ndarray
@@ -52,8 +51,8 @@ class Clusters:
         return replace(split, y=labels)
 
 
-def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clusters:
-    """Cluster standardised training features x (n, d), in clusters of equal or of free sizes."""
+def cluster(x: Tensor, num_classes: int, seed: int) -> Clusters:
+    """Cluster standardised training features x (n, d), in clusters of equal size."""
     rows = x.double().cpu().numpy()
     mean = rows.mean(0)
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))
@@ -68,17 +67,15 @@ def cluster(x: Tensor, num_classes: int, seed: int, sizes: str = EQUAL) -> Clust
     from sklearn.cluster import KMeans  # a second, spared to runs that cluster nothing
 
     fitted = KMeans(num_classes, n_init=STARTS, random_state=seed).fit(z)
-    return Clusters(mean, axes, *_sized(z, fitted.cluster_centers_, sizes))
+    return Clusters(mean, axes, *_equally_large(z, fitted.cluster_centers_))
 
 
-def _sized(z: np.ndarray, centres: np.ndarray, sizes: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (centres, offsets). For equal sizes points are transported to the centres, which take 1/K
-    of the mass each, and centres move to the means of what they got, until neither changes: a local
-    minimum of k-means under that constraint.
+def _equally_large(z: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (centres, offsets). Points are transported to the centres, which take 1/K of the mass each,
+    and centres move to the means of what they got, until neither changes: a local minimum of k-means
+    under that constraint.
     """
     count = len(centres)
-    if sizes == FREE:
-        return centres, np.zeros(count)
     z = z[:: -(-len(z) * count // MOST_COSTS)]
     for step in range(1, MOST_STEPS + 1):
         squared = cdist(z, centres, "sqeuclidean")

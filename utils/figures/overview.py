@@ -410,6 +410,5 @@ def pseudo_table(groups: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]
 def _without_pseudo(group: Mapping) -> str:
     """Return what a group shares with the one that uses the target's labels."""
     variant = "_".join(p for p in (group["variant"] or "").split("_") if p != PSEUDO_VARIANT)
-    aside = ("pseudo_sizes", "bootstrap")
-    settings = {name: value for name, value in group["settings"].items() if name not in aside}
+    settings = {name: value for name, value in group["settings"].items() if name != "bootstrap"}
     return json.dumps([*_place(group), group["setting"], variant, settings])

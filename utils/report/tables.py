@@ -328,8 +328,7 @@ def _differences(one: Mapping, other: Mapping, part: str, names: Iterable[str]) 
 
 def _comparable(record: Mapping) -> tuple[dict, Mapping, list | None]:
     """Return what two estimates must share beside the labels: settings and data."""
-    aside = ("pseudo_sizes", "bootstrap")
-    config = {name: value for name, value in record["config"].items() if name not in aside}
+    config = {name: value for name, value in record["config"].items() if name != "bootstrap"}
     return config, without_paths(record["data"]), record.get("source_classes")
 
 
