@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import ot
 import torch
 from scipy.optimize import nnls
 from torch.nn import functional
 
 from benchmarks.measure import Measurement, Table, measure
+from benchmarks.transport import pot_plan
 from utils.device import choose_device
 from utils.entry import stage_entry
 from utils.features import Features
@@ -47,10 +47,8 @@ def dense_mismatch(
     one_hot = functional.one_hot(target.y, len(transform.B)).to(transform.B)
     labels = torch.cdist(transform.B.T[source.y], one_hot)
     with torch.no_grad():
-        cost = (distances + label_weight * labels).double()
-        uniform = [np.full(count, 1 / count) for count in cost.shape]
-        plan = ot.emd(*uniform, (cost / cost.max()).cpu().numpy(), numItermax=10**7)
-        plan = torch.from_numpy(plan).to(distances)
+        cost = (distances + label_weight * labels).double().cpu().numpy()
+        plan = torch.from_numpy(pot_plan(cost)).to(distances)
     return (plan * distances.square()).sum(), (plan * labels.square()).sum()
 
 

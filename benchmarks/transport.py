@@ -81,15 +81,22 @@ def main(argv: list[str] | None = None) -> None:
     table.write(options.RESULTS)
 
 
+def pot_plan(cost: np.ndarray) -> np.ndarray:
+    """What POT's dense solver gives between points of equal mass, for masses that are whole numbers:
+    (n, m), summing to one.
+    """
+    n, m = cost.shape
+    scaled = cost / (cost.max() or 1.0)  # POT's tolerance is absolute
+    return ot.emd(np.full(n, float(m)), np.full(m, float(n)), scaled, numItermax=10**7) / (n * m)
+
+
 def solve_dense(cost: EuclideanCost, label_cost: Tensor, y: Tensor, t: Tensor) -> TransportPlan:
     """POT's plan of the dense problem."""
-    n, m = cost.shape
     total = (cost.dense() + label_cost[y][:, t]).double().cpu().numpy()
-    scale = total.max()
-    plan = ot.emd(np.full(n, float(m)), np.full(m, float(n)), total / scale, numItermax=10**7)
+    plan = pot_plan(total)
     rows, columns = (torch.from_numpy(part).to(cost.device) for part in plan.nonzero())
-    mass = torch.from_numpy(plan[plan.nonzero()] / (n * m)).to(cost.x)
-    return TransportPlan(rows, columns, mass, float((plan * total).sum() / (n * m)))
+    mass = torch.from_numpy(plan[plan.nonzero()]).to(cost.x)
+    return TransportPlan(rows, columns, mass, float((plan * total).sum()))
 
 
 def _solve(parts: tuple, solve: Callable[..., TransportPlan], repeats: int) -> Measurement:

@@ -1,13 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import ot
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment, linprog
 
+from benchmarks.transport import pot_plan
 from tests.conftest import requires_cuda
 from utils.transport import (
     EuclideanCost,
@@ -53,16 +53,9 @@ def solve(features, labels, y, t):
     return solve_transport(*(torch.from_numpy(part) for part in (features, labels, y, t)))
 
 
-def pot_plan(features, labels, y, t) -> np.ndarray:
-    """The plan of POT's dense solver on masses that are whole numbers: (n, m)."""
-    n, m = features.shape
-    cost = features + labels[y][:, t]
-    scale = cost.max() or 1.0
-    return ot.emd(np.full(n, float(m)), np.full(m, float(n)), cost / scale, numItermax=10**7) / (n * m)
-
-
 def pot_cost(features, labels, y, t) -> float:
-    return float((pot_plan(features, labels, y, t) * (features + labels[y][:, t])).sum())
+    cost = features + labels[y][:, t]
+    return float((pot_plan(cost) * cost).sum())
 
 
 def dense(plan, shape) -> np.ndarray:
@@ -82,7 +75,7 @@ def test_rounding_of_label_costs_is_no_cost(weight):
     y, t = np.repeat([0, 1], [5, 6]), np.repeat(range(5), [3, 8, 3, 3, 5])
     for seed in range(5):
         features = np.random.default_rng(seed).uniform(1, 4, (11, 22))
-        reference = pot_plan(features, 1e3 * 242 * whole, y, t)
+        reference = pot_plan(features + 1e3 * 242 * whole[y][:, t])
         plan = solve(features, weight * 242 * whole, y, t)
         part = (plan.mass.numpy() * features[plan.rows, plan.columns]).sum()
         assert part == pytest.approx((reference * features).sum(), rel=1e-7)
@@ -134,7 +127,7 @@ def test_the_feature_part_is_optimal_at_every_label_weight(instance, weight, tie
     features = features.round() if ties else features
     whole = np.random.default_rng(seed).integers(0, 4, labels.shape).astype(float)
     n, m = features.shape
-    reference = pot_plan(features, 1e3 * n * m * whole, y, t)
+    reference = pot_plan(features + 1e3 * n * m * whole[y][:, t])
     plan = dense(solve(features, weight * n * m * whole, y, t), (n, m))
     on_points = whole[y][:, t]
     assert (plan * on_points).sum() == pytest.approx((reference * on_points).sum(), abs=1e-9)

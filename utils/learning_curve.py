@@ -119,7 +119,7 @@ class LearningCurve:
         if self.unsaid is not None:
             return None
         error, variance, weight = self._errors_at_all()
-        left = self._share_left(factor)
+        left = _share_left(factor * self.sizes[-1] / self.fitted_to[-1])
         mean = float(weight @ (error * left))
         noise = 0.0 if self.new_images is None else max(mean * (1 - mean), 0.0) / self.new_images
         low, high = mixture_interval(error * left, variance * left**2 + noise, weight)
@@ -156,9 +156,7 @@ class LearningCurve:
         sizes = np.array(self.fitted_to) / self.fitted_to[-1]
         # At a grid point the errors are E times a known shape, plus noise of a known covariance: E by
         # generalised least squares, its variance, and the point's weight by its marginal likelihood.
-        shape = (
-            PLATEAUS[:, None] + (1 - PLATEAUS[:, None]) * sizes ** -EXPONENTS[:, None]
-        )  # (grid, parts)
+        shape = np.stack([_share_left(size) for size in sizes], axis=1)  # (grid, parts)
         precision = np.linalg.inv(self.covariance)
         variance = 1 / np.einsum("gi,ij,gj->g", shape, precision, shape)
         mean = variance * (shape @ precision @ errors)
@@ -167,10 +165,12 @@ class LearningCurve:
         weight = np.exp(log_weight - log_weight.max())
         return mean, variance, weight / weight.sum()
 
-    def _share_left(self, factor: float) -> np.ndarray:
-        """Compute G of (2): the share of E that is left with so many images, at each grid point."""
-        left = (factor * self.sizes[-1] / self.fitted_to[-1]) ** -EXPONENTS
-        return PLATEAUS + (1 - PLATEAUS) * left
+
+def _share_left(ratio: float) -> np.ndarray:
+    """Compute G of (2): the share of E that is left with `ratio` times as many images, at each grid
+    point.
+    """
+    return PLATEAUS + (1 - PLATEAUS) * ratio**-EXPONENTS
 
 
 def learning_curve(
@@ -270,18 +270,30 @@ def nested_parts(
     draws: rounded up, so that every class that has images keeps one. With `groups` (n,) the first share
     of the class's groups, whole.
     """
+    if groups is not None:
+        return _nested_groups(y, allowed, shares, num_classes, seed, groups)
     generator = torch.Generator().manual_seed(seed)
-    if groups is not None:  # in one order for all classes, so that a part tends to hold them whole
-        number = groups.unique(return_inverse=True)[1]
-        place = torch.randperm(int(number.max()) + 1, generator=generator).to(y.device)[number]
+    members = []
+    for of_class in index_by_class(y, num_classes):
+        drawn = of_class[torch.randperm(len(of_class), generator=generator).to(y.device)]
+        members.append(drawn[allowed[drawn]])
+    return [
+        torch.cat([of_class[: math.ceil(q * len(of_class))] for of_class in members]).sort().values
+        for q in shares
+    ]
+
+
+def _nested_groups(
+    y: Tensor, allowed: Tensor, shares: Sequence[float], num_classes: int, seed: int, groups: Tensor
+) -> list[Tensor]:
+    """Do the same with groups, in one order for all classes, so that a part tends to hold them whole."""
+    number = groups.unique(return_inverse=True)[1]
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.randperm(int(number.max()) + 1, generator=generator).to(y.device)[number]
     parts = [[] for _ in shares]
     for of_class in index_by_class(y, num_classes):
-        if groups is None:
-            of_class = of_class[torch.randperm(len(of_class), generator=generator).to(y.device)]
         kept = of_class[allowed[of_class]]
-        rank = torch.arange(len(kept), device=y.device)
-        if groups is not None:
-            rank = place[kept].unique(return_inverse=True)[1]  # of its group among the class's
+        rank = place[kept].unique(return_inverse=True)[1]  # of its group among the class's
         count = int(rank.max()) + 1 if len(rank) else 0
         for part, q in zip(parts, shares, strict=True):
             part.append(kept[rank < math.ceil(q * count)])

@@ -263,10 +263,14 @@ def add_analysis_flag(group: argparse._ArgumentGroup, default: Sequence[str]) ->
     )
 
 
-EXAMPLES = {"train": "--EPOCHS 5", "finetune": "--TAU 0.2", "transfer": "--BATCH_SIZE 500 --TAU 0.2"}
+STAGE_FLAG_EXAMPLES = {
+    "train": "--EPOCHS 5",
+    "finetune": "--TAU 0.2",
+    "transfer": "--BATCH_SIZE 500 --TAU 0.2",
+}
 
 
-def add_stage_flags(group: argparse._ArgumentGroup, stages: Iterable[str] = EXAMPLES) -> None:
+def add_stage_flags(group: argparse._ArgumentGroup, stages: Iterable[str] = STAGE_FLAG_EXAMPLES) -> None:
     """Add what scripts that run the stages hand on to each."""
     for stage in stages:
         add_flag(
@@ -275,7 +279,7 @@ def add_stage_flags(group: argparse._ArgumentGroup, stages: Iterable[str] = EXAM
             type=shlex.split,
             default=[],
             metavar="'FLAGS'",
-            help=f"further flags of the {stage} stage, in one word: '{EXAMPLES[stage]}'",
+            help=f"further flags of the {stage} stage, in one word: '{STAGE_FLAG_EXAMPLES[stage]}'",
         )
 
 

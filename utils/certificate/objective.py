@@ -131,7 +131,7 @@ class CertificateObjective:
 @dataclass(frozen=True)
 class MatchedBatch:
     """A batch of m points of each class, matched: x (K_T m, d) and z (K_T m, K_T), the target points in
-    the order of their partners; g, difference = g' − g and q, (K_T, m, K); log_B
+    the order of their partners; g, difference = g' − g and q, (K_T, m, K); log B
     (K_T, 1, K).
     """
 

@@ -21,8 +21,15 @@ from utils.storage import PATH, digest, require_regular
 FEATURE_FILE_PREFIX = "features:"
 # What NumPy and zlib raise for a file that is damaged or no archive at all.
 UNREADABLE = (
-    *(OSError, ValueError, EOFError, TypeError, AttributeError, RuntimeError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
 FEATURE_FILE_KEYS = ("x_train", "y_train", "x_test", "y_test")
 SHORT_KEYS = (("x", "y"), ("features", "labels"))  # of a file without a test split
